@@ -1,0 +1,221 @@
+"""What the round machines are told (messages) and what they ask for (effects).
+
+Pure: frozen values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ledger.entries import Entry, Receipt
+from peer.rounds.log import OpenRound, SettledRound
+
+# ---------------------------------------------------------------- to the leader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """A member's heartbeat, once a second."""
+
+    account: str
+    state: str
+    """Id of the state its worker holds; empty while it has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """A member said goodbye, or its connection is known to be gone."""
+
+    account: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """A receipt arrived from the network (its sender's identity and its signature are already checked)."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Our worker strictly decoded the update of a receipt."""
+
+    account: str
+    update: str
+    refusal: tuple[str, str] | None
+    """(code, reason) where the update was refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """Our worker applied the receipts of the round and holds the state after it."""
+
+    round: int
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """A held-out loss of the state after `round`."""
+
+    round: int
+    loss: int
+    """micro-nats"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """What we asked to log is certified."""
+
+    balance: int
+    """The run account's spendable micro-credits after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel:
+    """The submitter wants the run to end now."""
+
+    reason: str
+
+
+LeaderMessage = Beat | Left | Delivered | Checked | Applied | Evaluated | Logged | Cancel
+
+# ---------------------------------------------------------------- from the leader
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Fetch the receipt's update, pass it on to the members, and have the worker decode it: answer with `Checked`."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyRound:
+    """Apply these receipts, in this order, to the open round's state: answer with `Applied`."""
+
+    round: int
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure the held-out loss of the state after `round`: answer with `Evaluated`."""
+
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """Append these entries as one, have them certified, tell the members: answer with `Logged`."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Something a person wants to know: event name and its fields."""
+
+    event: str
+    fields: dict[str, object]
+
+
+LeaderEffect = Check | ApplyRound | Evaluate | Log | Report
+
+# ---------------------------------------------------------------- to a member
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogGrew:
+    """The certified run log has news (the machine reads the shared `RunLog`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holds:
+    """The worker holds the state after `round`."""
+
+    round: int
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The worker finished training; `slots` is 0 when it was stopped before its first step."""
+
+    round: int
+    update: str
+    tokens: int
+    slots: int
+    loss: int
+    """micro-nats a token, mean"""
+    steps: int
+    leaves: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """The leader answered our delivery; `refusal` is (code, reason) or None."""
+
+    round: int
+    refusal: tuple[str, str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broke:
+    """An effect could not be carried out; the machine tries again after a pause, by another way where there is one."""
+
+    effect: MemberEffect
+    reason: str
+
+
+MemberMessage = LogGrew | Holds | Trained | Answered | Broke
+
+# ---------------------------------------------------------------- from a member
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """Fetch the state after `round` as a snapshot and load it: answer with `Holds`."""
+
+    round: int
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Fetch the settled updates of this round and apply them: answer with `Holds`."""
+
+    settled: SettledRound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train on our seat of the open round: answer with `Trained`."""
+
+    open: OpenRound
+    start: int
+    quota: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Stop training at the end of the current step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deliver:
+    """Sign the receipt, keep it on disk, then send it to the leader: answer with `Answered`."""
+
+    open: OpenRound
+    trained: Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redeliver:
+    """Send the receipt that we signed for this round before a restart: answer with `Answered`."""
+
+    round: int
+
+
+MemberEffect = Load | Replay | Train | Stop | Deliver | Redeliver

@@ -1,0 +1,47 @@
+"""What a run's spec means for its rounds.
+
+Pure: frozen values read from the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The figures of a run that its round machines need."""
+
+    network: str
+    """Genesis id, 64 hex."""
+    run: str
+    """Run id, 64 hex."""
+    rounds: int
+    """Rounds to settle before the run is closed."""
+    quota: int
+    """Slots of one member in one round: inner steps × batch size."""
+    tokens_per_slot: int
+    price: int
+    """micro-credits per million tokens"""
+    min_members: int
+    max_members: int
+    evaluate_every: int
+    """Held-out loss after every so many rounds and after the last; 0: never."""
+    time_budget_s: float
+    """A member stops training after this long even if its quota is not used up."""
+    lost_after_s: float = 3.0
+    """A member without heartbeats for this long is dropped."""
+
+    @property
+    def first_deadline_s(self) -> float:
+        """Deadline of a round while no delivery was ever timed."""
+        return 2 * self.time_budget_s + 10
+
+    def worth(self, slots: int) -> int:
+        """What so many slots earn, in micro-credits: the ledger's own integer division."""
+        return slots * self.tokens_per_slot * self.price // 1_000_000
+
+    def seats_for(self, balance: int) -> int:
+        """How many seats a balance of micro-credits can reserve."""
+        worth = self.worth(self.quota)
+        return self.max_members if worth == 0 else balance // worth

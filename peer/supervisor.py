@@ -1,0 +1,176 @@
+"""Worker subprocesses: start, JSON-lines calls, events, death.
+
+A worker is one `python -m p2p_llm_forge.worker` in its run's folder. Whatever a model or a driver does to it, the daemon
+sees only a `WorkerDied`. The worker asks the kernel to die with us, so a killed daemon leaves none behind.
+
+IO: starts processes and speaks over their pipes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from peer.errors import WorkerDied, WorkerRefused
+
+log = structlog.get_logger(__name__)
+
+LINE_BYTES = 4 << 20
+READY_S = 120.0
+CLOSE_S = 3.0
+
+Fields = dict[str, Any]
+OnEvent = Callable[[Fields], None]
+
+
+class Worker:
+    """One worker process. Calls may overlap: the worker answers by number, and queues what must be done in turn."""
+
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
+        """Use `start`."""
+        self._process = process
+        self._folder = folder
+        self._calls: dict[int, tuple[asyncio.Future[Fields], OnEvent | None]] = {}
+        self._last = 0
+        self._ready: asyncio.Future[Fields] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(), name=f"worker-{process.pid}")
+        self.facts: Fields = {}
+        """What the worker said of itself when it was ready: device, threads, network_isolated."""
+
+    @classmethod
+    async def start(cls, folder: Path, *, threads: int, device: str = "auto", nice: int = 0) -> Worker:
+        """Start a worker in `folder` and wait until it is ready.
+
+        Raises:
+            WorkerDied: it ended, or said nothing for `READY_S` seconds.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "p2p_llm_forge.worker", "--folder", str(folder), "--threads", str(threads), "--device", device]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+        with (folder / "worker.log").open("ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                limit=LINE_BYTES,
+                env=environment,
+                process_group=0,  # a Ctrl-C in the terminal is the daemon's to handle
+            )
+        worker = cls(process, folder)
+        try:
+            worker.facts = await asyncio.wait_for(asyncio.shield(worker._ready), READY_S)
+        except TimeoutError:
+            await worker.kill()
+            raise WorkerDied(f"worker in {folder}: not ready after {READY_S:.0f} s; see {folder / 'worker.log'}") from None
+        log.info("worker_started", pid=process.pid, **{k: v for k, v in worker.facts.items() if k != "event"})
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be called."""
+        return self._process.returncode is None and not self._reader.done()
+
+    async def call(self, do: str, *, on_event: OnEvent | None = None, **params: object) -> Fields:
+        """Have the worker do something and wait for its answer.
+
+        Args:
+            do: the command.
+            on_event: told of every event that the command reports on its way.
+            params: the command's parameters.
+
+        Raises:
+            WorkerRefused: the worker answered with an error (its code and message).
+            WorkerDied: it ended before it answered.
+        """
+        if not self.alive:
+            raise self._death()
+        self._last += 1
+        number = self._last
+        future: asyncio.Future[Fields] = asyncio.get_running_loop().create_future()
+        self._calls[number] = (future, on_event)
+        line = json.dumps({"id": number, "do": do, **params}, separators=(",", ":")) + "\n"
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(line.encode())
+            await self._process.stdin.drain()
+            return await future
+        except (ConnectionError, BrokenPipeError) as exc:
+            raise self._death() from exc
+        finally:
+            self._calls.pop(number, None)
+
+    async def close(self) -> None:
+        """Ask it to end; kill it after a few seconds."""
+        if self.alive:
+            with contextlib.suppress(WorkerDied, WorkerRefused, TimeoutError):
+                await asyncio.wait_for(self.call("close"), CLOSE_S)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End it now and wait for its end."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while line := await self._process.stdout.readline():
+                self._take(line)
+        except ValueError:
+            log.error("worker_line_too_long", pid=self.pid, limit_bytes=LINE_BYTES)
+        finally:
+            self._end()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            log.error("worker_line_unreadable", pid=self.pid, line=line[:200].decode(errors="replace"))
+            return
+        if message.get("event") == "ready" and not self._ready.done():
+            self._ready.set_result(message)
+            return
+        future, on_event = self._calls.get(message.get("id"), (None, None))
+        if future is None or future.done():
+            return
+        if "event" in message:
+            if on_event is not None:
+                on_event(message)
+        elif "error" in message:
+            error = message["error"]
+            future.set_exception(WorkerRefused(str(error.get("code", "FP-520")), str(error.get("message", "no reason given"))))
+        else:
+            future.set_result(message["ok"])
+
+    def _end(self) -> None:
+        """The pipe is closed: nobody will be answered any more."""
+        for future, _ in self._calls.values():
+            if not future.done():
+                future.set_exception(self._death())
+        if not self._ready.done():
+            self._ready.set_exception(self._death())
+            self._ready.exception()  # read, so that an abandoned start does not warn
+
+    def _death(self) -> WorkerDied:
+        tail = ""
+        with contextlib.suppress(OSError):
+            lines = (self._folder / "worker.log").read_text(errors="replace").strip().splitlines()
+            tail = f": {lines[-1][:200]}" if lines else ""
+        return WorkerDied(f"worker {self.pid} in {self._folder} ended{tail}")
