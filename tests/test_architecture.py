@@ -1,0 +1,179 @@
+"""The shape of the code: who may import whom, how large things may grow, what is never used.
+
+IO: reads the source files of this repository.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A file imports only files above it in its package. A folder's files are listed as folder/file.
+ORDER = {
+    "ledger": """
+        errors codec keys merkle notes entries genesis fold store witness replica verify cli
+    """.split(),
+    "p2p_llm_forge": """
+        errors config
+        data/corpus data/tokenize data/shards data/sampler
+        model codec outer inner worker
+    """.split(),
+    "peer": """
+        errors config identity resources wire records blobs network supervisor
+        rounds/messages rounds/pace rounds/log
+        runs credits leader member node
+        gateway/events gateway/routes gateway/app
+        daemon client doctor demo cli
+    """.split(),
+}  # fmt: skip
+
+LEDGER_MAY_USE = {"cryptography", "aiosqlite", "click"}
+NO_NETWORK = set("asyncio socket socketserver ssl http urllib requests httpx aiohttp websockets hivemind uvicorn".split())
+NO_PICKLE = set("pickle _pickle cPickle dill cloudpickle joblib shelve marshal".split())
+MAY_CATCH_ALL = {"peer/supervisor.py", "peer/daemon.py"}
+MAX_FILE_LINES = 299
+MAX_FUNCTION_LINES = 59
+
+
+def sources(*folders: str) -> list[Path]:
+    """The Python files below the folders, sorted."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def short(path: Path) -> str:
+    """The path as it is spoken of."""
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Every imported module as (line, absolute dotted name), also those inside functions."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                below = ROOT.joinpath(*module.split("."), alias.name)
+                is_module = below.is_dir() or below.with_suffix(".py").is_file()
+                yield node.lineno, f"{module}.{alias.name}" if is_module else module
+
+
+def place(package: str, module: str) -> int | None:
+    """Where a dotted module of a package stands in its order; a folder stands where its last file does."""
+    name = "/".join(module.split(".")[1:])
+    places = [i for i, entry in enumerate(ORDER[package]) if entry == name or entry.startswith(name + "/")]
+    return max(places) if name and places else None
+
+
+PACKAGES = sources(*ORDER)
+EVERYTHING = PACKAGES + sources("tests", "data", "scripts")
+named = pytest.mark.parametrize("path", PACKAGES, ids=short)
+
+
+@named
+def test_a_file_imports_only_what_stands_above_it(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    if path.name == "__main__.py":
+        return
+    own = path.relative_to(ROOT).with_suffix("").parts
+    own = own[:-1] if own[-1] == "__init__" else own
+    here = place(package, ".".join(own))
+    if len(own) == 1:
+        here = len(ORDER[package])  # the public face of the package may show all of it
+    elif len(path.read_text("utf-8").strip().splitlines()) <= 1:
+        return  # a folder's empty face
+    assert here is not None, f"{short(path)} has no place in ORDER of tests/test_architecture.py; give it one"
+    for line, module in imports(path):
+        if module.split(".")[0] != package or module == package:
+            continue
+        there = place(package, module)
+        inside_own_face = path.name == "__init__.py" and module.startswith(".".join(own) + ".")
+        assert there is not None, f"{short(path)}:{line}: imports {module}, which has no place in ORDER"
+        assert there < here or inside_own_face, f"{short(path)}:{line}: imports {module}, which stands below it"
+
+
+@named
+def test_packages_depend_only_downwards(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    for line, module in imports(path):
+        top = module.split(".")[0]
+        where = f"{short(path)}:{line}: imports {module}"
+        if package == "ledger":
+            allowed = top in sys.stdlib_module_names or top in LEDGER_MAY_USE or top == "ledger"
+            assert allowed, f"{where}, which ledger may not use"
+        elif package == "p2p_llm_forge":
+            assert top not in {"ledger", "peer"}, f"{where}, another package"
+            assert top not in NO_NETWORK, f"{where}, but the engine has no network and no event loop"
+            in_local = "local" in path.relative_to(ROOT).parts
+            assert in_local or not module.startswith("torch.distributed"), f"{where}, allowed in local/ only"
+        else:
+            assert top != "torch", f"{where}: tensors belong to p2p_llm_forge"
+        assert top not in NO_PICKLE, f"{where}: never pickle"
+
+
+def arguments_that_run_code(tree: ast.AST) -> Iterator[int]:
+    """Lines of calls that could unpickle or run a model's own code."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if ast.unparse(node.func) in {"torch.load", "np.load", "numpy.load"}:
+            yield node.lineno
+        for keyword in node.keywords:
+            if keyword.arg == "trust_remote_code" and ast.unparse(keyword.value) != "False":
+                yield node.lineno
+
+
+@named
+def test_nothing_is_unpickled_and_no_remote_code_is_trusted(path: Path) -> None:
+    assert list(arguments_that_run_code(ast.parse(path.read_text("utf-8")))) == []
+
+
+@named
+def test_a_module_says_what_it_is_and_whether_it_is_pure(path: Path) -> None:
+    text = path.read_text("utf-8")
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    if path.name == "__init__.py" and len(ast.parse(text).body) <= 1:
+        return
+    last_paragraph = docstring.strip().split("\n\n")[-1]
+    assert last_paragraph.startswith(("Pure:", "IO:")), f"{short(path)}: its docstring ends in neither Pure: nor IO:"
+
+
+@named
+def test_only_the_supervisor_catches_everything(path: Path) -> None:
+    if short(path) in MAY_CATCH_ALL:
+        return
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else "everything"
+            assert caught not in {"everything", "Exception"}, f"{short(path)}:{node.lineno}: catches {caught}"
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=short)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text("utf-8")
+    lines = text.count("\n")
+    assert lines <= MAX_FILE_LINES, f"{short(path)} has {lines} lines, at most {MAX_FILE_LINES} wanted"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{short(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+def test_every_listed_file_exists() -> None:
+    for package, names in ORDER.items():
+        missing = [name for name in names if not (ROOT / package / f"{name}.py").is_file()]
+        assert missing == [], f"{package}: in ORDER but not there: {missing}"
+
+
+def test_the_repository_names_no_package_host() -> None:
+    """Installing goes through what pip is configured with; one public fallback is named in scripts/setup."""
+    hosts = ("pypi." + "org", "pythonhosted." + "org", "--index" + "-url http")
+    for path in [*EVERYTHING, ROOT / "pyproject.toml", ROOT / "constraints.txt", *(ROOT / "scripts").iterdir()]:
+        if path.is_file():
+            assert not [host for host in hosts if host in path.read_text("utf-8")], f"{short(path)} names a package host"
