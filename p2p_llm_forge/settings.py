@@ -1,0 +1,207 @@
+"""The sections of a run spec; every setting with its bounds, its default and what it means.
+
+Pure: definitions and validation. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_INT = (1 << 53) - 1
+
+
+class Section(BaseModel):
+    """What every section shares: frozen, unknown keys refused, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSpec(Section):
+    """Which model to train: either a `family` with sizes, or the `path` of an existing model."""
+
+    family: str | None = None
+    """Any causal language model that `transformers` knows by its model type: gpt2, llama, qwen3, mistral, …"""
+    path: str | None = None
+    """A local model folder (config.json + *.safetensors), or a hub name whose files are already in the local cache."""
+    layers: int | None = Field(default=None, ge=1, le=1024)
+    """Number of transformer blocks."""
+    hidden_size: int | None = Field(default=None, ge=8, le=65536)
+    """Width of the residual stream; a multiple of `heads`."""
+    heads: int | None = Field(default=None, ge=1, le=1024)
+    """Attention heads."""
+    key_value_heads: int | None = Field(default=None, ge=1, le=1024)
+    """Key/value heads for grouped-query attention, where the family has them; all heads when left out."""
+    feed_forward_size: int | None = Field(default=None, ge=8, le=1 << 20)
+    """Inner width of the feed-forward part; four times the hidden size when left out."""
+    context: int | None = Field(default=None, ge=8, le=1 << 22)
+    """Longest sequence the model can see, in tokens; `data.sequence_length` when left out."""
+    vocab_size: int | None = Field(default=None, ge=2, le=1 << 22)
+    """Rows of the embedding; the size of the tokenizer when left out, and never smaller than it."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout probability everywhere the family has one; 0 is usual for pre-training."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further settings by their `transformers` names, e.g. `tie_word_embeddings: true` or `rope_theta: 10000.0`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sizes = {"layers": self.layers, "hidden_size": self.hidden_size, "heads": self.heads}
+        if (self.family is None) == (self.path is None):
+            raise ValueError("needs either family (with layers, hidden_size, heads) or path, and not both")
+        if self.path is not None:
+            extra = {"key_value_heads", "feed_forward_size", "context", "vocab_size", "options"} & self._given()
+            for name in sorted(extra | {name for name, size in sizes.items() if size is not None}):
+                raise ValueError(f"{name} belongs to family; a model from path brings its own")
+        elif missing := [name for name, size in sizes.items() if size is None]:
+            raise ValueError(f"family {self.family} needs {', '.join(missing)} as well")
+        elif (self.hidden_size or 0) % (self.heads or 1):
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        return self
+
+    def _given(self) -> set[str]:
+        return {name for name, value in self if value is not None and value != {}}
+
+
+class TokenizerSpec(Section):
+    """How text becomes tokens."""
+
+    kind: Literal["bpe", "bytes", "path"] = "bpe"
+    """bpe: byte-level BPE trained on the corpus · bytes: one token per byte · path: an existing tokenizer."""
+    vocab_size: int = Field(default=2048, ge=257, le=1 << 20)
+    """Largest vocabulary of a trained bpe tokenizer (256 bytes and one end mark are always in it)."""
+    path: str | None = None
+    """For kind path: a local `transformers` tokenizer folder, or a hub name whose files are in the local cache."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "path") != (self.path is not None):
+            raise ValueError("path belongs to kind: path, and kind: path needs it")
+        return self
+
+
+class DataSpec(Section):
+    """What the model reads."""
+
+    source: Literal["text"] = "text"
+    """text: one plain UTF-8 text file."""
+    path: str | None = None
+    """The file; a relative path is meant from the folder of the spec file. Never leaves the submitter's machine."""
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    """How text becomes tokens."""
+    sequence_length: int = Field(default=256, ge=8, le=1 << 20)
+    """Tokens per training sample (one slot)."""
+    held_out: float = Field(default=0.05, ge=0.0, le=0.5)
+    """Fraction of the samples that is never trained on and measures the validation loss."""
+
+
+class CodecSpec(Section):
+    """How a member's update is compressed."""
+
+    kind: Literal["topk", "f32"] = "topk"
+    """topk: SparseLoCo, about 0.03 bytes per parameter · f32: exact, 4 bytes per parameter."""
+    k: int = Field(default=64, ge=1, le=4096)
+    """topk: values kept per chunk."""
+    chunk: int = Field(default=4096, ge=16, le=4096)
+    """topk: parameters per chunk."""
+    decay: float = Field(default=0.95, ge=0.0, le=1.0)
+    """topk: how much of what was not sent yet is kept for the next round."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.k > self.chunk:
+            raise ValueError(f"k {self.k} is larger than chunk {self.chunk}")
+        return self
+
+
+class OuterSpec(Section):
+    """How the members' mean update moves the shared weights."""
+
+    kind: Literal["sgd", "nesterov"] = "sgd"
+    """sgd goes with topk · nesterov (0.7, 0.9) goes with f32."""
+    learning_rate: float = Field(default=1.0, gt=0.0, le=10.0)
+    """1.0 takes the mean of the members' weights."""
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """nesterov only."""
+
+
+class TrainingSpec(Section):
+    """How the members train."""
+
+    mode: Literal["local"] = "local"
+    """local: every member takes `inner_steps` AdamW steps on its own, then the members' changes are averaged."""
+    rounds: int = Field(default=20, ge=1, le=1_000_000)
+    """Rounds until the run is finished."""
+    inner_steps: int = Field(default=20, ge=1, le=100_000)
+    """Most AdamW steps of a member in one round."""
+    batch_size: int = Field(default=8, ge=1, le=1 << 20)
+    """Sequences per AdamW step."""
+    micro_batch_size: int | None = Field(default=None, ge=1, le=1 << 20)
+    """Sequences per forward and backward pass; smaller needs less memory. The whole batch when left out."""
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
+    """Peak AdamW learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's averaging factors."""
+    weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
+    """AdamW weight decay, on matrices only."""
+    warmup_rounds: int = Field(default=1, ge=0)
+    """Rounds over which the learning rate rises to its peak; then it follows a cosine to the last round."""
+    min_learning_rate_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+    """The learning rate at the end, relative to the peak."""
+    grad_clip: float = Field(default=1.0, ge=0.0)
+    """Largest gradient norm of a step; 0 does not clip."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs that have it, fp32 elsewhere."""
+    codec: CodecSpec = CodecSpec()
+    """How updates are compressed."""
+    outer: OuterSpec = OuterSpec()
+    """How updates are applied."""
+    clip_updates: bool = True
+    """Scale each update down to the median norm of the round's updates, so that no member can dominate."""
+    max_update_rms: float = Field(default=1.0, gt=0.0, le=1e6)
+    """An update whose root mean square over all parameters is above this is refused."""
+    time_budget_s: float = Field(default=60.0, gt=0.0, le=86400.0)
+    """Longest time a member trains in one round."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must lie in [0, 1)")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}")
+        if self.warmup_rounds > self.rounds:
+            raise ValueError(f"warmup_rounds {self.warmup_rounds} is more than rounds {self.rounds}")
+        return self
+
+
+class MembersSpec(Section):
+    """How many peers train together."""
+
+    min: int = Field(default=1, ge=1, le=1024)
+    """The run waits until this many peers are ready."""
+    max: int = Field(default=64, ge=1, le=1024)
+    """At most this many are rostered."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class EvaluationSpec(Section):
+    """When the held-out samples are looked at."""
+
+    every: int = Field(default=1, ge=0)
+    """Rounds between evaluations; 0 never."""
+    sequences: int = Field(default=64, ge=1)
+    """At most this many held-out sequences."""
+
+
+class CreditsSpec(Section):
+    """What the run pays."""
+
+    price: int | None = Field(default=None, ge=0, le=MAX_INT)
+    """Micro-credits per million tokens; when left out, one micro-credit per GFLOP (`default_price`)."""
+    budget: float | None = Field(default=None, ge=0.0, le=9e9)
+    """Credits to fund the run with; what the run can cost at most when left out."""
