@@ -53,8 +53,22 @@ class Worker:
             WorkerDied: it ended, or said nothing for `READY_S` seconds.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "p2p_llm_forge.worker", "--folder", str(folder), "--threads", str(threads), "--device", device]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(threads)}
+        command = [
+            sys.executable,
+            "-m",
+            "p2p_llm_forge.worker",
+            "--folder",
+            str(folder),
+            "--threads",
+            str(threads),
+            "--device",
+            device,
+        ]
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": str(threads),
+        }
         with (folder / "worker.log").open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -70,7 +84,9 @@ class Worker:
             worker.facts = await asyncio.wait_for(asyncio.shield(worker._ready), READY_S)
         except TimeoutError:
             await worker.kill()
-            raise WorkerDied(f"worker in {folder}: not ready after {READY_S:.0f} s; see {folder / 'worker.log'}") from None
+            raise WorkerDied(
+                f"worker in {folder}: not ready after {READY_S:.0f} s; see {folder / 'worker.log'}"
+            ) from None
         log.info("worker_started", pid=process.pid, **{k: v for k, v in worker.facts.items() if k != "event"})
         return worker
 
@@ -155,7 +171,9 @@ class Worker:
                 on_event(message)
         elif "error" in message:
             error = message["error"]
-            future.set_exception(WorkerRefused(str(error.get("code", "FP-520")), str(error.get("message", "no reason given"))))
+            future.set_exception(
+                WorkerRefused(str(error.get("code", "FP-520")), str(error.get("message", "no reason given")))
+            )
         else:
             future.set_result(message["ok"])
 

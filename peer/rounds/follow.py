@@ -36,7 +36,13 @@ class MemberMachine:
     """One account's part in one run. `log` is shared with the daemon, which extends it before it says `LogGrew`."""
 
     def __init__(
-        self, *, account: str, log: RunLog, state_bytes: int, held: tuple[int, str] | None, promised: tuple[int, str] | None
+        self,
+        *,
+        account: str,
+        log: RunLog,
+        state_bytes: int,
+        held: tuple[int, str] | None,
+        promised: tuple[int, str] | None,
     ) -> None:
         """Start, or start again, where the home folder stands.
 

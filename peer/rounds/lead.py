@@ -140,11 +140,16 @@ class LeaderMachine:
             known = self._desk.delivered.get(receipt.account) or self._desk.checking[receipt.account]
             if known == receipt:
                 return []  # sent again after a lost answer
-            raise RoundError("FP-414", f"receipt of {receipt.account[:16]}: a different one for round {known.round} is already here")
+            raise RoundError(
+                "FP-414", f"receipt of {receipt.account[:16]}: a different one for round {known.round} is already here"
+            )
         open_round = self.log.open if self.phase is Phase.COLLECTING else None
         check_receipt(receipt, plan=self.plan, open_round=open_round, settled=self.log.round)
         if self.roll.excluded(receipt.account):
-            raise RoundError("FP-415", f"receipt of {receipt.account[:16]}: excluded from this run after {self.roll.STRIKES} refused updates")
+            raise RoundError(
+                "FP-415",
+                f"receipt of {receipt.account[:16]}: excluded from this run after {self.roll.STRIKES} refused updates",
+            )
         self._desk.checking[receipt.account] = receipt
         return [Check(receipt=receipt)]
 
@@ -156,10 +161,20 @@ class LeaderMachine:
         if message.refusal is not None:
             code, reason = message.refusal
             self.roll.strike(message.account)
-            return [Report(event="refused", fields={"account": message.account, "round": receipt.round, "code": code, "reason": reason})]
+            return [
+                Report(
+                    event="refused",
+                    fields={"account": message.account, "round": receipt.round, "code": code, "reason": reason},
+                )
+            ]
         self._desk.delivered[message.account] = receipt
         self.pace.saw(now - self._desk.opened_at)
-        fields: dict[str, object] = {"account": receipt.account, "round": receipt.round, "loss": receipt.loss / 1e6, "tokens": receipt.tokens}
+        fields: dict[str, object] = {
+            "account": receipt.account,
+            "round": receipt.round,
+            "loss": receipt.loss / 1e6,
+            "tokens": receipt.tokens,
+        }
         return [Report(event="receipt", fields=fields)]
 
     # ------------------------------------------------------------------ deciding
@@ -177,7 +192,11 @@ class LeaderMachine:
         assert open_round is not None
         if self._closing:
             return not self._desk.checking
-        expected = [seat.account for seat in open_round.roster if seat.account not in self._desk.delivered and self._expected(seat.account)]
+        expected = [
+            seat.account
+            for seat in open_round.roster
+            if seat.account not in self._desk.delivered and self._expected(seat.account)
+        ]
         overdue = now >= self._desk.opened_at + self.pace.deadline_s
         enough = len(self._desk.delivered) >= min(self.plan.min_members, len(open_round.roster))
         if expected:
@@ -285,7 +304,16 @@ class LeaderMachine:
             return []
         if self.log.open is None:
             self.phase = Phase.WAITING
-            return [Report(event="waiting", fields={"round": self.log.round + 1, "needs": self.plan.min_members, "ready": len(self.roll.ready(self._states()))})]
+            return [
+                Report(
+                    event="waiting",
+                    fields={
+                        "round": self.log.round + 1,
+                        "needs": self.plan.min_members,
+                        "ready": len(self.roll.ready(self._states())),
+                    },
+                )
+            ]
         self.phase = Phase.COLLECTING
         return self._arrivals(self.log.open)
 
@@ -302,7 +330,14 @@ class LeaderMachine:
 
     def _drop(self, member: Member | None, reason: str) -> Effects:
         open_round = self.log.open
-        if member is None or open_round is None or open_round.seat(member.account) is None or self.phase is Phase.CLOSED:
+        if (
+            member is None
+            or open_round is None
+            or open_round.seat(member.account) is None
+            or self.phase is Phase.CLOSED
+        ):
             return []
         self._dropped_at[member.account] = open_round.round
-        return [Report(event="dropped", fields={"account": member.account, "round": open_round.round, "reason": reason})]
+        return [
+            Report(event="dropped", fields={"account": member.account, "round": open_round.round, "reason": reason})
+        ]

@@ -8,7 +8,7 @@ Pure: fed entries in order, holds no bytes and does no IO.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.entries import Begin, Close, Entry, Open, Receipt, Settle
@@ -55,13 +55,6 @@ class SettledRound:
     """(round evaluated, held-out loss in micro-nats), where the leader had a new figure."""
 
 
-def initial_state(spec: Mapping[str, object]) -> str:
-    """Id of the state that a run starts from, as its spec names it."""
-    blobs = spec["blobs"]
-    assert isinstance(blobs, Mapping)  # the ledger refuses a `begin` without it
-    return str(blobs["state"])
-
-
 class RunLog:
     """The projection of one run's log. Grows by `extend`; `size` says how many entries it has seen."""
 
@@ -93,7 +86,9 @@ class RunLog:
             RoundError: the round is not settled.
         """
         if not 0 <= round_number <= self.round:
-            raise RoundError("FP-401", f"run log: round {round_number} is not settled, the last settled is {self.round}")
+            raise RoundError(
+                "FP-401", f"run log: round {round_number} is not settled, the last settled is {self.round}"
+            )
         return self.settled[round_number - 1].state if round_number else self._first_state
 
     def round_of(self, state: str) -> int | None:
@@ -113,7 +108,7 @@ class RunLog:
         match entry:
             case Begin():
                 self.spec = dict(entry.spec)
-                self._first_state = initial_state(entry.spec)
+                self._first_state = entry.state
             case Open():
                 roster = tuple(Seat(account=a, start=s, quota=q) for a, s, q in entry.roster)
                 self.open = OpenRound(round=entry.round, state=entry.state, roster=roster, index=self.size)

@@ -20,17 +20,27 @@ def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None,
     """
     place = f"receipt of {receipt.account[:16]}"
     if receipt.network != plan.network or receipt.run != plan.run:
-        raise RoundError("FP-410", f"{place}: for run {receipt.run[:16]} of network {receipt.network[:16]}, wanted run {plan.run[:16]} of {plan.network[:16]}")
+        raise RoundError(
+            "FP-410",
+            f"{place}: for run {receipt.run[:16]} of network {receipt.network[:16]}, wanted run {plan.run[:16]} of {plan.network[:16]}",
+        )
     if open_round is None or receipt.round != open_round.round:
-        wanted = f"round {open_round.round} is open" if open_round else f"round {settled} is settled and none is open yet"
+        wanted = (
+            f"round {open_round.round} is open" if open_round else f"round {settled} is settled and none is open yet"
+        )
         raise RoundError("FP-411", f"{place}: for round {receipt.round}, but {wanted}")
     seat = open_round.seat(receipt.account)
     if seat is None:
         raise RoundError("FP-412", f"{place}: not on the roster of round {open_round.round}")
     if receipt.state_in != open_round.state:
-        raise RoundError("FP-413", f"{place}: trained from state {receipt.state_in[:16]}, round {open_round.round} starts from {open_round.state[:16]}")
+        raise RoundError(
+            "FP-413",
+            f"{place}: trained from state {receipt.state_in[:16]}, round {open_round.round} starts from {open_round.state[:16]}",
+        )
     start, count = receipt.slots
     if start != seat.start or not 1 <= count <= seat.quota:
         raise RoundError("FP-413", f"{place}: slots {start}+{count}, its seat is {seat.start}+{seat.quota}")
     if receipt.tokens != count * plan.tokens_per_slot:
-        raise RoundError("FP-413", f"{place}: claims {receipt.tokens} tokens for {count} slots of {plan.tokens_per_slot}")
+        raise RoundError(
+            "FP-413", f"{place}: claims {receipt.tokens} tokens for {count} slots of {plan.tokens_per_slot}"
+        )

@@ -1,0 +1,286 @@
+"""The daemon's replica of the ledger: appends to our own logs, has them certified, serves and fetches everybody's.
+
+One `Logs` owns the store; every access goes through it, one at a time, on a thread (commits wait for the disk).
+Whoever needs to know that a log grew waits on `grown`.
+
+IO: SQLite through `ledger.store`, libp2p through `Network`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
+
+import structlog
+from ledger.fold import Ledger
+from ledger.genesis import Genesis
+from ledger.store import Store
+from ledger.witness import Witness
+
+from ledger.entries import Entry, parse
+from ledger.errors import Behind, LedgerError
+from ledger.keys import PrivateKey
+from ledger.notes import combine
+from peer.errors import NetworkError, Refused, RunError
+from peer.messages import Bundle, Heads, LogRange, WitnessRequest
+from peer.network import Network
+
+log = structlog.get_logger(__name__)
+
+BUNDLE_BYTES = 600_000
+BUNDLE_ENTRIES = 256
+COSIGN_S = 10.0
+RETRY_S = 1.0
+
+T = TypeVar("T")
+WitnessPeers = Callable[[], dict[str, str]]
+"""Witness name → PeerID, for the witnesses whose peers are known just now."""
+
+
+class Logs:
+    """Owner of the ledger store of one daemon."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        genesis: Genesis,
+        account: PrivateKey,
+        witness: Witness | None,
+        network: Network,
+        witness_peers: WitnessPeers,
+    ) -> None:
+        """Serve `ledger.*` on the network; `witness` is ours if the genesis names our witness key."""
+        self.genesis = genesis
+        self.account = account
+        self._store = store
+        self._witness = witness
+        self._network = network
+        self._witness_peers = witness_peers
+        self._lock = asyncio.Lock()
+        self._grown = asyncio.Condition()
+        network.serve("ledger.cosign", self._serve_cosign)
+        network.serve("ledger.heads", self._serve_heads)
+        network.serve("ledger.entries", self._serve_entries)
+
+    @property
+    def origin(self) -> str:
+        """Origin of our account's log."""
+        return self.genesis.origin(self.account.public)
+
+    # ------------------------------------------------------------------ reading
+
+    async def _on_store(self, work: Callable[[], T]) -> T:
+        async with self._lock:
+            return await asyncio.to_thread(work)
+
+    async def size(self, origin: str) -> int:
+        """Number of certified entries that we have of a log."""
+        return await self._on_store(lambda: self._certified_size(origin))
+
+    def _certified_size(self, origin: str) -> int:
+        certificate = self._store.certified(origin)
+        return certificate.size if certificate else 0
+
+    async def certified(self, origin: str) -> tuple[int, str] | None:
+        """(size, root hex) of the newest certificate of a log."""
+        certificate = await self._on_store(lambda: self._store.certified(origin))
+        return (certificate.size, certificate.root) if certificate else None
+
+    async def entries(self, origin: str, start: int) -> list[Entry]:
+        """The certified entries of a log from `start` on."""
+        return [
+            parse(data)
+            for data in await self._on_store(lambda: self._store.entries(origin, start, self._certified_size(origin)))
+        ]
+
+    async def ledger(self) -> Ledger:
+        """Balances and runs, folded from everything certified that we have."""
+        return await self._on_store(self._store.ledger)
+
+    async def grown(self, origin: str, beyond: int) -> int:
+        """Wait until we have more than `beyond` certified entries of a log; returns how many."""
+        async with self._grown:
+            while (size := await self.size(origin)) <= beyond:
+                await self._grown.wait()
+            return size
+
+    # ------------------------------------------------------------------ writing
+
+    async def append(self, origin: str, entries: Sequence[Entry]) -> None:
+        """Append to a log of ours, as one, and return once it is certified; unreachable witnesses are tried again.
+
+        Raises:
+            LedgerError: the entries break a rule; nothing was appended.
+        """
+        data = [entry.encode() for entry in entries]
+        await self._on_store(lambda: self._store.append(origin, data, self.account))
+        await self.certify(origin)
+
+    async def certify(self, origin: str) -> None:
+        """Have our newest head of a log certified; unreachable witnesses are tried until a quorum has signed."""
+        while True:
+            note = await self._on_store(lambda: self._store.head(origin))
+            if note is None:
+                return
+            lines, problems = await self._cosignatures(origin, note)
+            if len(lines) >= self.genesis.quorum:
+                await self._on_store(lambda note=note, lines=lines: self._store.certify(origin, combine(note, lines)))  # type: ignore[misc]
+                await self._tell()
+                return
+            log.warning(
+                "not_certified",
+                origin=origin[-20:],
+                cosignatures=len(lines),
+                wanted=self.genesis.quorum,
+                problems="; ".join(problems),
+            )
+            await asyncio.sleep(RETRY_S)
+
+    async def _cosignatures(self, origin: str, note: bytes) -> tuple[list[bytes], list[str]]:
+        """Ask every witness at once; returns the cosignature lines and what went wrong."""
+        peers = self._witness_peers()
+        lines: list[bytes] = []
+        problems: list[str] = []
+
+        async def ask(name: str) -> None:
+            try:
+                if self._witness is not None and name == self._witness.name:
+                    lines.append(await self._cosign_here(origin, note))
+                elif name in peers:
+                    lines.append(await self._cosign_there(peers[name], origin, note))
+                else:
+                    problems.append(f"witness {name}: its peer is not known yet")
+            except (NetworkError, LedgerError) as exc:
+                problems.append(f"witness {name}: {exc}")
+
+        async with asyncio.TaskGroup() as group:
+            for name, _ in self.genesis.witnesses:
+                group.create_task(ask(name))
+        return lines, problems
+
+    async def _cosign_here(self, origin: str, note: bytes) -> bytes:
+        witness = self._witness
+        assert witness is not None
+        return await self._on_store(
+            lambda: witness.cosign(origin, self._store.size(origin), [], note, int(time.time()))
+        )
+
+    async def _cosign_there(self, peer: str, origin: str, note: bytes) -> bytes:
+        """Send a witness what it lacks, then the head."""
+        start = self._certified_size(origin)
+        while True:
+            entries = await self._bundle(origin, start, None)
+            body = WitnessRequest(origin=origin, start=start, entries=entries, note=note.decode()).body()
+            answer = await self._network.call(peer, "ledger.cosign", body, timeout_s=COSIGN_S)
+            if line := str(answer.get("cosignature", "")):
+                return line.encode()
+            start = int(answer["behind"])
+
+    async def accept(self, bundles: Sequence[Bundle]) -> None:
+        """Store certified entries of somebody's log: consecutive bundles under the last one's certificate.
+
+        Raises:
+            LedgerError: they do not lead to the certified root, or the certificate does not hold. Nothing is stored.
+        """
+        first, last = bundles[0], bundles[-1]
+        data = [entry.encode() for bundle in bundles for entry in bundle.entries]
+        await self._on_store(lambda: self._store.accept(first.origin, first.start, data, last.certificate.encode()))
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._grown:
+            self._grown.notify_all()
+
+    # ------------------------------------------------------------------ bundles
+
+    async def _bundle(self, origin: str, start: int, end: int | None) -> list[str]:
+        """Entries from `start` on, as many as one message holds."""
+        stop = min(start + BUNDLE_ENTRIES, end if end is not None else start + BUNDLE_ENTRIES)
+        kept: list[str] = []
+        room = BUNDLE_BYTES
+        for data in await self._on_store(lambda: self._store.entries(origin, start, stop)):
+            room -= len(data)
+            if room < 0 and kept:
+                break
+            kept.append(data.decode())
+        return kept
+
+    async def bundles(self, origin: str, start: int) -> AsyncIterator[Bundle]:
+        """The certified entries of a log from `start` on, message by message, for a peer that lacks them."""
+        certificate = await self._on_store(lambda: self._store.certified(origin))
+        if certificate is None:
+            return
+        while start < certificate.size:
+            entries = await self._bundle(origin, start, certificate.size)
+            yield Bundle(
+                origin=origin,
+                start=start,
+                entries=entries,
+                certificate=certificate.note.decode(),
+                size=certificate.size,
+            )
+            start += len(entries)
+
+    async def pull(self, peer: str) -> int:
+        """Fetch from a peer whatever it has certified beyond ours; returns the number of entries stored.
+
+        Raises:
+            NetworkError, LedgerError: the peer does not answer, or what it sent does not hold.
+        """
+        heads = Heads.read(await self._network.call(peer, "ledger.heads", {}, timeout_s=COSIGN_S))
+        stored = 0
+        for origin, theirs in heads.heads:
+            ours = await self.size(origin)
+            if theirs > ours:
+                stored += await self._pull_log(peer, origin, ours)
+        return stored
+
+    async def _pull_log(self, peer: str, origin: str, start: int) -> int:
+        bundles: list[Bundle] = []
+        at, size = start, start + 1
+        while at < size:
+            body = LogRange(origin=origin, start=at).body()
+            bundle = Bundle.read(await self._network.call(peer, "ledger.entries", body, timeout_s=COSIGN_S))
+            if not bundle.entries or bundle.start != at or bundle.origin != origin:
+                raise RunError(
+                    "FP-403",
+                    f"peer {peer}: sent entries {bundle.start}+{len(bundle.entries)} of a log, asked from {at}",
+                )
+            bundles.append(bundle)
+            at, size = at + len(bundle.entries), bundle.size
+        await self.accept(bundles)
+        return at - start
+
+    # ------------------------------------------------------------------ serving
+
+    async def _serve_cosign(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
+        witness = self._witness
+        if witness is None:
+            raise Refused("FP-404", "this peer is not a witness")
+        request = WitnessRequest.read(body)
+        data = [entry.encode() for entry in request.entries]
+        try:
+            line = await self._on_store(
+                lambda: witness.cosign(request.origin, request.start, data, request.note.encode(), int(time.time()))
+            )
+        except Behind as exc:
+            return {"behind": exc.size}
+        except LedgerError as exc:
+            log.warning("cosignature_refused", caller=caller, origin=request.origin[-20:], reason=str(exc))
+            raise Refused(exc.code, str(exc)) from exc
+        return {"cosignature": line.decode()}
+
+    async def _serve_heads(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
+        def heads() -> list[tuple[str, int]]:
+            return [(origin, size) for origin in self._store.origins() if (size := self._certified_size(origin))]
+
+        return Heads(heads=await self._on_store(heads)).body()
+
+    async def _serve_entries(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = LogRange.read(body)
+        async for bundle in self.bundles(request.origin, request.start):
+            return bundle.body()
+        raise Refused("FP-403", f"no certified entries of {request.origin[:80]} from {request.start} on here")

@@ -1,0 +1,114 @@
+"""What daemons say to each other about logs and runs: one strict model for each RPC body.
+
+Pure: values only; the base class in `wire` reads and writes them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from peer.wire import BlobId, Hash, Message, Natural, PeerIdText, Word
+
+Origin = Annotated[str, StringConstraints(max_length=200)]
+EntryText = Annotated[str, StringConstraints(max_length=16384)]
+"""One entry's canonical JSON."""
+NoteText = Annotated[str, StringConstraints(max_length=65536)]
+"""A signed note."""
+MaybeBlob = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}-(0|[1-9][0-9]{0,15}))?$")]
+
+
+class WitnessRequest(Message):
+    """`ledger.cosign`: a head to cosign, and the entries that the witness may lack."""
+
+    origin: Origin
+    start: Natural
+    entries: list[EntryText]
+    note: NoteText
+
+
+class Heads(Message):
+    """Answer of `ledger.heads`: (origin, certified size) of every log."""
+
+    heads: list[tuple[Origin, Natural]] = Field(max_length=10_000)
+
+    @classmethod
+    def read(cls, body: Any) -> Heads:
+        """Canonical JSON has arrays only: the pairs come as lists."""
+        heads = body.get("heads") if isinstance(body, dict) else None
+        if isinstance(heads, list):
+            body = {**body, "heads": [tuple(pair) if isinstance(pair, list) else pair for pair in heads]}
+        return super().read(body)
+
+    def body(self) -> dict[str, Any]:
+        """The canonical-able object."""
+        return {"heads": [[origin, size] for origin, size in self.heads]}
+
+
+class LogRange(Message):
+    """`ledger.entries`: the certified entries of a log from `start` on."""
+
+    origin: Origin
+    start: Natural
+
+
+class Bundle(Message):
+    """Entries of a log and a certificate whose tree they lead to, at once or together with the bundles that follow."""
+
+    origin: Origin
+    start: Natural
+    entries: list[EntryText]
+    certificate: NoteText
+    size: Natural
+    """Size of the certified tree; checked against the certificate when the entries are stored."""
+
+
+class Join(Message):
+    """`run.join`: a peer wants to take part; `advert` binds its PeerID to its account."""
+
+    run: Hash
+    advert: Annotated[str, StringConstraints(max_length=16384)]
+
+
+class Beat(Message):
+    """`run.beat`: once a second, from a member to the leader."""
+
+    run: Hash
+    state: MaybeBlob
+    """Id of the state that its worker holds, or empty."""
+    size: Natural
+    """Certified entries of the run's log that it has."""
+
+
+class News(Message):
+    """Answer of `run.beat`: what the member may not know yet."""
+
+    size: Natural
+    """Certified entries of the run's log that the leader has."""
+    peers: list[PeerIdText]
+    """Peers that take part just now, to fetch blobs from."""
+    updates: list[BlobId]
+    """Updates of the open round that have arrived, to be fetched ahead."""
+
+
+class Delivery(Message):
+    """`run.receipt`: a member's signed receipt."""
+
+    run: Hash
+    receipt: EntryText
+
+
+class Gossip(Message):
+    """`run.gossip`: an update of the open round arrived; `peer` has it."""
+
+    run: Hash
+    update: BlobId
+    peer: PeerIdText
+
+
+class Goodbye(Message):
+    """`run.leave`: the member stops taking part."""
+
+    run: Hash
+    reason: Word
