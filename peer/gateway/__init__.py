@@ -1,0 +1,1 @@
+"""The daemon's HTTP interface: FastAPI on a unix socket that only this user may open."""
