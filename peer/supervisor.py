@@ -1,7 +1,7 @@
 """Worker subprocesses: start, JSON-lines calls, events, death.
 
-A worker is one `python -m p2p_llm_forge.worker` in its run's folder. Whatever a model or a driver does to it, the daemon
-sees only a `WorkerDied`. The worker asks the kernel to die with us, so a killed daemon leaves none behind.
+A worker is one `python -m p2p_llm_forge.worker` in its run's folder. Whatever a model or a driver does to it, the
+daemon sees only a `WorkerDied`. The worker asks the kernel to die with us, so a killed daemon leaves none behind.
 
 IO: starts processes and speaks over their pipes.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ledger.entries import Close, Entry, Open, Receipt, Settle
+from ledger.entries import Close, Entry, Open, Receipt, Seat, Settle, Validation
 from peer.errors import RoundError
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
@@ -78,7 +78,7 @@ class LeaderMachine:
         self.pace = Pace(first_s=plan.first_deadline_s)
         self._desk = Desk(opened_at=now, checking={}, delivered={})
         self._next_state = ""
-        self._validation: tuple[int, int] | None = None
+        self._validation: Validation | tuple[()] = ()
         self._closing = ""
         self._dropped_at: dict[str, int] = {}
         self._ticked_at = now
@@ -247,7 +247,7 @@ class LeaderMachine:
         return [*log, Evaluate(round=message.round)] if due and self.plan.evaluate_every else log
 
     def _evaluated(self, message: Evaluated, now: float) -> Effects:
-        self._validation = (message.round, message.loss)
+        self._validation = Validation(message.round, message.loss)
         return self._log_settled() if self.phase is Phase.EVALUATING else []
 
     def _log_settled(self) -> Effects:
@@ -260,9 +260,9 @@ class LeaderMachine:
             round=open_round.round,
             receipts=tuple(range(first, first + len(receipts))),
             state=self._next_state,
-            validation=self._validation or (),
+            validation=self._validation,
         )
-        self._validation = None
+        self._validation = ()
         reserved = sum(self.plan.worth(seat.quota) for seat in open_round.roster)
         paid = sum(self.plan.worth(receipt.slots[1]) for receipt in receipts)
         following = self._following(open_round.round, self._next_state, self.balance + reserved - paid)
@@ -283,7 +283,7 @@ class LeaderMachine:
         seats = min(self.plan.max_members, self.plan.seats_for(balance), len(ready))
         start = self.log.next_slot
         quota = self.plan.quota
-        roster = tuple((account, start + place * quota, quota) for place, account in enumerate(ready[:seats]))
+        roster = tuple(Seat(account, start + place * quota, quota) for place, account in enumerate(ready[:seats]))
         return (Open(round=settled + 1, state=state, roster=roster),)
 
     def _open_or_close(self) -> Effects:

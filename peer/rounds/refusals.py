@@ -22,7 +22,8 @@ def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None,
     if receipt.network != plan.network or receipt.run != plan.run:
         raise RoundError(
             "FP-410",
-            f"{place}: for run {receipt.run[:16]} of network {receipt.network[:16]}, wanted run {plan.run[:16]} of {plan.network[:16]}",
+            f"{place}: for run {receipt.run[:16]} of network {receipt.network[:16]}, "
+            f"wanted run {plan.run[:16]} of {plan.network[:16]}",
         )
     if open_round is None or receipt.round != open_round.round:
         wanted = (
@@ -35,7 +36,8 @@ def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None,
     if receipt.state_in != open_round.state:
         raise RoundError(
             "FP-413",
-            f"{place}: trained from state {receipt.state_in[:16]}, round {open_round.round} starts from {open_round.state[:16]}",
+            f"{place}: trained from state {receipt.state_in[:16]}, "
+            f"round {open_round.round} starts from {open_round.state[:16]}",
         )
     start, count = receipt.slots
     if start != seat.start or not 1 <= count <= seat.quota:
