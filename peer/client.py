@@ -1,4 +1,4 @@
-"""A small blocking client of the daemon's gateway, for the CLI and the demo: standard library only, over the unix socket.
+"""A small blocking client of the daemon's gateway, for the CLI and the demo: only the standard library.
 
 IO: connects to the socket of a home.
 """
@@ -90,7 +90,8 @@ class Client:
         return True
 
     def _cut_short(self, path: str) -> ForgeError:
-        return ForgeError(CUT_SHORT, f"the daemon in {self.home} ended {path} early", "see its log; is it still running?")
+        fix = "see its log; is it still running?"
+        return ForgeError(CUT_SHORT, f"the daemon in {self.home} ended {path} early", fix)
 
     def _answer(self, method: str, path: str, body: Mapping[str, object] | None, query: Mapping[str, object]) -> Any:
         connection, response = self._request(method, path, body, query, ANSWER_S)

@@ -90,7 +90,16 @@ def make_app(node: Node) -> FastAPI:
 
 
 class Server(uvicorn.Server):
-    """A uvicorn that leaves the process's signals to the daemon."""
+    """A uvicorn that says when it listens and leaves the process's signals to the daemon."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to listen."""
+        await super().startup(sockets)
+        self.ready.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,9 +134,8 @@ async def serve(node: Node, socket_path: Path) -> AsyncIterator[None]:
     server = Server(config)
     try:
         async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(server.serve(sockets=[listener]), name="gateway")
-            while not server.started and not serving.done():
-                await asyncio.sleep(0.005)
+            tasks.create_task(server.serve(sockets=[listener]), name="gateway")
+            await server.ready.wait()
             try:
                 yield
             finally:

@@ -1,0 +1,193 @@
+"""The commands of `forge-peer` about runs: submit, runs, status, watch, cancel, export, generate.
+
+IO: the gateway of the home's daemon, standard output.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from peer.cli_base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
+from peer.client import Client, run_path
+from peer.errors import ForgeError
+from peer.screen import on_a_terminal, screen
+from peer.view import Event, RunView, credits, nats
+
+RUN = click.argument("run", required=False)
+
+
+@click.command()
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--follow/--detach", default=False, help="Watch the run until it closes, or return once it is submitted.")
+@click.option("--budget", type=float, help="Credits to fund the run with.  [default: what it can cost at most]")
+@click.option("--min-peers", type=click.IntRange(1, 1024), help="Start when this many peers are ready.")
+@with_home
+@with_json
+def submit(spec: Path, follow: bool, budget: float | None, min_peers: int | None, home: Path, as_json: bool) -> None:
+    """Start a training run from a spec file."""
+    from p2p_llm_forge.config import RunSpec
+
+    settings = with_overrides(RunSpec.load(spec), budget=budget, min_peers=min_peers)
+    daemon = client(home)
+    body = {"spec": settings.for_worker(), "spec_text": spec.read_text("utf-8")}
+    run = ""
+    for event in daemon.stream("POST", "/jobs/submit", body):
+        if event["event"] == "error":
+            raise ForgeError(event["code"], event["message"], event.get("fix", ""))
+        if event["event"] == "submitted":
+            run = event["run"]
+        elif not as_json:
+            show_progress(event)
+    if not run:
+        raise ForgeError("FP-511", f"the daemon in {home} ended the submission without a run", "see its log")
+    if as_json:
+        print_json({"run": run, "name": settings.name})
+    else:
+        click.echo(f"run {run} submitted; follow it with: forge-peer watch {run[:12]} --home {home}")
+    if follow:
+        follow_run(daemon, run, as_json=as_json)
+
+
+def with_overrides(spec: Any, *, budget: float | None, min_peers: int | None) -> Any:
+    """The spec with what the command line overrides, checked like the file itself."""
+    changed = spec.for_worker()
+    if budget is not None:
+        changed["credits"] = {**changed["credits"], "budget": budget}
+    if min_peers is not None:
+        most = max(min_peers, spec.members.max)
+        changed["members"] = {**changed["members"], "min": min_peers, "max": most}
+    return spec if budget is None and min_peers is None else type(spec).from_worker(changed)
+
+
+def show_progress(event: Event) -> None:
+    """A step of the preparation; on a terminal, in place."""
+    phase, done, total = event.get("phase", event["event"]), event.get("done"), event.get("total")
+    text = f"preparing: {phase}" + (f" {done}/{total}" if total else "")
+    finished = not total or done == total
+    if on_a_terminal():
+        click.echo(f"\r\x1b[K{text}", nl=finished)
+    elif finished:
+        click.echo(text)
+
+
+def follow_run(daemon: Client, run: str, *, as_json: bool) -> None:
+    """Shows the events of a run until it closes."""
+    if as_json:
+        for event in daemon.stream("GET", run_path(run, "events"), follow=1):
+            print_json(event)
+        return
+    names = {node["account"]: node["name"] for node in daemon.get("/nodes") if node.get("name")}
+    with screen(RunView(run=run, names=names)) as shown:
+        for event in daemon.stream("GET", run_path(run, "events"), follow=1):
+            shown.show(event)
+
+
+@click.command()
+@with_home
+@with_json
+def runs(home: Path, as_json: bool) -> None:
+    """List the runs that this peer knows."""
+    jobs = client(home).get("/jobs")
+    if as_json:
+        print_json(jobs)
+        return
+    rows = [
+        (
+            job["run"][:12],
+            job.get("name", ""),
+            job.get("phase", ""),
+            job.get("role", ""),
+            f"{job.get('round', 0)}/{job.get('rounds', '?')}",
+            nats(job.get("loss")),
+            credits(job.get("credits") or 0),
+        )
+        for job in jobs
+    ]
+    print_table(("run", "name", "phase", "role", "round", "loss", "credits"), rows)
+
+
+@click.command()
+@RUN
+@with_home
+@with_json
+def status(run: str | None, home: Path, as_json: bool) -> None:
+    """Show this peer, or one run."""
+    daemon = client(home)
+    facts = daemon.get(run_path(run)) if run else daemon.get("/status")
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts(flat(facts))
+
+
+def flat(facts: Event, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested facts as dotted names and readable values."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            yield prefix + name, ", ".join(str(item) for item in value) or "–"
+        elif prefix + name in {"credits", "balance"} and isinstance(value, int):
+            yield prefix + name, credits(value)
+        else:
+            yield prefix + name, "–" if value is None or value == "" else value
+
+
+@click.command()
+@RUN
+@with_home
+@with_json
+def watch(run: str | None, home: Path, as_json: bool) -> None:
+    """Watch a run live: per round loss, members, tokens/s and credits; joins and drops."""
+    daemon = client(home)
+    follow_run(daemon, choose_run(daemon, run), as_json=as_json)
+
+
+@click.command()
+@RUN
+@with_home
+@with_json
+def cancel(run: str | None, home: Path, as_json: bool) -> None:
+    """Close a run that this peer leads; what was settled stays paid."""
+    daemon = client(home)
+    answer = daemon.post(run_path(choose_run(daemon, run), "cancel"))
+    print_json(answer) if as_json else click.echo("cancelled")
+
+
+@click.command()
+@RUN
+@click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Where to write the model.")
+@with_home
+@with_json
+def export(run: str | None, folder: Path, home: Path, as_json: bool) -> None:
+    """Write a run's newest model as a Hugging Face folder."""
+    daemon, started = client(home), time.monotonic()
+    answer = daemon.post(run_path(choose_run(daemon, run), "export"), to=str(folder.expanduser().absolute()))
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"{answer['folder']}: {', '.join(answer['files'])} in {time.monotonic() - started:.1f} s")
+
+
+@click.command()
+@RUN
+@click.option("--prompt", required=True, help="The text to go on from.")
+@click.option("--tokens", default=60, show_default=True, type=click.IntRange(1, 10_000), help="Tokens to add.")
+@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 10), help="0: the likeliest.")
+@click.option("--top-k", default=40, show_default=True, type=click.IntRange(0), help="Draw among this many; 0: all.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Equal seeds give equal text.")
+@with_home
+@with_json
+def generate(run: str | None, home: Path, as_json: bool, **how: Any) -> None:
+    """Let a run's newest model go on from a prompt."""
+    daemon = client(home)
+    answer = daemon.post(run_path(choose_run(daemon, run), "generate"), **how)
+    print_json(answer) if as_json else click.echo(answer["text"])
+
+
+COMMANDS = (submit, runs, status, watch, cancel, export, generate)

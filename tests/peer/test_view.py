@@ -1,0 +1,67 @@
+"""A run's events become rows, notes and lines that a person can read.
+
+Pure: values only.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peer.view import RunView, credits, size
+from tests.peer.gateway_fake import EVENTS, ME
+
+
+def seen(*events: dict[str, object]) -> RunView:
+    view = RunView(names={ME: "Ada"})
+    for event in events:
+        view = view.after(event)
+    return view
+
+
+def test_a_whole_run_is_folded_into_its_rows() -> None:
+    view = seen(*EVENTS)
+    assert (view.name, view.closed, view.open_round) == ("tiny", "finished", 0)
+    assert [row.cells() for row in view.rows] == [("1", "3.2500", "3.5000", "1", "320", "0.000012", "2.0")]
+
+
+def test_an_open_round_counts_its_receipts() -> None:
+    view = seen(*EVENTS[:3])
+    assert (view.open_round, view.receipts, view.members) == (1, 1, (ME,))
+
+
+def test_joins_and_drops_are_notes_with_names() -> None:
+    events = [
+        {"event": "joined", "round": 3, "account": ME},
+        {"event": "dropped", "round": 5, "account": ME, "reason": "no heartbeat"},
+        {"event": "rejoined", "round": 7, "account": "ab" * 32},
+        {"event": "refused", "round": 8, "account": ME, "code": "FP-411", "reason": "wrong round"},
+        {"event": "caught_up", "round": 9, "by": "replay", "seconds": 1.25},
+    ]
+    assert seen(*events).notes == (
+        "round 3: Ada joined",
+        "round 5: Ada dropped: no heartbeat",
+        "round 7: abababab is back",
+        "round 8: Ada refused: FP-411 wrong round",
+        "round 9: caught up by replay in 1.2 s",
+    )
+
+
+def test_an_event_of_a_later_version_is_shown_by_its_name() -> None:
+    assert RunView().line({"event": "lease_lost", "round": 4}) == "round 4: lease lost"
+
+
+def test_a_falling_loss_falls_in_the_sparkline() -> None:
+    settled = [{"event": "settled", "round": i, "loss": 5.0 - i} for i in range(1, 5)]
+    assert seen(*settled).sparkline() == "█▆▃▁"
+    assert seen(settled[0]).sparkline() == "▁"
+    assert RunView().sparkline() == ""
+
+
+@given(st.integers(0, 10**18))
+def test_no_micro_credit_is_lost_in_print(amount: int) -> None:
+    whole, part = credits(amount).split(".")
+    assert int(whole) * 1_000_000 + int(part) == amount
+    assert len(part) == 6
+
+
+def test_sizes_have_fitting_units() -> None:
+    assert [size(n) for n in (5, 2048, 3 << 20, 5 << 40)] == ["5 B", "2.0 KiB", "3.0 MiB", "5.0 TiB"]
