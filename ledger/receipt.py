@@ -49,14 +49,14 @@ class Entry:
         """
         if body.get("type") != cls.type:
             raise values.fail("type", body.get("type"), cls.type)
-        if body.keys() != cls.keys():
-            raise values.fail(f"keys of {cls.type}", ", ".join(sorted(body)), ", ".join(sorted(cls.keys())))
+        if body.keys() != cls.field_names():
+            raise values.fail(f"keys of {cls.type}", ", ".join(sorted(body)), ", ".join(sorted(cls.field_names())))
         arguments = dict(body)
         del arguments["type"]
         return cls(**arguments)
 
     @classmethod
-    def keys(cls) -> frozenset[str]:
+    def field_names(cls) -> frozenset[str]:
         """The keys of this type's object."""
         if "_keys" not in cls.__dict__:
             cls._keys = frozenset({"type", *(field.name for field in fields(cls))})

@@ -1,0 +1,256 @@
+"""Which entry may follow in a log: the rules that need nothing but the log itself and the network's terms.
+
+An entry that breaks one makes its log invalid from there on; no witness cosigns it. Whether a valid entry has an effect
+(enough balance, a known source) is the fold's to say.
+
+Pure: no IO; an `apply` that raises has changed nothing.
+"""
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from . import keys
+from .entries import PREFIX, Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, run_id
+from .errors import EntryInvalid, KeyInvalid, SignatureInvalid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the rules and the fold need of a genesis."""
+
+    network: str
+    """The genesis id."""
+    supply: Mapping[str, int]
+    """Micro-credits that accounts own from the start."""
+    issuers: Mapping[str, int]
+    """Accounts that may issue, each with its total budget in micro-credits."""
+
+    def origin(self, owner: str) -> str:
+        """The origin line of the log of an account, or of "run/<run id>"."""
+        return f"{PREFIX}{self.network[:16]}/{owner}"
+
+    def owner(self, origin: str) -> str:
+        """Whose log this is: an account, or "run/<run id>".
+
+        Raises:
+            EntryInvalid: no log of this network can have that origin.
+        """
+        owner = origin[len(PREFIX) + 17 :]
+        if origin != self.origin(owner) or not _is_owner(owner):
+            raise EntryInvalid(rule="origin", got=origin[:160], wanted=f"{self.origin('')}<account> or …/run/<run id>")
+        return owner
+
+
+def _is_owner(owner: str) -> bool:
+    hexadecimal = owner.removeprefix("run/")
+    return len(hexadecimal) == 64 and all(char in "0123456789abcdef" for char in hexadecimal)
+
+
+class LogRules:
+    """The state that decides which entry may come next in one log."""
+
+    allowed: ClassVar[tuple[type[Entry], ...]]
+
+    def __init__(self, terms: Terms, owner: str, *, signatures: bool = True) -> None:
+        self.terms = terms
+        self.owner = owner
+        self.size = 0
+        """Entries accepted so far."""
+        self._signatures = signatures
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The accounts that may sign this log's heads; empty while unknown."""
+        raise NotImplementedError
+
+    def apply(self, entry: Entry) -> None:
+        """Accept the next entry.
+
+        Raises:
+            EntryInvalid: the entry may not come next; nothing changed.
+        """
+        if not isinstance(entry, self.allowed):
+            names = ", ".join(kind.type for kind in self.allowed)
+            raise EntryInvalid(rule="type", got=entry.type, wanted=f"one of {names} in this log", index=self.size)
+        try:
+            self._apply(entry)
+        except EntryInvalid as exc:
+            raise exc.at(self.size) from exc
+        self.size += 1
+
+    def _apply(self, entry: Entry) -> None:
+        raise NotImplementedError
+
+    def copy(self) -> Self:
+        """An independent copy, to try entries on."""
+        return copy(self)
+
+    def _check_key(self, account: str) -> None:
+        if self._signatures:
+            try:
+                keys.check_public(account)
+            except KeyInvalid as exc:
+                raise EntryInvalid(rule="key", got=exc.message, wanted="a key of prime order") from exc
+
+    def _check_source(self, recv: Recv) -> str:
+        return self.terms.owner(recv.origin)
+
+
+class AccountRules(LogRules):
+    """An account's log: send, recv, and issue where the genesis allows it."""
+
+    allowed = (Send, Recv, Issue)
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The account itself."""
+        return (self.owner,)
+
+    def _apply(self, entry: Entry) -> None:
+        if self.size == 0:
+            self._check_key(self.owner)
+        if isinstance(entry, Recv):
+            self._check_source(entry)
+        elif isinstance(entry, Issue) and self.owner not in self.terms.issuers:
+            raise EntryInvalid(rule="issuer", got=self.owner, wanted="an account with a budget in the genesis")
+
+
+class RunRules(LogRules):
+    """A run's log: begin, then rounds of open, receipts and settle; close ends it."""
+
+    allowed = (Begin, Recv, Open, Receipt, Audit, Settle, Close)
+
+    def __init__(self, terms: Terms, owner: str, *, signatures: bool = True) -> None:
+        super().__init__(terms, owner, signatures=signatures)
+        self.run = owner.removeprefix("run/")
+        self.begin: Begin | None = None
+        self.state = ""
+        """The id of the state after the last settled round."""
+        self.settled = 0
+        """The last settled round."""
+        self.slot_cursor = 0
+        """All slots below were given out."""
+        self.open: Open | None = None
+        """The round that is open."""
+        self.receipts: dict[int, Receipt] = {}
+        """Receipts of the open round by their index."""
+        self.counted: tuple[Receipt, ...] = ()
+        """Receipts of the last settled round."""
+        self.closed = False
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The leaders listed in the spec."""
+        return self.begin.leaders if self.begin else ()
+
+    def copy(self) -> Self:
+        """An independent copy, to try entries on."""
+        twin = copy(self)
+        twin.receipts = dict(self.receipts)
+        return twin
+
+    def _apply(self, entry: Entry) -> None:
+        if self.closed:
+            raise EntryInvalid(rule="order", got=f"{entry.type} after close", wanted="nothing")
+        if isinstance(entry, Begin):
+            self._begin(entry)
+        elif self.begin is None:
+            raise EntryInvalid(rule="order", got=entry.type, wanted="begin as the first entry")
+        elif isinstance(entry, Open):
+            self._open(entry)
+        elif isinstance(entry, Receipt):
+            self.check_receipt(entry)
+            self.receipts[self.size] = entry
+        elif isinstance(entry, Settle):
+            self._settle(entry)
+        elif isinstance(entry, Close):
+            _same("state", entry.state, self.state)
+            self.open, self.receipts, self.closed = None, {}, True
+        elif isinstance(entry, Recv) and self._check_source(entry).startswith("run/"):
+            raise EntryInvalid(rule="origin", got=entry.origin, wanted="the log of an account that sent to this run")
+
+    def _begin(self, entry: Begin) -> None:
+        if self.begin is not None:
+            raise EntryInvalid(rule="order", got="a second begin", wanted="begin only as the first entry")
+        _same("run id", run_id(entry.spec), self.run)
+        for leader in entry.leaders:
+            self._check_key(leader)
+        self.begin, self.state = entry, entry.state
+
+    def _open(self, entry: Open) -> None:
+        _same("round", entry.round, self.settled + 1)
+        _same("state", entry.state, self.state)
+        accounts = [seat.account for seat in entry.roster]
+        if len(set(accounts)) != len(accounts):
+            raise EntryInvalid(rule="roster", got="an account twice", wanted="distinct accounts")
+        end = self.slot_cursor
+        for seat in sorted(entry.roster, key=lambda seat: seat.slot_start):
+            if seat.slot_start < end:
+                got = f"slots from {seat.slot_start} for {seat.account}"
+                raise EntryInvalid(rule="roster", got=got, wanted=f"slots from {end} on: those below were given out")
+            end = seat.slot_start + seat.quota
+        for account in accounts:
+            self._check_key(account)
+        self.open, self.receipts, self.slot_cursor = entry, {}, end
+
+    def check_receipt(self, receipt: Receipt) -> None:
+        """Check that a receipt may be the next entry: what a leader asks before it takes one.
+
+        Raises:
+            EntryInvalid: `rule` names what is wrong.
+        """
+        _same("network", receipt.network, self.terms.network)
+        _same("run", receipt.run, self.run)
+        if self.begin is None or self.open is None:
+            raise EntryInvalid(rule="round", got=receipt.round, wanted="an open round: none is open")
+        _same("round", receipt.round, self.open.round)
+        seat = next((seat for seat in self.open.roster if seat.account == receipt.account), None)
+        if seat is None:
+            raise EntryInvalid(rule="account", got=receipt.account, wanted="a member on the round's roster")
+        _same("state_in", receipt.state_in, self.open.state)
+        start, count = receipt.slots
+        if start != seat.slot_start or count > seat.quota:
+            got, wanted = f"{count} from {start}", f"at most {seat.quota} from {seat.slot_start}"
+            raise EntryInvalid(rule="slots", got=got, wanted=wanted)
+        _same("tokens", receipt.tokens, count * self.begin.tokens_per_slot)
+        for index, other in self.receipts.items():
+            if other.account == receipt.account:
+                got = f"{count} from {start}, used by entry {index} already"
+                raise EntryInvalid(rule="slots", got=got, wanted="one receipt per member and round")
+        if self._signatures:
+            try:
+                receipt.verify()
+            except SignatureInvalid as exc:
+                wanted = f"a signature by {receipt.account} over this receipt"
+                raise EntryInvalid(rule="signature", got=f"{receipt.signature[:16]}…", wanted=wanted) from exc
+
+    def _settle(self, entry: Settle) -> None:
+        if self.open is None:
+            raise EntryInvalid(rule="round", got=entry.round, wanted="an open round: none is open")
+        _same("round", entry.round, self.open.round)
+        for index in entry.receipts:
+            if index not in self.receipts:
+                raise EntryInvalid(rule="receipts", got=index, wanted="indices of receipts of the open round")
+        if entry.validation and entry.validation[0] > entry.round:
+            raise EntryInvalid(rule="validation", got=f"of round {entry.validation[0]}", wanted=f"≤ {entry.round}")
+        self.counted = tuple(self.receipts[index] for index in entry.receipts)
+        self.open, self.receipts = None, {}
+        self.settled, self.state = entry.round, entry.state
+
+
+def _same(rule: str, got: object, wanted: object) -> None:
+    if got != wanted:
+        raise EntryInvalid(rule=rule, got=got, wanted=wanted)
+
+
+def rules_of(terms: Terms, origin: str, *, signatures: bool = True) -> AccountRules | RunRules:
+    """The rules of a log at its start; `signatures=False` where they and the keys were checked before.
+
+    Raises:
+        EntryInvalid: no log of this network can have that origin.
+    """
+    owner = terms.owner(origin)
+    kind = RunRules if owner.startswith("run/") else AccountRules
+    return kind(terms, owner, signatures=signatures)
