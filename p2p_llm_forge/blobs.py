@@ -13,13 +13,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from p2p_llm_forge.errors import BlobError, DiskError
 
-CHUNK_BYTES = 1 << 20
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
-Buffer = bytes | bytearray | memoryview
+CHUNK_BYTES = 1 << 20
 
 
 def leaf_hash(leaf: Buffer) -> bytes:

@@ -56,7 +56,7 @@ def read(path: Path) -> SpecFile:
         raise SpecError(f"{path}: not UTF-8 text at byte {exc.start}; a run spec is a YAML file") from exc
     try:
         tree = YAML(typ="rt", pure=True).load(text)
-        data = json.loads(json.dumps(tree, default=float, allow_nan=False))
+        data = json.loads(json.dumps(tree, default=float))
     except MarkedYAMLError as exc:
         mark = exc.problem_mark
         raise SpecError(f"{path}:{mark.line + 1 if mark else 1}: {exc.problem or 'not YAML'}") from exc

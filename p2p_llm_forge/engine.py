@@ -1,0 +1,252 @@
+"""A member's side of one run: holds the state, trains, checks and applies updates.
+
+Nothing changes when a method raises: a new state replaces the old one only after it is safely on disk.
+
+IO: reads blobs; writes updates and states into its own folder, each whole or absent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p_llm_forge import codec, memory, model, outer
+from p2p_llm_forge.blobs import blob_id, leaf_hash, merkle_root, read_blob, write_atomic
+from p2p_llm_forge.config import RunSpec
+from p2p_llm_forge.data import tokenize
+from p2p_llm_forge.data.sampler import Sampler
+from p2p_llm_forge.data.shards import Shards, load_manifest
+from p2p_llm_forge.errors import BlobError, RequestError, StateError, UpdateError
+from p2p_llm_forge.inner import InnerTrainer, Read, Report
+from p2p_llm_forge.protocol import Contribution, Open
+from p2p_llm_forge.state import Layout, State
+
+KEPT_FILES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Wall seconds of the parts of an apply."""
+
+    marks: dict[str, float]
+
+    def lap(self, name: str, since: float) -> float:
+        """Note the time since `since` under `name`; returns now."""
+        now = time.perf_counter()
+        self.marks[name] = round(now - since, 6)
+        return now
+
+
+class Engine:
+    """One open run. All methods but `check` belong to one thread."""
+
+    def __init__(self, request: Open, folder: Path, device: torch.device) -> None:
+        """Build the model, map the data, load the state.
+
+        Raises:
+            EngineError: the first blob that does not fit the others, or the memory.
+        """
+        self.spec = RunSpec.from_canonical(request.config)
+        self.folder, self.device = folder, device
+        self.seed = self.spec.seed if request.seed is None else request.seed
+        training = self.spec.training
+        self.tokenizer = tokenize.load(read_blob(Path(request.tokenizer), tokenize.LIMIT_BYTES, "tokenizer blob"))
+        self.manifest = load_manifest(Path(request.manifest))
+        self._shards = Shards(self.manifest, [Path(path) for path in request.shards]) if request.shards else None
+        self.config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
+        self._check_blobs_agree()
+        momentum = training.outer.kind == "nesterov"
+        need = memory.estimate(
+            self.config,
+            sequences=training.micro_batch_size or training.batch_size,
+            sequence_length=self.manifest.sequence_length,
+            momentum=momentum,
+        )
+        free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
+        memory.check_fits(need, free)
+        built = model.build(self.config, self.spec.seed)
+        self.layout = Layout.of(built, momentum=momentum)
+        self.state = State.load(Path(request.state), self.layout)
+        self.state_id = self.state.id(torch.get_num_threads())
+        self.inner = InnerTrainer(built, self.layout, training, device)
+        self._residual_P: Tensor | None = None  # allocated by the first training
+        self._pending: str | None = None  # id of the update that waits for its settle
+
+    def _check_blobs_agree(self) -> None:
+        length, rows = self.manifest.sequence_length, int(self.config.vocab_size)
+        if length != self.spec.data.sequence_length:
+            raise BlobError(f"manifest: sequence_length is {length}, the spec says {self.spec.data.sequence_length}")
+        if self.manifest.vocab_size > rows or self.tokenizer.vocab_size > rows:
+            raise BlobError(f"tokenizer blob: {self.tokenizer.vocab_size} tokens, the model's vocabulary has {rows}")
+
+    def train(
+        self, *, round_number: int, start: int, count: int, seconds: float, stopped: Callable[[], bool], report: Report
+    ) -> dict[str, Any]:
+        """Train on slots start … start+count-1 from the shared state and write the update.
+
+        Raises:
+            RequestError: opened without shards. UpdateError: training diverged. DiskError: the update was not written.
+        """
+        sampler = self._sampler()
+        needed = min(count, self.spec.training.inner_steps * self.spec.training.batch_size)
+        self.inner.take(self.state.weights_P)
+        result = self.inner.train(
+            self._reader(sampler.windows(start, needed)),
+            slots=needed,
+            round_number=round_number,
+            seed=self.seed,
+            deadline_s=time.monotonic() + seconds,
+            stopped=stopped,
+            report=report,
+        )
+        slots = [(start + offset, round(loss * 1e6)) for offset, loss in enumerate(result.losses) if loss == loss]
+        reply = {
+            "update": "",
+            "tokens": len(result.losses) * self.manifest.sequence_length,
+            "slots": len(result.losses),
+            "steps": result.steps,
+            "loss": round(sum(loss for _, loss in slots) / max(len(slots), 1)),
+            "leaves": leaves_root(slots),
+            "seconds": round(result.seconds, 6),
+        }
+        if result.steps:
+            reply["update"] = str(self._write_update())
+        return reply
+
+    def _write_update(self) -> Path:
+        """Fold the round's change into the residual and encode what is sent of it."""
+        training = self.spec.training
+        change_P = self.inner.change(self.state.weights_P)
+        if not bool(torch.isfinite(change_P).all()):
+            self.inner.reset()
+            raise UpdateError("own update: not finite, the training diverged; lower training.learning_rate")
+        if self._residual_P is not None:
+            change_P.add_(self._residual_P.mul(training.codec.decay))
+        data, _ = codec.encode(change_P, training.codec)
+        name = blob_id(data)
+        path = self.folder / "updates" / f"{name.partition('-')[0]}.update"
+        write_atomic(path, [data])
+        # From here the change counts: settled, the sent part leaves the residual; missed, all of it stays.
+        self._residual_P, self._pending = change_P, name
+        _prune(path.parent, "*.update", path)
+        return path
+
+    def check(self, path: Path) -> dict[str, Any]:
+        """Decode an update strictly; safe beside `train`. Raises UpdateError, DiskError."""
+        update, _ = self._decode(path)
+        return {
+            "values": update.count,
+            "norm_units": round(outer.check_norm(update, self.spec.training.max_update_rms) * 1e6),
+        }
+
+    def _decode(self, path: Path) -> tuple[codec.Update, bytes]:
+        spec, size = self.spec.training.codec, self.layout.parameters
+        limit = codec.encoded_bytes(spec, size)
+        try:
+            data = read_blob(path, limit, "update")
+        except BlobError as exc:
+            raise UpdateError(f"update {path.name}: oversize, expected {limit} bytes") from exc
+        try:
+            return codec.decode(data, spec, size), data
+        except UpdateError as exc:
+            raise UpdateError(exc.message.replace("update", f"update {path.name}", 1)) from exc
+
+    def apply(self, round_number: int, contributions: Sequence[Contribution]) -> dict[str, Any]:
+        """Move the state by the settled updates, in the order given, and write it.
+
+        Raises:
+            UpdateError, DiskError: with the state, the residual and the files as before.
+        """
+        clock = Clock(marks={})
+        began = now = time.perf_counter()
+        training = self.spec.training
+        decoded = [self._decode(Path(item.path)) for item in contributions]
+        updates = [update for update, _ in decoded]
+        norms = [outer.check_norm(update, training.max_update_rms) for update in updates]
+        now = clock.lap("decode", now)
+        new = self.state.copy()
+        if updates:
+            tokens = [item.tokens for item in contributions]
+            mean_P = outer.aggregate(updates, tokens, norms if training.clip_updates else None)
+            now = clock.lap("aggregate", now)
+            outer.step(new.weights_P, new.momentum_P, mean_P, training.outer)
+            if not new.is_finite():
+                raise UpdateError(f"round {round_number}: the settled updates lead to values that are not finite")
+        now = clock.lap("outer", now)
+        new_id = new.id(torch.get_num_threads())
+        now = clock.lap("hash", now)
+        path = self._write_state(new, new_id)
+        self._settle(contributions, decoded)
+        self.state, self.state_id = new, new_id
+        clock.lap("write", now)
+        clock.lap("total", began)
+        return {"state": new_id, "path": str(path), "seconds": {"aggregate": 0.0, **clock.marks}}
+
+    def _write_state(self, state: State, name: str) -> Path:
+        path = self.folder / "states" / f"{name.partition('-')[0]}.safetensors"
+        state.write(path)
+        _prune(path.parent, "*.safetensors", path)
+        return path
+
+    def _settle(self, contributions: Sequence[Contribution], decoded: Sequence[tuple[codec.Update, bytes]]) -> None:
+        """What was settled of mine leaves the residual; an unsettled change stays in it."""
+        if self._residual_P is not None and self._pending is not None:
+            for item, (update, data) in zip(contributions, decoded, strict=True):
+                if item.mine and blob_id(data) == self._pending:
+                    update.subtract_from(self._residual_P)
+        self._pending = None
+
+    def load(self, path: Path) -> str:
+        """Take over another state and drop the residual. Raises StateError, DiskError."""
+        state = State.load(path, self.layout)
+        self.state, self.state_id = state, state.id(torch.get_num_threads())
+        self._residual_P = self._pending = None
+        return self.state_id
+
+    def evaluate(self, sequences: int) -> dict[str, Any]:
+        """Mean held-out loss of the shared state in micro-nats.
+
+        Raises:
+            RequestError: nothing is held out. StateError: the loss is not finite.
+        """
+        windows = self._sampler().held_out(sequences)
+        if not len(windows):
+            raise RequestError("evaluate: the run holds nothing out; set data.held_out above 0")
+        self.inner.take(self.state.weights_P)
+        loss = self.inner.evaluate(self._reader(windows), len(windows))
+        if not 0.0 <= loss < 1e6:
+            raise StateError(f"evaluate: the loss of this state is {loss}")
+        return {"loss": round(loss * 1e6), "tokens": len(windows) * self.manifest.sequence_length}
+
+    def _sampler(self) -> Sampler:
+        if self._shards is None:
+            raise RequestError("this run was opened without shards; open it with them to train or evaluate")
+        return Sampler(
+            seed=self.spec.seed,
+            train_slots=self.manifest.train_slots,
+            held_out_slots=self.manifest.held_out_slots,
+        )
+
+    def _reader(self, windows: Any) -> Read:
+        shards = self._shards
+        assert shards is not None
+        return lambda first, count: torch.from_numpy(shards.read(windows[first : first + count]))
+
+
+def leaves_root(slots: Sequence[tuple[int, int]]) -> str:
+    """Merkle root (hex) over leaves slot u64be ‖ loss in micro-nats u64be."""
+    return merkle_root(leaf_hash(slot.to_bytes(8, "big") + loss.to_bytes(8, "big")) for slot, loss in slots).hex()
+
+
+def _prune(folder: Path, pattern: str, newest: Path) -> None:
+    """Keep the newest files of a kind."""
+    newest.touch()
+    files = sorted(folder.glob(pattern), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    for file in files[KEPT_FILES:]:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""One member's round: AdamW steps on its own copy of the weights.
+
+The model's parameters are views of one flat vector in the order of the state, so taking over the shared weights is one
+copy and the update one subtraction. Losses stay on the device until the round ends or a progress report is due.
+
+Shapes: P parameters, B sequences of a micro batch, L tokens of a sequence.
+
+IO: none but the clock; changes the model it owns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from p2p_llm_forge.settings import TrainingSpec
+from p2p_llm_forge.state import Layout
+
+REPORT_S = 0.25
+
+Read = Callable[[int, int], Tensor]
+"""(first slot within the range, count) → int64 tokens [count, L + 1] on the CPU."""
+Report = Callable[[int, int, int, float], None]
+"""(steps done, steps planned, tokens, loss of the last step in nats)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """What a member did in one round."""
+
+    steps: int
+    """AdamW steps taken."""
+    losses: list[float]
+    """Mean loss of each slot used, in slot order, in nats."""
+    seconds: float
+    """Time the steps took."""
+
+
+class InnerTrainer:
+    """Owns the local model and its AdamW state, which lives on between rounds."""
+
+    def __init__(self, model: nn.Module, layout: Layout, spec: TrainingSpec, device: torch.device) -> None:
+        self.model, self.spec, self.device = model.to(device), spec, device
+        self.local_P = _flatten(model, layout, device)
+        self._precision = _precision(spec.precision, device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the AdamW state."""
+        matrices = [parameter for parameter in self.model.parameters() if parameter.ndim >= 2]
+        vectors = [parameter for parameter in self.model.parameters() if parameter.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        self._optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.spec.learning_rate,
+            betas=self.spec.betas,
+            weight_decay=self.spec.weight_decay,
+            fused=True,
+        )
+
+    def take(self, weights_P: Tensor) -> None:
+        """Set the local weights to the shared ones."""
+        self.local_P.copy_(weights_P)
+
+    def change(self, weights_P: Tensor) -> Tensor:
+        """Δ = shared − local, fp32 [P] on the CPU."""
+        return weights_P - self.local_P.cpu()
+
+    def train(
+        self, read: Read, *, slots: int, round_number: int, seed: int, deadline_s: float,
+        stopped: Callable[[], bool], report: Report,
+    ) -> RoundResult:  # fmt: skip
+        """Up to `inner_steps` steps over `slots` slots; ends after the step in which time is up or `stopped()`.
+
+        Args:
+            deadline_s: on `time.monotonic()`.
+        """
+        batch = self.spec.batch_size
+        steps = min(self.spec.inner_steps, math.ceil(slots / batch))
+        losses: list[Tensor] = []
+        started = reported = time.monotonic()
+        torch.manual_seed(_seed(seed, round_number))
+        self.model.train()
+        step = 0
+        while step < steps and not stopped() and time.monotonic() < deadline_s:
+            tokens = read(step * batch, min(batch, slots - step * batch))
+            self._set_learning_rate(round_number - 1 + step / steps)
+            losses.append(self._step(tokens))
+            step += 1
+            now = time.monotonic()
+            if now - reported >= REPORT_S or step == steps:
+                reported = now
+                done = sum(len(part) for part in losses) * (tokens.shape[1] - 1)
+                report(step, steps, done, float(losses[-1].mean()))
+        self._optimizer.zero_grad(set_to_none=True)
+        values = torch.cat(losses).tolist() if losses else []
+        return RoundResult(steps=step, losses=values, seconds=time.monotonic() - started)
+
+    def _step(self, tokens: Tensor) -> Tensor:
+        """One AdamW step; returns the loss of each sequence, on the device."""
+        micro = self.spec.micro_batch_size or len(tokens)
+        tokens = tokens.to(self.device, non_blocking=True)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses: list[Tensor] = []
+        for part in torch.split(tokens, micro):
+            loss_B = self.sequence_losses(part)
+            (loss_B.sum() / len(tokens)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss_B.detach())
+        if self.spec.grad_clip > 0.0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.grad_clip)
+        self._optimizer.step()
+        return losses[0] if len(losses) == 1 else torch.cat(losses)
+
+    def sequence_losses(self, tokens_BL: Tensor) -> Tensor:
+        """Mean loss of each sequence [B] for tokens [B, L + 1] on the device."""
+        with self._precision:
+            logits = self.model(input_ids=tokens_BL[:, :-1], use_cache=False).logits
+        targets = tokens_BL[:, 1:]
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape).mean(dim=1)
+
+    @torch.no_grad()
+    def evaluate(self, read: Read, sequences: int) -> float:
+        """Mean loss in nats over held-out sequences, with the weights that the model holds now."""
+        self.model.eval()
+        micro = self.spec.micro_batch_size or self.spec.batch_size
+        total = 0.0
+        for at in range(0, sequences, micro):
+            tokens = read(at, min(micro, sequences - at)).to(self.device)
+            total += float(self.sequence_losses(tokens).sum())
+        return total / sequences
+
+    def _set_learning_rate(self, progress: float) -> None:
+        rate = learning_rate(self.spec, progress)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+
+def learning_rate(spec: TrainingSpec, progress: float) -> float:
+    """Linear warm-up over the first rounds, then a cosine to the last; `progress` counts rounds done."""
+    if progress < spec.warmup_rounds:
+        return spec.learning_rate * max(progress / spec.warmup_rounds, 0.02)
+    span = max(spec.rounds - spec.warmup_rounds, 1)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min((progress - spec.warmup_rounds) / span, 1.0)))
+    floor = spec.min_learning_rate_ratio
+    return spec.learning_rate * (floor + (1.0 - floor) * cosine)
+
+
+def _flatten(model: nn.Module, layout: Layout, device: torch.device) -> Tensor:
+    """Move all parameters into one vector, each becoming a view of it."""
+    flat_P = torch.empty(layout.parameters, dtype=torch.float32, device=device)
+    parameters = dict(model.named_parameters())
+    at = 0
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        view = flat_P[at : at + math.prod(shape)].view(shape)
+        view.copy_(parameters[name].detach())
+        parameters[name].data = view
+        at += view.numel()
+    return flat_P
+
+
+def _precision(setting: str, device: torch.device) -> AbstractContextManager[object]:
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if setting == "bf16" or (setting == "auto" and on_gpu):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _seed(seed: int, round_number: int) -> int:
+    digest = hashlib.sha256(f"p2p-llm-forge/dropout/v1\n{seed} {round_number}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

@@ -1,0 +1,94 @@
+"""Estimates what training a model needs, and what this machine has free, before anything large is allocated.
+
+IO: asks the operating system and the accelerator for free memory; `estimate` is pure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from p2p_llm_forge.errors import DoesNotFit
+from p2p_llm_forge.model import from_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """How much memory training needs on one peer, in bytes."""
+
+    parameters: int
+    """Distinct parameters."""
+    weights_bytes: int
+    """Local weights, gradients and AdamW state: 16 bytes per parameter."""
+    state_bytes: int
+    """Shared state, residual and aggregation: 20 bytes per parameter, 4 more with outer momentum."""
+    activation_bytes: int
+    """A rough figure for one micro batch."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything together."""
+        return self.weights_bytes + self.state_bytes + self.activation_bytes
+
+
+def estimate(config: Any, *, sequences: int, sequence_length: int, momentum: bool) -> Estimate:
+    """What training will need, from the shapes alone: nothing of the model's size is allocated.
+
+    Args:
+        sequences: sequences per micro batch.
+    """
+    with torch.device("meta"), _quiet():
+        model = from_config(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    hidden = int(getattr(config, "hidden_size", 0) or 0)
+    layers = int(getattr(config, "num_hidden_layers", 0) or 0)
+    tokens = sequences * sequence_length
+    # About 34 hidden-sized activations a layer in half precision (Korthikanti et al., 2022), doubled for fp32;
+    # logits, their log-softmax and their gradient in fp32.
+    activations = tokens * (layers * hidden * 68 + int(config.vocab_size) * 12)
+    state = parameters * (24 if momentum else 20)
+    return Estimate(
+        parameters=parameters, weights_bytes=parameters * 16, state_bytes=state, activation_bytes=activations
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    state = torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(state)
+
+
+def check_fits(need: Estimate, available_bytes: int) -> None:
+    """Refuse a model that will not fit. Raises DoesNotFit with the figures."""
+    if need.total_bytes > available_bytes:
+        raise DoesNotFit(
+            f"model: {need.parameters:,} parameters need about {_gib(need.total_bytes)} "
+            f"({_gib(need.weights_bytes)} weights, gradients and AdamW, {_gib(need.state_bytes)} shared state, "
+            f"{_gib(need.activation_bytes)} activations), {_gib(available_bytes)} are free; "
+            "choose a smaller model, micro_batch_size or sequence_length"
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def available_bytes() -> int:
+    """Memory that this process could still take: what the system has free, within its control group."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return max(free, 0)

@@ -1,0 +1,127 @@
+"""The submitter's part: turns a run spec and a corpus into the blobs that every member starts from.
+
+IO: reads the corpus and local model folders; writes the blobs into one folder, each whole or absent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from p2p_llm_forge import memory, model
+from p2p_llm_forge.blobs import blob_id, write_atomic
+from p2p_llm_forge.config import RunSpec
+from p2p_llm_forge.data import corpus, shards, tokenize
+from p2p_llm_forge.errors import ModelError, SpecError, TokenizerError
+from p2p_llm_forge.state import Layout, State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What was made."""
+
+    spec: RunSpec
+    parameters: int
+    manifest: shards.Manifest
+    paths: dict[str, Path]
+    """model, tokenizer, manifest, state."""
+    ids: dict[str, str]
+    """Their blob ids."""
+    shard_paths: list[Path]
+
+    def reply(self) -> dict[str, Any]:
+        """The worker's answer to `prepare`."""
+        return {
+            "parameters": self.parameters,
+            "slots_per_epoch": self.manifest.train_slots,
+            "held_out_slots": self.manifest.held_out_slots,
+            "tokens_per_slot": self.manifest.sequence_length,
+            "vocab_size": self.manifest.vocab_size,
+            "flops_per_token": 6 * self.parameters,
+            "state": self.ids["state"],
+            "blobs": {
+                **{name: str(path) for name, path in self.paths.items()},
+                "shards": [str(path) for path in self.shard_paths],
+            },
+            "ids": {**self.ids, "shards": list(self.manifest.shards)},
+            "config": self.spec.canonical(),
+        }
+
+
+def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Progress) -> Prepared:
+    """Make all blobs of a run in `out`.
+
+    Raises:
+        CorpusError, TokenizerError, ModelError, DoesNotFit, SpecError, DiskError: before the slow part where possible.
+    """
+    if spec.data.path is None or not Path(spec.data.path).is_absolute():
+        raise SpecError(f"data.path: {spec.data.path!r}; give the absolute path of the text file")
+    text = Path(spec.data.path)
+    corpus.size(text)
+    tokenizer = tokenize.make(spec.data.tokenizer, corpus.pieces(text, progress, "tokenizer"))
+    config = _model_config(spec, tokenizer)
+    need = memory.estimate(
+        config,
+        sequences=spec.training.micro_batch_size or spec.training.batch_size,
+        sequence_length=spec.data.sequence_length,
+        momentum=spec.training.outer.kind == "nesterov",
+    )
+    memory.check_fits(need, available_bytes)
+    manifest, shard_paths = shards.pack(
+        tokenizer.encode_pieces(corpus.pieces(text, progress, "tokens")),
+        folder=out / "shards",
+        sequence_length=spec.data.sequence_length,
+        held_out=spec.data.held_out,
+        vocab_size=tokenizer.vocab_size,
+        corpus=str(text),
+    )
+    progress("state", 0, 1)
+    built = model.from_folder(spec.model.path) if spec.model.path else model.build(config, spec.seed)
+    layout = Layout.of(built, momentum=spec.training.outer.kind == "nesterov")
+    state = State.of_model(built, layout)
+    blobs = {
+        "model": ("model.json", model.blob_from_config(config)),
+        "tokenizer": ("tokenizer.json", tokenizer.blob()),
+        "manifest": ("manifest.json", manifest.encode()),
+        "state": ("state.safetensors", state.data),
+    }
+    for name, data in blobs.values():
+        write_atomic(out / name, [data])
+    progress("state", 1, 1)
+    return Prepared(
+        spec=spec,
+        parameters=layout.parameters,
+        manifest=manifest,
+        paths={kind: out / name for kind, (name, _) in blobs.items()},
+        ids={kind: blob_id(data) for kind, (_, data) in blobs.items()},
+        shard_paths=shard_paths,
+    )
+
+
+def _model_config(spec: RunSpec, tokenizer: tokenize.TextCodec) -> Any:
+    """The model's configuration, checked against tokenizer and sequence length."""
+    if spec.model.path:
+        config = model.read_config(spec.model.path)
+        # What members would refuse in the blob is refused here first.
+        config = model.config_from_blob(model.blob_from_config(config))
+    else:
+        config = model.config_from_spec(
+            spec.model,
+            vocab_size=tokenizer.vocab_size,
+            sequence_length=spec.data.sequence_length,
+            end_id=tokenizer.end_id,
+        )
+    rows = int(config.vocab_size)
+    if tokenizer.vocab_size > rows:
+        raise TokenizerError(
+            f"tokenizer: {tokenizer.vocab_size} tokens, the model's vocabulary has {rows}; "
+            "set data.tokenizer.vocab_size lower or model.vocab_size higher"
+        )
+    longest = model.context_length(config)
+    if longest is not None and spec.data.sequence_length > longest:
+        raise ModelError(
+            f"data.sequence_length: {spec.data.sequence_length} tokens, the model sees {longest}; "
+            "set sequence_length lower or model.context higher"
+        )
+    return config

@@ -1,0 +1,273 @@
+"""The worker subprocess: one run's engine behind JSON lines on stdin and stdout (see `protocol`).
+
+`python -m p2p_llm_forge.worker --folder DIR [--threads N] [--device auto|cpu|cuda]`
+
+The main thread computes. A reader thread parses requests; it answers `stop` itself, so that a training ends after its
+current step, and hands `check` to a side thread. End of input ends the process at once: the daemon is gone.
+Anything that is printed by a library goes to stderr; stdout carries only the protocol.
+
+IO: pipes, blobs, its own folder. No network, no pickle, no code from models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from p2p_llm_forge import isolation, protocol
+from p2p_llm_forge.config import RunSpec
+from p2p_llm_forge.errors import DeviceError, EngineError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+    from p2p_llm_forge.engine import Engine
+
+_QUEUE = 64
+
+
+class Worker:
+    """Dispatches requests; `engine` is set by `open`."""
+
+    def __init__(self, folder: Path, device: torch.device, requests: int, replies: BinaryIO) -> None:
+        self.folder, self.device = folder, device
+        self.engine: Engine | None = None  # Written only by the main thread.
+        self._requests, self._replies = requests, replies
+        self._write_lock = threading.Lock()
+        self._waiting: queue.Queue[tuple[protocol.Request, threading.Event]] = queue.Queue(_QUEUE)
+        self._stops: set[threading.Event] = set()  # Of trainings not yet finished. Guarded by _stops_lock.
+        self._stops_lock = threading.Lock()
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="check")
+
+    def send(self, value: dict[str, Any]) -> None:
+        """Write one line; ends the process when nobody reads any more."""
+        data = protocol.line(value)
+        try:
+            with self._write_lock:
+                self._replies.write(data)
+                self._replies.flush()
+        except OSError:
+            os._exit(1)
+
+    def answer(self, request_id: int, work: Callable[[], dict[str, Any]]) -> None:
+        """Run `work` and reply with its result or its refusal."""
+        try:
+            self.send({"id": request_id, "ok": work()})
+        except EngineError as exc:
+            self.send({"id": request_id, "error": protocol.error(exc)})
+        except MemoryError:
+            self.send({"id": request_id, "error": protocol.error(DeviceError("out of memory; use a smaller batch"))})
+
+    def read(self) -> None:
+        """The reader thread."""
+        for line in _lines(self._requests):
+            if len(line) > protocol.LINE_LIMIT_BYTES:
+                self.send({"id": 0, "error": protocol.error(RequestError("request: line too long"))})
+                break
+            try:
+                request = protocol.parse(line)
+            except EngineError as exc:
+                self.send({"id": protocol.request_id(line), "error": protocol.error(exc)})
+                continue
+            if isinstance(request, protocol.Stop):
+                self._stop(request)
+            elif isinstance(request, protocol.Check):
+                self._side.submit(self.answer, request.id, partial(self._check, request))
+            else:
+                self._queue(request)
+        os._exit(0)
+
+    def _stop(self, request: protocol.Stop) -> None:
+        with self._stops_lock:
+            for event in self._stops:
+                event.set()
+        self.send({"id": request.id, "ok": {}})
+
+    def _queue(self, request: protocol.Request) -> None:
+        event = threading.Event()
+        if isinstance(request, protocol.Train):
+            with self._stops_lock:
+                self._stops.add(event)
+        try:
+            self._waiting.put_nowait((request, event))
+        except queue.Full:
+            message = f"request: {_QUEUE} requests are waiting already; wait for their replies"
+            self.send({"id": request.id, "error": protocol.error(RequestError(message))})
+
+    def run(self) -> None:
+        """The main thread: one request after the other until `close`."""
+        threading.Thread(target=self.read, name="reader", daemon=True).start()
+        while True:
+            request, stopped = self._waiting.get()
+            self.answer(request.id, partial(self._do, request, stopped))
+            with self._stops_lock:
+                self._stops.discard(stopped)
+            if isinstance(request, protocol.Close):
+                return
+
+    def _do(self, request: protocol.Request, stopped: threading.Event) -> dict[str, Any]:
+        import torch
+
+        try:
+            return self._dispatch(request, stopped)
+        except torch.OutOfMemoryError as exc:
+            raise DeviceError(f"{self.device.type}: out of memory; use a smaller micro_batch_size") from exc
+
+    def _dispatch(self, request: protocol.Request, stopped: threading.Event) -> dict[str, Any]:
+        match request:
+            case protocol.Prepare():
+                return self._prepare(request)
+            case protocol.Open():
+                return self._open(request)
+            case protocol.Train():
+                return self._train(request, stopped)
+            case protocol.Apply():
+                return self._opened().apply(request.round, request.updates)
+            case protocol.Load():
+                return {"state": self._opened().load(Path(request.state))}
+            case protocol.Evaluate():
+                return self._opened().evaluate(request.sequences)
+            case protocol.Export():
+                return self._export(request)
+            case protocol.Generate():
+                return self._generate(request)
+            case protocol.Measure():
+                from p2p_llm_forge.measure import measure
+
+                return measure(self.device)
+        return {}  # close
+
+    def _opened(self) -> Engine:
+        if self.engine is None:
+            raise RequestError("no run is open; send open first")
+        return self.engine
+
+    def _prepare(self, request: protocol.Prepare) -> dict[str, Any]:
+        from p2p_llm_forge import memory
+        from p2p_llm_forge.prepare import prepare
+
+        def progress(phase: str, done: int, total: int) -> None:
+            self.send({"id": request.id, "event": "progress", "phase": phase, "done": done, "total": total})
+
+        free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
+        return prepare(RunSpec.from_worker(request.spec), Path(request.out), free, progress).reply()
+
+    def _open(self, request: protocol.Open) -> dict[str, Any]:
+        from p2p_llm_forge.engine import Engine
+
+        self.engine = None  # The memory of the run before is free again for this one.
+        self.engine = Engine(request, self.folder, self.device)
+        parameters = self.engine.layout.parameters
+        return {"state": self.engine.state_id, "parameters": parameters, "device": self.device.type}
+
+    def _train(self, request: protocol.Train, stopped: threading.Event) -> dict[str, Any]:
+        def report(step: int, steps: int, tokens: int, loss: float) -> None:
+            nats = round(loss * 1e6) if loss == loss and loss < 1e6 else 0
+            event = {"event": "progress", "step": step, "steps": steps, "tokens": tokens, "loss": nats}
+            self.send({"id": request.id, **event})
+
+        return self._opened().train(
+            round_number=request.round,
+            start=request.start,
+            count=request.count,
+            seconds=request.seconds,
+            stopped=stopped.is_set,
+            report=report,
+        )
+
+    def _check(self, request: protocol.Check) -> dict[str, Any]:
+        return self._opened().check(Path(request.update))
+
+    def _export(self, request: protocol.Export) -> dict[str, Any]:
+        from p2p_llm_forge.produce import export
+
+        engine, to = self._opened(), Path(request.to).absolute()
+        engine.inner.take(engine.state.weights_P)
+        return {"folder": str(to), "files": export(engine.inner.model, engine.tokenizer, to)}
+
+    def _generate(self, request: protocol.Generate) -> dict[str, Any]:
+        from p2p_llm_forge.produce import generate
+
+        engine = self._opened()
+        engine.inner.take(engine.state.weights_P)
+        text = ""
+        for part in generate(
+            engine.inner.model,
+            engine.tokenizer,
+            engine.config,
+            self.device,
+            prompt=request.prompt,
+            tokens=request.tokens,
+            temperature=request.temperature,
+            top_k=request.top_k,
+            seed=request.seed,
+        ):
+            text += part
+            self.send({"id": request.id, "event": "text", "text": part})
+        return {"text": text}
+
+
+def _lines(handle: int) -> Iterator[bytes]:
+    """Lines of a file descriptor, without a buffered reader whose lock could not be taken at interpreter exit.
+
+    A line above the limit is given out as far as it was read.
+    """
+    rest = bytearray()
+    while part := os.read(handle, 1 << 16):
+        rest += part
+        *lines, tail = rest.split(b"\n") if b"\n" in part else (rest,)
+        yield from map(bytes, lines)
+        rest = tail
+        if len(rest) > protocol.LINE_LIMIT_BYTES:
+            yield bytes(rest)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker until `close` or the end of input."""
+    parser = argparse.ArgumentParser(prog="python -m p2p_llm_forge.worker", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where updates and states are written")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads to compute with")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options = parser.parse_args(arguments)
+    threads = max(1, options.threads)
+    isolated = isolation.isolate()
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _environment(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("FP-111 device: cuda was asked for, but torch finds none; use --device cpu")
+    name = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
+    worker = Worker(options.folder.absolute(), torch.device(name), 0, replies)
+    ready = {"event": "ready", "version": protocol.VERSION, "device": name, "threads": threads}
+    worker.send({**ready, "network_isolated": int(isolated)})
+    worker.run()
+    return 0
+
+
+def _environment(threads: int) -> None:
+    """Settings that libraries read when they are imported."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TRANSFORMERS_VERBOSITY="error",
+        TOKENIZERS_PARALLELISM="false",
+        OMP_NUM_THREADS=str(threads),
+        RAYON_NUM_THREADS=str(threads),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
