@@ -248,7 +248,7 @@ def _pack2(codes: U8) -> U8:
 
 def _unpack2(packed: U8, kept: int) -> U8:
     shifts = np.array([0, 2, 4, 6], dtype=np.uint8)
-    codes: U8 = ((packed[:, :, None] >> shifts) & np.uint8(3)).reshape(packed.shape[0], -1)
+    codes = ((packed[:, :, None] >> shifts) & np.uint8(3)).astype(np.uint8).reshape(packed.shape[0], -1)
     if codes[:, kept:].any():
         raise UpdateError("update: non-canonical codes, expected zero padding bits")
     return codes[:, :kept]

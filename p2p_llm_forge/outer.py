@@ -3,7 +3,8 @@
 The mean of a coordinate is over the members that sent it, weighted by their tokens, after each update was scaled
 down to the median norm. Everything is in fp32 in receipt order, by separate elementwise mul, add, sub, div and
 `index_add_` on unique indices, which round the same for any thread count and instruction set; `sum`, `norm`,
-`addcmul`, `lerp` and `alpha=` do not and are not used. Norms are integer sums of fixed-point squares, which no order can change.
+`addcmul`, `lerp` and `alpha=` do not and are not used. Norms are integer sums of fixed-point squares, which no order
+can change.
 
 Shapes: P parameters, N values sent.
 

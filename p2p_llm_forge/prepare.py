@@ -80,7 +80,7 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     built = model.from_folder(spec.model.path) if spec.model.path else model.build(config, spec.seed)
     layout = Layout.of(built, momentum=spec.training.outer.kind == "nesterov")
     state = State.of_model(built, layout)
-    blobs = {
+    blobs: dict[str, tuple[str, bytes | memoryview]] = {
         "model": ("model.json", model.blob_from_config(config)),
         "tokenizer": ("tokenizer.json", tokenizer.blob()),
         "manifest": ("manifest.json", manifest.encode()),

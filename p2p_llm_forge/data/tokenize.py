@@ -144,7 +144,7 @@ def _codec(files: dict[str, str], what: str) -> TextCodec:
     if "tokenizer.json" not in files:
         raise TokenizerError(f"{what}: has no tokenizer.json")
     try:
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"])
-    except Exception as exc:  # the library raises bare Exception for every parse error
+        tokenizer = Tokenizer.from_buffer(files["tokenizer.json"].encode())
+    except ValueError as exc:
         raise TokenizerError(f"{what}: tokenizer.json cannot be parsed ({str(exc)[:120]})") from exc
     return TextCodec(tokenizer=tokenizer, files=files)
