@@ -1,5 +1,6 @@
 """Signed Merkle logs, credits and their verification; knows nothing of training or of the network.
 
 The files, each importing only files named before it:
-errors codec keys merkle notes entries rules fold genesis tiles store witness replica verify cli.
+errors codec keys merkle notes values spec receipt entries rules balances fold_log fold genesis database logs store
+witness replica tiles verify cli.
 """

@@ -8,7 +8,7 @@ root or proof of any earlier size in O(log n).
 Pure: no IO.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 
 from .errors import ProofInvalid
@@ -50,9 +50,9 @@ class Frontier:
 
     __slots__ = ("_edge", "size")
 
-    def __init__(self) -> None:
-        self.size = 0
-        self._edge: list[bytes] = []
+    def __init__(self, size: int = 0, edge: Iterable[bytes] = ()) -> None:
+        self.size = size
+        self._edge = list(edge)  # one root per bit set in the size, widest first
 
     def append(self, leaf: bytes) -> None:
         """Add one leaf hash."""
@@ -98,6 +98,14 @@ class Tree:
             count >>= 1
         self.size += 1
 
+    def truncate(self, size: int) -> None:
+        """Forget the leaves from `size` on."""
+        if not 0 <= size <= self.size:
+            raise ValueError(f"size {size} is outside 0..{self.size}")
+        for level, hashes in enumerate(self._levels):
+            del hashes[32 * (size >> level) :]
+        self.size = size
+
     def node(self, level: int, index: int) -> bytes:
         """The hash of the complete subtree over leaves [index·2^level, (index+1)·2^level)."""
         return bytes(self._levels[level][32 * index : 32 * index + 32])
@@ -108,6 +116,12 @@ class Tree:
         if not 0 <= size <= self.size:
             raise ValueError(f"size {size} is outside 0..{self.size}")
         return self._span(0, size) if size else EMPTY_ROOT
+
+    def frontier(self, size: int) -> Frontier:
+        """The frontier at `size`, to try leaves on."""
+        if not 0 <= size <= self.size:
+            raise ValueError(f"size {size} is outside 0..{self.size}")
+        return Frontier(size, self._edge(0, size))
 
     def inclusion_proof(self, index: int, size: int) -> list[bytes]:
         """RFC 6962 section 2.1.1: PATH(index, D[size])."""
@@ -147,12 +161,14 @@ class Tree:
 
     def _span(self, start: int, end: int) -> bytes:
         """The hash over leaves [start, end) of a subtree that begins at a multiple of its own width."""
-        parts: list[bytes] = []
+        return _join(list(self._edge(start, end)))
+
+    def _edge(self, start: int, end: int) -> Iterator[bytes]:
+        """The roots of the complete subtrees, widest first, that together cover [start, end)."""
         while start < end:
             level = (end - start).bit_length() - 1
-            parts.append(self.node(level, start >> level))
+            yield self.node(level, start >> level)
             start += 1 << level
-        return _join(parts)
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:

@@ -58,7 +58,8 @@ class LogRules:
         self.owner = owner
         self.size = 0
         """Entries accepted so far."""
-        self._signatures = signatures
+        self.signatures = signatures
+        """Whether keys and signatures are checked too."""
 
     @property
     def writers(self) -> tuple[str, ...]:
@@ -88,7 +89,7 @@ class LogRules:
         return copy(self)
 
     def _check_key(self, account: str) -> None:
-        if self._signatures:
+        if self.signatures:
             try:
                 keys.check_public(account)
             except KeyInvalid as exc:
@@ -219,7 +220,7 @@ class RunRules(LogRules):
             if other.account == receipt.account:
                 got = f"{count} from {start}, used by entry {index} already"
                 raise EntryInvalid(rule="slots", got=got, wanted="one receipt per member and round")
-        if self._signatures:
+        if self.signatures:
             try:
                 receipt.verify()
             except SignatureInvalid as exc:
