@@ -97,7 +97,8 @@ def stop(home: Path, as_json: bool) -> None:
 @click.option("--json", "summary", type=click.Path(path_type=Path), help="Write a summary to this file.")
 def demo(**options: Any) -> int:
     """Show the main job: three peers train a model; one joins late, one is killed and comes back; all is verified."""
-    from peer.demo import DemoOptions, run_demo
+    from peer.demo import run_demo
+    from peer.demo_plan import DemoOptions
 
     return run_demo(DemoOptions(**options))
 

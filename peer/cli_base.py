@@ -95,7 +95,7 @@ def tell(code: str, message: str, fix: str) -> None:
     """One line on standard error; with `--json` also an object on standard output."""
     line = " ".join(f"forge-peer: {code}: {message}".split())
     click.echo(line + (f" ({' '.join(fix.split())})" if fix else ""), err=True)
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and "demo" not in sys.argv[:2]:  # there it names a file
         print_json({"error": {"code": code, "message": message, "fix": fix}})
 
 

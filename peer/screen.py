@@ -73,7 +73,8 @@ def picture(view: RunView) -> RenderableType:
 
     receipts = f"{view.receipts}/{len(view.members)} receipts"
     going = f"round {view.open_round}, {receipts}" if view.open_round else "waiting"
-    table = Table(title=f"{view.name or 'run'} {view.run[:12]} · {view.closed or going}", title_justify="left", expand=False)
+    title = f"{view.name or 'run'} {view.run[:12]} · {view.closed or going}"
+    table = Table(title=title, title_justify="left")
     for name in COLUMNS:
         table.add_column(name, justify="right")
     for row in view.rows[-SHOWN_ROUNDS:]:

@@ -11,6 +11,7 @@ from typing import Any
 
 Event = Mapping[str, Any]
 BLOCKS = "▁▂▃▄▅▆▇█"
+NOISE = frozenset({"opened", "receipt", "progress", "training", "delivered", "evaluated", "timing"})
 COLUMNS = ("round", "loss", "validation", "members", "tokens/s", "credits", "seconds")
 
 
@@ -81,7 +82,10 @@ class RunView:
         if kind == "receipt" and event.get("round") == self.open_round:
             return replace(self, receipts=self.receipts + 1)
         if kind == "settled":
-            return replace(self, rows=(*self.rows, row_of(event)), receipts=0)
+            measured = {event["validation_round"]: event["validation"]} if "validation_round" in event else {}
+            return replace(self, rows=with_validation((*self.rows, row_of(event)), measured), receipts=0)
+        if kind == "evaluated":
+            return replace(self, rows=with_validation(self.rows, {event["round"]: event["validation"]}))
         if kind == "closed":
             return replace(self, open_round=0, members=(), closed=event.get("reason") or "closed")
         note = self.line(event)
@@ -94,9 +98,9 @@ class RunView:
 
     def line(self, event: Event) -> str | None:
         """An event as one line of plain text; None for those that are only noise to a person."""
-        kind = event["event"]
+        kind = str(event["event"])
         if kind == "settled":
-            return settled_line(row_of(event))
+            return settled_line(replace(row_of(event), validation=event.get("validation")))
         if kind == "closed":
             return f"closed after round {event.get('rounds', '?')}: {event.get('reason', '')}"
         if kind == "submitted":
@@ -114,9 +118,13 @@ class RunView:
                 return f"{at}{self.who(event['account'])} refused: {reason}"
             case "caught_up":
                 return f"{at}caught up by {event.get('by', '?')} in {event.get('seconds', 0):.1f} s"
+            case "waiting":
+                return f"{at}waiting for members: {event.get('ready', 0)} of {event.get('needs', 1)} are ready"
+            case "claimed":
+                return f"claimed {credits(event.get('micro_credits', 0))} credits"
             case "error":
                 return f"{event.get('code', '')}: {event.get('message', '')}"
-            case "opened" | "receipt" | "progress":
+            case _ if kind in NOISE:
                 return None
         return at + kind.replace("_", " ")
 
@@ -135,13 +143,18 @@ def row_of(event: Event) -> Row:
     return Row(
         round=event["round"],
         loss=event.get("loss"),
-        validation=event.get("validation"),
+        validation=event.get("validation") if event.get("validation_round", event["round"]) == event["round"] else None,
         members=event.get("members", 0),
         tokens=event.get("tokens", 0),
         tokens_per_s=event.get("tokens_per_s") or 0.0,
         credits=event.get("credits", 0),
         seconds=event.get("seconds") or 0.0,
     )
+
+
+def with_validation(rows: tuple[Row, ...], measured: Mapping[int, float]) -> tuple[Row, ...]:
+    """The rows with validation losses put where they were measured, which is before they are known."""
+    return tuple(replace(row, validation=measured[row.round]) if row.round in measured else row for row in rows)
 
 
 def settled_line(row: Row) -> str:

@@ -25,13 +25,13 @@ from starlette.exceptions import HTTPException
 from ledger.errors import LedgerError
 from p2p_llm_forge.errors import EngineError
 from peer.errors import ForgeError
+from peer.gateway.address import claimed_socket
 from peer.gateway.routes import AMBIGUOUS_RUN, UNKNOWN_RUN, router
 
 if TYPE_CHECKING:
     from peer.node import Node
 
 BAD_REQUEST = "FP-530"
-STOP_S = 0.5
 STATUS_BY_CODE = {UNKNOWN_RUN: 404, AMBIGUOUS_RUN: 409}
 STATUS_BY_FAMILY = {"FP-1": 422, "FP-2": 409, "FP-3": 503, "FP-4": 409, "FP-5": 500}
 
@@ -124,23 +124,19 @@ def listen(path: Path) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def serve(node: Node, socket_path: Path) -> AsyncIterator[None]:
-    """Answers on `socket_path` while the block runs; open event streams are cut when it ends."""
+async def serve(node: Node, home: Path) -> AsyncIterator[Path]:
+    """Answers on the home's socket while the block runs; open event streams are cut when it ends."""
     app = make_app(node)
-    listener = listen(socket_path)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", http="h11", ws="none", timeout_graceful_shutdown=1
     )
     server = Server(config)
-    try:
+    with claimed_socket(home) as path, listen(path) as listener:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve(sockets=[listener]), name="gateway")
             await server.ready.wait()
             try:
-                yield
+                yield path
             finally:
                 app.state.closing.set()
                 server.should_exit = True
-    finally:
-        listener.close()
-        socket_path.unlink(missing_ok=True)

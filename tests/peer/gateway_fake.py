@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from peer.errors import RunError
-from peer.gateway.address import claimed_socket
 from peer.gateway.app import serve
 
 RUN_A, RUN_B = "a1" * 32, "a2" * 32
@@ -89,10 +88,9 @@ def running_gateway(home: Path, node: FakeNode | None = None) -> Iterator[FakeNo
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
-        with claimed_socket(home) as path:
-            async with serve(node, path):  # type: ignore[arg-type]
-                ready.set()
-                await done.wait()
+        async with serve(node, home):  # type: ignore[arg-type]
+            ready.set()
+            await done.wait()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
