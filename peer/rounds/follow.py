@@ -1,13 +1,14 @@
 """A member's round machine: catch up with the log, train on our seat, deliver the receipt, go on.
 
 The worker does one thing at a time, so at most one of load, replay and train is under way. Whatever was asked for and
-broke is asked for again after a pause; a replay that cannot be done becomes a snapshot.
+broke is asked for again after a pause; a replay that cannot be done becomes a snapshot, and a snapshot a replay.
 
 Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monotonic clock.
 """
 
 from __future__ import annotations
 
+from peer.rounds.delivery import Delivery
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
     Answered,
@@ -24,12 +25,9 @@ from peer.rounds.messages import (
     Train,
     Trained,
 )
+from peer.rounds.pause import Pause
 
 Effects = list[MemberEffect]
-
-RETRY_S = 1.0
-"""Pause before an effect that broke is tried again."""
-MAX_RETRY_S = 15.0
 
 
 class MemberMachine:
@@ -60,13 +58,16 @@ class MemberMachine:
         """The load, replay or training under way."""
         self._state_bytes = state_bytes
         self._promised = promised
-        self._undelivered: Deliver | Redeliver | None = None
-        self._delivering = False
+        self._delivery = Delivery()
         self._done_round = 0
         """Newest round for which we have trained (or need not)."""
-        self._snapshot_wanted = False
-        self._broken = 0
-        self._wait_until = 0.0
+        self._go_back = held is not None and held[0] > log.round
+        """We hold a state that never got into the log."""
+        self._broken: type[MemberEffect] | None = None
+        """Which way of catching up broke last."""
+        self._held_before: tuple[int, str] | None = None
+        self._stopping = False
+        self._pause = Pause()
 
     @property
     def state(self) -> str:
@@ -75,8 +76,9 @@ class MemberMachine:
 
     @property
     def deadline(self) -> float | None:
-        """When `tick` should be called after something broke; None if only a message can help."""
-        return self._wait_until or None
+        """When `tick` has something to do; None if only a message can help."""
+        times = [self._delivery.due, self._pause.until if self.busy is None else 0.0]
+        return min((time for time in times if time), default=None)
 
     @property
     def finished(self) -> bool:
@@ -91,14 +93,15 @@ class MemberMachine:
             case LogGrew():
                 pass
             case Holds():
-                self.held, self.busy, self._broken = (message.round, message.state), None, 0
-                self._snapshot_wanted = self._astray(message.round, message.state)
+                self.held, self.busy = (message.round, message.state), None
+                self._go_back, self._broken = False, None
+                self._pause.rest(0.0)
             case Trained():
                 self._trained(message)
             case Answered():
-                self._answered(message)
+                self._delivery.answered(message, now)
             case Broke():
-                self._broke(message, now)
+                self._broke(message.effect, now)
         return self._next(now)
 
     def tick(self, now: float) -> Effects:
@@ -107,83 +110,76 @@ class MemberMachine:
 
     # ------------------------------------------------------------------ taking messages
 
-    def _astray(self, round_number: int, state: str) -> bool:
-        """Whether this state differs from what the log says it must be after the round."""
-        return round_number <= self.log.round and self.log.state_after(round_number) != state
-
     def _trained(self, message: Trained) -> None:
-        done, self.busy = self.busy, None
+        done = self.busy
         if not isinstance(done, Train) or message.round != done.open.round:
+            return
+        self.busy = None
+        self._pause.rest(0.0)
+        if self._over(done.open):
             return
         self._done_round = message.round
         if message.slots:
-            self._undelivered, self._delivering = Deliver(open=done.open, trained=message), False
+            self._delivery.start(Deliver(open=done.open, trained=message))
 
-    def _answered(self, message: Answered) -> None:
-        waiting = self._undelivered
-        self._delivering = False
-        if waiting is not None and _round_of(waiting) == message.round:
-            self._undelivered = None  # taken, or refused for good: either way this round is over for us
-
-    def _broke(self, message: Broke, now: float) -> None:
-        self._broken += 1
-        self._wait_until = now + min(RETRY_S * 2 ** (self._broken - 1), MAX_RETRY_S)
-        if isinstance(message.effect, Deliver | Redeliver):
-            self._delivering = False
-            return
-        self.busy = None
-        if isinstance(message.effect, Replay):
-            self._snapshot_wanted = True
-        if isinstance(message.effect, Train):
-            self._done_round = message.effect.open.round  # this round is lost for us, the next is not
+    def _broke(self, effect: MemberEffect, now: float) -> None:
+        if isinstance(effect, Deliver | Redeliver):
+            self._delivery.broke(effect, now)
+        elif effect == self.busy:
+            self.busy = None
+            self._pause.failed(now)
+            if isinstance(effect, Load | Replay):
+                self._broken = type(effect)
+            if isinstance(effect, Load):
+                self.held = self._held_before
 
     # ------------------------------------------------------------------ deciding
 
     def _next(self, now: float) -> Effects:
-        if now < self._wait_until:
-            return []
-        self._wait_until = 0.0
-        effects = self._deliver()
-        if self.busy is None:
-            effects += self._start()
-        elif isinstance(self.busy, Train) and self._over(self.busy.open):
+        self._keep_promise()
+        effects = self._delivery.next(self.log, now)
+        if isinstance(self.busy, Train) and self._over(self.busy.open) and not self._stopping:
+            self._stopping = True
             effects.append(Stop())
+        if self.busy is None and self._pause.over(now) and self.log.state:
+            self._pause.until = 0.0
+            self.busy = self._catch_up() if self._behind() else self._work()
+            self._stopping = False
+            effects += [self.busy] if self.busy is not None else []
         return effects
 
     def _over(self, open_round: OpenRound) -> bool:
         """Whether this round is no longer the open one."""
         return self.log.open is None or self.log.open.index != open_round.index
 
-    def _deliver(self) -> Effects:
-        waiting = self._undelivered
-        if waiting is None or self._delivering:
-            return []
-        if self.log.open is None or self.log.open.round != _round_of(waiting):
-            self._undelivered = None  # settled without us
-            return []
-        self._delivering = True
-        return [waiting]
+    def _keep_promise(self) -> None:
+        """A receipt that we signed before a restart is delivered, whatever the worker holds; never another."""
+        open_round = self.log.open
+        if open_round is not None and self._promised == (open_round.round, open_round.state):
+            self._promised, self._done_round = None, open_round.round
+            self._delivery.start(Redeliver(round=open_round.round))
 
-    def _start(self) -> Effects:
-        behind = self.held is None or self.held[0] < self.log.round or self._snapshot_wanted
-        step = self._catch_up() if behind else self._work()
-        if step is None:
-            return []
-        if isinstance(step, Redeliver):
-            return self._deliver()
-        self.busy = step
-        return [step]
+    def _astray(self, round_number: int, state: str) -> bool:
+        """Whether this state differs from what the log says it must be after the round."""
+        return round_number <= self.log.round and self.log.state_after(round_number) != state
+
+    def _behind(self) -> bool:
+        return self.held is None or self._go_back or self.held[0] < self.log.round or self._astray(*self.held)
 
     def _catch_up(self) -> MemberEffect:
         held = self.held
-        if held is None or self._snapshot_wanted or self._astray(*held) or self._snapshot_is_smaller(held[0]):
-            self._snapshot_wanted, self.held = False, None
-            return Load(round=self.log.round, state=self.log.state)
-        return Replay(settled=self.log.settled[held[0]])
+        if held is not None and held[0] < self.log.round and not self._astray(*held) and self._replays(held[0]):
+            return Replay(settled=self.log.settled[held[0]])
+        self._held_before, self.held = held, None
+        return Load(round=self.log.round, state=self.log.state)
 
-    def _snapshot_is_smaller(self, held_round: int) -> bool:
+    def _replays(self, held_round: int) -> bool:
+        """Whether to replay rather than to load a snapshot: the other way than what broke last, else by size."""
+        if self._broken is not None:
+            return self._broken is Load
         missed = self.log.settled[held_round:]
-        return len(missed) > 1 and sum(_bytes(r.update) for done in missed for r in done.receipts) > self._state_bytes
+        update_bytes = sum(_bytes(receipt.update) for done in missed for receipt in done.receipts)
+        return len(missed) == 1 or update_bytes <= self._state_bytes
 
     def _work(self) -> MemberEffect | None:
         open_round = self.log.open
@@ -192,15 +188,7 @@ class MemberMachine:
         seat = open_round.seat(self.account)
         if seat is None or open_round.state != self.held[1]:
             return None
-        if self._promised == (open_round.round, open_round.state):
-            self._promised, self._done_round = None, open_round.round
-            self._undelivered = Redeliver(round=open_round.round)
-            return self._undelivered
         return Train(open=open_round, start=seat.start, quota=seat.quota)
-
-
-def _round_of(delivery: Deliver | Redeliver) -> int:
-    return delivery.open.round if isinstance(delivery, Deliver) else delivery.round
 
 
 def _bytes(blob: str) -> int:

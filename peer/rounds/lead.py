@@ -9,11 +9,12 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
-from ledger.entries import Close, Entry, Open, Receipt, Seat, Settle, Validation
+from ledger.entries import Close, Entry, Receipt, Settle, Validation
 from peer.errors import RoundError
+from peer.rounds.attendance import Attendance
+from peer.rounds.desk import Desk
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
     Applied,
@@ -32,15 +33,16 @@ from peer.rounds.messages import (
     Logged,
     Report,
 )
+from peer.rounds.opening import close_reason, opening
 from peer.rounds.pace import Pace
 from peer.rounds.plan import Plan
 from peer.rounds.refusals import check_receipt
-from peer.rounds.roster import Member, Roll
+from peer.rounds.roster import Roll
 
 Effects = list[LeaderEffect]
 
 PATIENCE = 3
-"""After so many deadlines a round is cut even with fewer receipts than min_members."""
+"""After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
 
 
 class Phase(StrEnum):
@@ -54,17 +56,6 @@ class Phase(StrEnum):
     CLOSED = "closed"
 
 
-@dataclass(kw_only=True)
-class Desk:
-    """The receipts of the open round. Written only by the machine that owns it."""
-
-    opened_at: float
-    checking: dict[str, Receipt]
-    """By account: accepted, its update not yet decoded."""
-    delivered: dict[str, Receipt]
-    """By account: decoded and sound."""
-
-
 class LeaderMachine:
     """Leads one run. `log` is shared with the daemon, which extends it before it says `Logged`."""
 
@@ -76,27 +67,45 @@ class LeaderMachine:
         self.phase = Phase.CLOSED if log.close else Phase.COLLECTING if log.open else Phase.WAITING
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
-        self._desk = Desk(opened_at=now, checking={}, delivered={})
+        self._desk = Desk(opened_at=now, timed=False)
+        self._counted: tuple[Receipt, ...] = ()
+        """The receipts with which the round was cut, in roster order."""
         self._next_state = ""
         self._validation: Validation | tuple[()] = ()
         self._closing = ""
-        self._dropped_at: dict[str, int] = {}
+        self._attendance = Attendance(receipt.account for done in log.settled for receipt in done.receipts)
         self._ticked_at = now
+        self._grace_until = now + plan.lost_after_s
+        """After taking over, members that were not heard yet are waited for so long."""
 
     @property
     def delivered(self) -> frozenset[str]:
         """Accounts whose receipt of the open round arrived (decoded or being decoded)."""
-        return frozenset(self._desk.delivered) | frozenset(self._desk.checking)
+        return self._desk.accounts
+
+    @property
+    def updates(self) -> list[str]:
+        """Update ids of those receipts."""
+        return [receipt.update for receipt in (*self._desk.delivered.values(), *self._desk.checking.values())]
 
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do at the latest; None while only a message can help."""
-        times = [self.roll.deadline]
+        times = [self.roll.deadline or 0.0]
         if self.phase is Phase.COLLECTING:
-            overdue = self._desk.opened_at + self.pace.deadline_s
-            times += [overdue, overdue + (PATIENCE - 1) * self.pace.deadline_s]
-        known = [time for time in times if time is not None and time > self._ticked_at]
-        return min(known) if known else None
+            times += [self._due_at, self._hopeless_at, self._grace_until]
+        return min((time for time in times if time > self._ticked_at), default=None)
+
+    @property
+    def _due_at(self) -> float:
+        """From now on the round may be cut without the members that still work."""
+        return self._desk.opened_at + self._desk.due_s(self.pace)
+
+    @property
+    def _hopeless_at(self) -> float:
+        """From now on the round is cut with whatever is there."""
+        due_s = self._desk.due_s(self.pace)
+        return self._desk.opened_at + PATIENCE * (due_s if self._desk.delivered else max(due_s, self.pace.first_s))
 
     # ------------------------------------------------------------------ input
 
@@ -110,7 +119,8 @@ class LeaderMachine:
             case Beat():
                 self.roll.beat(message.account, message.state, now)
             case Left():
-                return self._drop(self.roll.leave(message.account), message.reason) + self._advance(now)
+                gone = self._attendance.lost(self.roll.leave(message.account), self.log.open, message.reason)
+                return [*gone, *self._advance(now)]
             case Delivered():
                 return self._take_receipt(message.receipt)
             case Checked():
@@ -130,51 +140,36 @@ class LeaderMachine:
         self._ticked_at = now
         effects: Effects = []
         for member in self.roll.silent(now):
-            effects += self._drop(member, f"no heartbeat for {now - member.beat_at:.1f} s")
+            reason = f"no heartbeat for {now - member.beat_at:.1f} s"
+            effects += self._attendance.lost(member, self.log.open, reason)
         return effects + self._advance(now)
 
     # ------------------------------------------------------------------ receipts
 
     def _take_receipt(self, receipt: Receipt) -> Effects:
-        if receipt.account in self.delivered:
-            known = self._desk.delivered.get(receipt.account) or self._desk.checking[receipt.account]
-            if known == receipt:
-                return []  # sent again after a lost answer
-            raise RoundError(
-                "FP-414", f"receipt of {receipt.account[:16]}: a different one for round {known.round} is already here"
-            )
+        if self._desk.has(receipt):
+            return []  # sent again after a lost answer
         open_round = self.log.open if self.phase is Phase.COLLECTING else None
         check_receipt(receipt, plan=self.plan, open_round=open_round, settled=self.log.round)
         if self.roll.excluded(receipt.account):
-            raise RoundError(
-                "FP-415",
-                f"receipt of {receipt.account[:16]}: excluded from this run after {self.roll.STRIKES} refused updates",
-            )
-        self._desk.checking[receipt.account] = receipt
+            who, strikes = receipt.account[:16], self.roll.STRIKES
+            raise RoundError("FP-415", f"receipt of {who}: excluded from this run after {strikes} refused updates")
+        self._desk.take(receipt)
         return [Check(receipt=receipt)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
-        receipt = self._desk.checking.get(message.account)
-        if receipt is None or receipt.update != message.update:
-            return []  # the round was cut meanwhile
-        del self._desk.checking[message.account]
+        receipt = self._desk.judge(message, self.pace, now)
+        if receipt is None:
+            return []
+        fields: dict[str, object] = {"account": receipt.account, "round": receipt.round}
         if message.refusal is not None:
+            if message.unsound:
+                self.roll.strike(message.account)
             code, reason = message.refusal
-            self.roll.strike(message.account)
-            return [
-                Report(
-                    event="refused",
-                    fields={"account": message.account, "round": receipt.round, "code": code, "reason": reason},
-                )
-            ]
-        self._desk.delivered[message.account] = receipt
-        self.pace.saw(now - self._desk.opened_at)
-        fields: dict[str, object] = {
-            "account": receipt.account,
-            "round": receipt.round,
-            "loss": receipt.loss / 1e6,
-            "tokens": receipt.tokens,
-        }
+            return [Report(event="refused", fields={**fields, "code": code, "reason": reason})]
+        if self.phase is not Phase.COLLECTING:
+            return []  # the round was cut meanwhile
+        fields |= {"loss": receipt.loss / 1e6, "tokens": receipt.tokens}
         return [Report(event="receipt", fields=fields)]
 
     # ------------------------------------------------------------------ deciding
@@ -190,72 +185,68 @@ class LeaderMachine:
         """Whether the open round can be cut now."""
         open_round = self.log.open
         assert open_round is not None
+        hopeless = now >= self._hopeless_at
+        decoding = any(self.roll.lives(account) for account in self._desk.checking)
         if self._closing:
-            return not self._desk.checking
-        expected = [
-            seat.account
-            for seat in open_round.roster
-            if seat.account not in self._desk.delivered and self._expected(seat.account)
-        ]
-        overdue = now >= self._desk.opened_at + self.pace.deadline_s
-        enough = len(self._desk.delivered) >= min(self.plan.min_members, len(open_round.roster))
-        if expected:
-            hopeless = now >= self._desk.opened_at + PATIENCE * self.pace.deadline_s and bool(self._desk.delivered)
-            return (hopeless or (overdue and enough)) and not self._desk.checking
-        # Nobody is left to wait for. With too few receipts go on only once the next round would have enough members.
-        return enough or len(self.roll.ready(self._states())) >= self.plan.min_members
+            return hopeless or not decoding
+        accounts = [seat.account for seat in open_round.roster]
+        enough = len(self._desk.delivered) >= min(self.plan.min_members, len(accounts))
+        ready = self.roll.ready(self._states())
+        if not any(self._expected(account, now) for account in accounts):
+            return enough or len(ready) >= self.plan.min_members  # with too few, the next round must have enough
+        if hopeless:  # without any receipt only if somebody who has no seat could do better
+            return bool(self._desk.delivered or set(ready) - set(accounts))
+        return enough and now >= self._due_at and not decoding
 
-    def _expected(self, account: str) -> bool:
-        return account in self._desk.checking or self.roll.working(account, self._states())
+    def _expected(self, account: str, now: float) -> bool:
+        """Whether a receipt of this account may still come to count."""
+        if account in self._desk.delivered or self._desk.refused(account):
+            return False
+        if not self.roll.knows(account):
+            return now < self._grace_until
+        return self.roll.working(account, self._states())
 
     def _states(self) -> frozenset[str]:
         """States whose holder can take part in the open round or the next: the open round's and the one before it."""
-        states = {self.log.state, self._next_state}
-        if self.log.open is not None:
-            states.add(self.log.open.state)
-        if self.log.settled:
-            states.add(self.log.settled[-1].state_in)
-        return frozenset(states - {""})
+        before = self.log.settled[-1].state_in if self.log.settled else ""
+        return frozenset({self.log.state, before, self._next_state} - {""})
 
     def _cut(self) -> Effects:
         open_round = self.log.open
         assert open_round is not None
-        receipts = self._receipts(open_round)
-        if not receipts:
+        delivered = self._desk.delivered
+        self._counted = tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
+        if not self._counted:
             self._next_state = open_round.state
             return self._log_settled()
         self.phase = Phase.APPLYING
-        return [ApplyRound(round=open_round.round, receipts=receipts)]
-
-    def _receipts(self, open_round: OpenRound) -> tuple[Receipt, ...]:
-        """The receipts that count, in roster order."""
-        delivered = self._desk.delivered
-        return tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
+        return [ApplyRound(round=open_round.round, receipts=self._counted)]
 
     # ------------------------------------------------------------------ settling
 
     def _applied(self, message: Applied, now: float) -> Effects:
-        if self.phase is not Phase.APPLYING or self.log.open is None or message.round != self.log.open.round:
+        open_round, every = self.log.open, self.plan.evaluate_every
+        if self.phase is not Phase.APPLYING or open_round is None or message.round != open_round.round:
             return []
         self._next_state = message.state
-        last = bool(self._closing) or message.round >= self.plan.rounds
-        due = last or (self.plan.evaluate_every > 0 and message.round % self.plan.evaluate_every == 0)
-        if last and self.plan.evaluate_every:
+        balance = self._balance_after(open_round)
+        last = close_reason(self.plan, settled=message.round, balance=balance, closing=self._closing)
+        if last and every:
             self.phase = Phase.EVALUATING
             return [Evaluate(round=message.round)]
-        log = self._log_settled()
-        return [*log, Evaluate(round=message.round)] if due and self.plan.evaluate_every else log
+        due = every > 0 and message.round % every == 0
+        return [*self._log_settled(), *([Evaluate(round=message.round)] if due else [])]
 
     def _evaluated(self, message: Evaluated, now: float) -> Effects:
         self._validation = Validation(message.round, message.loss)
-        return self._log_settled() if self.phase is Phase.EVALUATING else []
+        awaited = self.phase is Phase.EVALUATING and self.log.open is not None and message.round == self.log.open.round
+        return self._log_settled() if awaited else []
 
     def _log_settled(self) -> Effects:
         """Settle the open round and, in the same append, open the next or close the run."""
         open_round = self.log.open
         assert open_round is not None
-        receipts = self._receipts(open_round)
-        first = self.log.size
+        receipts, first = self._counted, self.log.size
         settle = Settle(
             round=open_round.round,
             receipts=tuple(range(first, first + len(receipts))),
@@ -263,28 +254,23 @@ class LeaderMachine:
             validation=self._validation,
         )
         self._validation = ()
-        reserved = sum(self.plan.worth(seat.quota) for seat in open_round.roster)
-        paid = sum(self.plan.worth(receipt.slots[1]) for receipt in receipts)
-        following = self._following(open_round.round, self._next_state, self.balance + reserved - paid)
+        following = self._following(open_round.round, self._next_state, self._balance_after(open_round))
         self.phase = Phase.LOGGING
         return [Log(entries=(*receipts, settle, *following))]
 
+    def _balance_after(self, open_round: OpenRound) -> int:
+        """The run's balance once the open round is settled with what counted."""
+        reserved = sum(self.plan.worth(seat.quota) for seat in open_round.roster)
+        return self.balance + reserved - sum(self.plan.worth(receipt.slots[1]) for receipt in self._counted)
+
     def _following(self, settled: int, state: str, balance: int) -> tuple[Entry, ...]:
         """What comes after round `settled`: a close, an open, or nothing yet."""
-        if self._closing:
-            return (Close(state=state, reason=self._closing),)
-        if settled >= self.plan.rounds:
-            return (Close(state=state, reason="all rounds settled"),)
-        if self.plan.seats_for(balance) < self.plan.min_members:
-            return (Close(state=state, reason="budget spent"),)
+        plan = self.plan
+        if reason := close_reason(plan, settled=settled, balance=balance, closing=self._closing):
+            return (Close(state=state, reason=reason),)
         ready = self.roll.ready(self._states() | {state})
-        if len(ready) < self.plan.min_members:
-            return ()
-        seats = min(self.plan.max_members, self.plan.seats_for(balance), len(ready))
-        start = self.log.next_slot
-        quota = self.plan.quota
-        roster = tuple(Seat(account, start + place * quota, quota) for place, account in enumerate(ready[:seats]))
-        return (Open(round=settled + 1, state=state, roster=roster),)
+        entry = opening(plan, round=settled + 1, state=state, ready=ready, balance=balance, slot=self.log.next_slot)
+        return (entry,) if entry is not None else ()
 
     def _open_or_close(self) -> Effects:
         following = self._following(self.log.round, self.log.state, self.balance)
@@ -298,46 +284,14 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk = Desk(opened_at=now, checking={}, delivered={})
+        self._desk, self._counted = Desk(opened_at=now, timed=True), ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED
             return []
         if self.log.open is None:
             self.phase = Phase.WAITING
-            return [
-                Report(
-                    event="waiting",
-                    fields={
-                        "round": self.log.round + 1,
-                        "needs": self.plan.min_members,
-                        "ready": len(self.roll.ready(self._states())),
-                    },
-                )
-            ]
+            ready = len(self.roll.ready(self._states()))
+            fields: dict[str, object] = {"round": self.log.round + 1, "needs": self.plan.min_members, "ready": ready}
+            return [Report(event="waiting", fields=fields)]
         self.phase = Phase.COLLECTING
-        return self._arrivals(self.log.open)
-
-    def _arrivals(self, open_round: OpenRound) -> Effects:
-        """Say who is on a roster for the first time, and who is back."""
-        effects: Effects = []
-        for seat in open_round.roster:
-            before = self.roll.rostered(seat.account, open_round.round)
-            back = self._dropped_at.pop(seat.account, None)
-            if back is not None or not before:
-                event = "rejoined" if back is not None else "joined"
-                effects.append(Report(event=event, fields={"account": seat.account, "round": open_round.round}))
-        return effects
-
-    def _drop(self, member: Member | None, reason: str) -> Effects:
-        open_round = self.log.open
-        if (
-            member is None
-            or open_round is None
-            or open_round.seat(member.account) is None
-            or self.phase is Phase.CLOSED
-        ):
-            return []
-        self._dropped_at[member.account] = open_round.round
-        return [
-            Report(event="dropped", fields={"account": member.account, "round": open_round.round, "reason": reason})
-        ]
+        return [*self._attendance.opened(self.log.open)]

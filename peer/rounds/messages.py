@@ -46,6 +46,11 @@ class Checked:
     refusal: tuple[str, str] | None
     """(code, reason) where the update was refused."""
 
+    @property
+    def unsound(self) -> bool:
+        """Whether it was refused for what it holds (a code of the engine), not because it could not be had."""
+        return self.refusal is not None and self.refusal[0].startswith("FP-1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:

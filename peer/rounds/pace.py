@@ -23,7 +23,7 @@ class Pace:
             slack: share of the median that is always allowed on top.
             least_s: shortest deadline.
         """
-        self._first_s = first_s
+        self.first_s = first_s
         self._deviations = deviations
         self._slack = slack
         self._least_s = least_s
@@ -33,11 +33,15 @@ class Pace:
         """A member delivered `needed_s` after the round was opened."""
         self._needed.append(needed_s)
 
+    def allow(self, needed_s: float) -> float:
+        """How long others may take when one needed so long."""
+        return needed_s * (1 + self._slack)
+
     @property
     def deadline_s(self) -> float:
         """How long after its opening a round may be cut without the members that still work."""
         if not self._needed:
-            return self._first_s
+            return self.first_s
         middle = median(self._needed)
         spread = median(abs(needed - middle) for needed in self._needed)
-        return max(self._least_s, middle * (1 + self._slack) + self._deviations * spread)
+        return max(self._least_s, self.allow(middle) + self._deviations * spread)

@@ -19,8 +19,6 @@ class Member:
     state: str
     alive: bool = True
     strikes: int = 0
-    last_round: int = 0
-    """Last round on whose roster it was; 0: none yet."""
 
 
 class Roll:
@@ -37,6 +35,14 @@ class Roll:
     def deadline(self) -> float | None:
         """When the next member falls silent if nothing more is heard."""
         return min((m.beat_at + self._lost_after_s for m in self._members.values() if m.alive), default=None)
+
+    def knows(self, account: str) -> bool:
+        """Whether the account ever sent us a heartbeat."""
+        return account in self._members
+
+    def lives(self, account: str) -> bool:
+        """Whether heartbeats of this account arrive."""
+        return account in self._members and self._members[account].alive
 
     def alive(self) -> list[Member]:
         """Members whose heartbeats arrive."""
@@ -57,7 +63,7 @@ class Roll:
 
     def silent(self, now: float) -> list[Member]:
         """Members that fell silent since the last call."""
-        gone = [m for m in self._members.values() if m.alive and now - m.beat_at >= self._lost_after_s]
+        gone = [m for m in self._members.values() if m.alive and now >= m.beat_at + self._lost_after_s]
         for member in gone:
             member.alive = False
         return gone
@@ -79,11 +85,3 @@ class Roll:
     def ready(self, states: Set[str]) -> list[str]:
         """Accounts that can be rostered: alive, not excluded, holding one of `states`, in order of arrival."""
         return [account for account in self._members if self.working(account, states)]
-
-    def rostered(self, account: str, round_number: int) -> bool:
-        """Note that the account is on the roster of `round_number`; returns whether it ever was before."""
-        member = self._members.get(account)
-        if member is None:
-            return True  # rostered before we took over: not news
-        before, member.last_round = member.last_round > 0, round_number
-        return before

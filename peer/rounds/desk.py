@@ -1,0 +1,86 @@
+"""The receipts of one open round: being decoded, sound, or refused; and what they tell about the time a round needs.
+
+Pure: time is an argument; nothing changes when a method raises.
+"""
+
+from __future__ import annotations
+
+from ledger.entries import Receipt
+from peer.errors import RoundError
+from peer.rounds.messages import Checked
+from peer.rounds.pace import Pace
+
+
+class Desk:
+    """Where receipts arrive. Written only by the leader's machine."""
+
+    def __init__(self, *, opened_at: float, timed: bool) -> None:
+        """An empty desk.
+
+        Args:
+            opened_at: when the round was opened, or when we took it over.
+            timed: whether we saw it open, so that deliveries tell how long members need.
+        """
+        self.opened_at = opened_at
+        self.checking: dict[str, Receipt] = {}
+        """By account: accepted, its update not yet decoded."""
+        self.delivered: dict[str, Receipt] = {}
+        """By account: decoded and sound."""
+        self._timed = timed
+        self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
+        self._first_s: float | None = None
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """Accounts whose receipt is here and not refused."""
+        return frozenset(self.delivered) | frozenset(self.checking)
+
+    def refused(self, account: str) -> bool:
+        """Whether the update of this account was refused: it cannot send another in this round."""
+        return account in self._refused
+
+    def has(self, receipt: Receipt) -> bool:
+        """Whether this very receipt is here, sent again after a lost answer.
+
+        Raises:
+            RoundError: FP-414 a different one is here; or the code with which the update of this one was refused.
+        """
+        account = receipt.account
+        old, refusal = self._refused.get(account, (self.delivered.get(account) or self.checking.get(account), None))
+        if old is None or old.round != receipt.round:
+            return False
+        if old != receipt:
+            raise RoundError(
+                "FP-414", f"receipt of {account[:16]}: a different one for round {old.round} is already here"
+            )
+        if refusal is not None:
+            code, reason = refusal
+            raise RoundError(code, f"receipt of {account[:16]}: its update was refused: {reason}")
+        return True
+
+    def take(self, receipt: Receipt) -> None:
+        """A receipt arrived that may count, once its update is decoded."""
+        self.checking[receipt.account] = receipt
+
+    def judge(self, message: Checked, pace: Pace, now: float) -> Receipt | None:
+        """The update was decoded, or not; returns its receipt, or None if it is not (or no longer) awaited.
+
+        An update that is unsound stays refused; one that could not be fetched may be sent again.
+        """
+        receipt = self.checking.get(message.account)
+        if receipt is None or receipt.update != message.update:
+            return None
+        del self.checking[message.account]
+        if message.refusal is None:
+            self.delivered[message.account] = receipt
+            needed_s = now - self.opened_at
+            self._first_s = needed_s if self._first_s is None else self._first_s
+            if self._timed:
+                pace.saw(needed_s)
+        elif message.unsound:
+            self._refused[message.account] = (receipt, message.refusal)
+        return receipt
+
+    def due_s(self, pace: Pace) -> float:
+        """How long after its opening the round may be cut: by what members needed lately, and the quickest just now."""
+        return max(pace.deadline_s, pace.allow(self._first_s or 0.0))
