@@ -150,7 +150,7 @@ class Demo:
             "a validation loss was measured": bool(validations),
             "the last peer joined in mid-run": bool(story.joined_round),
             "joining did not stall the others": 0 < story.stall() <= MAX_STALL,
-            "a member was killed in mid-round": bool(story.killed_round),
+            "a member was killed in mid-round": story.killed_in_mid_round(),
             "the others went on without it": story.others_went_on(),
             "the kill left no orphan": not story.orphans,
             "the killed member came back": bool(story.back_round),
@@ -206,8 +206,8 @@ class Demo:
         for name, held in self.checks.items():
             click.echo(f"  {'✓' if held else '✗'} {name}")
         facts = self.facts
-        click.echo(f"\nloss {nats(facts['first_loss'])} → {nats(facts['last_loss'])}, {facts['rounds']} rounds, ", nl=False)
-        click.echo(f"{facts['receipts']} receipts, {facts['tokens']:,} tokens, {facts['seconds']} s")
+        loss = f"loss {nats(facts['first_loss'])} → {nats(facts['last_loss'])}"
+        click.echo(f"\n{loss}, validation {nats(facts['validation_loss'])}; {facts['receipts']} receipts, {facts['tokens']:,} tokens, {facts['seconds']} s")
         for peer in self.peers:
             click.echo(f"  {peer.label} {peer.account[:8]} owns {credits(facts['credits'][peer.account])} credits")
         click.echo(f"\nEverything lies in {self.folder}. Try next:")

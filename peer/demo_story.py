@@ -46,15 +46,27 @@ class Story:
     threads: int
     """CPU threads of each daemon."""
     rows: list[Row] = field(default_factory=list)
+    """The settled rounds."""
     rosters: dict[int, set[str]] = field(default_factory=dict)
+    """Accounts by the round that was opened with them."""
+    settled_by: dict[int, set[str]] = field(default_factory=dict)
+    """Accounts by the round in which their receipts were settled."""
     open_round: int = 0
+    """The newest round that was opened."""
     started_round: int = 0
+    """The round in which the newcomer's daemon was started."""
     joined_round: int = 0
+    """The newcomer's first round."""
     killed_round: int = 0
+    """The round in which the victim was killed."""
     restarted: bool = False
+    """Whether the victim's daemon was started again."""
     back_round: int = 0
+    """The victim's first round after that."""
     orphans: list[int] = field(default_factory=list)
+    """What the killed daemon left running."""
     reason: str = ""
+    """Why the run closed."""
 
     @property
     def newcomer(self) -> DemoPeer:
@@ -99,6 +111,7 @@ class Story:
                 self._see_roster(self.open_round, self.rosters[self.open_round])
             case "settled":
                 self.rows.append(row_of(event))
+                self.settled_by[event["round"]] = set(event.get("accounts", ()))
             case "closed":
                 self.reason = event.get("reason") or "closed"
 
@@ -143,6 +156,10 @@ class Story:
         self.killed_round = number
         self.screen.say(f"▸ {self.victim.label} is killed (SIGKILL) in the middle of round {number}")
         self.orphans = self.victim.orphans()
+
+    def killed_in_mid_round(self) -> bool:
+        """Whether the victim had not delivered in the round in which it was killed."""
+        return bool(self.killed_round) and self.victim.account not in self.settled_by.get(self.killed_round, set())
 
     def others_went_on(self) -> bool:
         """Whether the round of the kill and the next were settled without the victim."""
