@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from peer import cli_network, cli_runs
+from peer import cli_network, cli_runs, cli_start
 from peer.cli_base import call, client, print_facts, print_json, print_table, with_home, with_json
 from peer.errors import ForgeError
 from peer.view import credits as in_credits
@@ -103,7 +103,7 @@ def demo(**options: Any) -> int:
     return run_demo(DemoOptions(**options))
 
 
-for _command in (*cli_network.COMMANDS, *cli_runs.COMMANDS):
+for _command in (*cli_network.COMMANDS, *cli_start.COMMANDS, *cli_runs.COMMANDS):
     forge_peer.add_command(_command)
 
 

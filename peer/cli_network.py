@@ -1,6 +1,6 @@
-"""The commands of `forge-peer` about the network and this peer's place in it: network create, network show, id, start.
+"""The commands of `forge-peer` about the network and this peer's place in it: network create, network show, id.
 
-IO: the home folder, and the daemon that `start` becomes.
+IO: the home folder.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from peer.cli_base import print_facts, print_json, with_home, with_json
-from peer.errors import HomeError, NetworkFileInvalid
+from peer.errors import HomeError
 
 DEFAULT_SUPPLY = 1_000_000
 MICRO = 1_000_000
@@ -100,50 +100,4 @@ def identity(home: Path, as_json: bool) -> None:
         print_facts([*facts.items(), *[("address", address) for address in addresses or ["(not running)"]]])
 
 
-def adopt_network(home: Path, file: Path) -> None:
-    """Makes a network file this home's own.
-
-    Raises:
-        NetworkFileInvalid: the file cannot be used, or the home belongs to another network.
-    """
-    from peer.identity import Home, NetworkFile
-
-    place, offered = Home(home), NetworkFile.load(file)
-    if place.network_file.exists():
-        own = place.network()
-        if own.genesis.id != offered.genesis.id:
-            raise NetworkFileInvalid(
-                f"{file}: network {offered.genesis.name} {offered.genesis.id[:16]}, but {home} belongs to "
-                f"{own.genesis.name} {own.genesis.id[:16]}",
-                "use another --home for another network",
-            )
-        return
-    with place.lock():
-        offered.save(place.network_file)
-
-
-@click.command()
-@click.option("--network", "network_file", type=click.Path(path_type=Path), metavar="FILE", help="Join this network.")
-@click.option("--bootstrap", "--peer", "bootstrap", multiple=True, metavar="ADDR",
-              help="Address of a peer to join through; may be repeated.")  # fmt: skip
-@click.option("--listen", multiple=True, metavar="MADDR", help="Where to listen, such as /ip4/0.0.0.0/tcp/4001.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for training.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="What to train on.")
-@click.option("--name", metavar="TEXT", help="What other peers see as this peer's name.")
-@click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
-@with_home
-def start(home: Path, network_file: Path | None, quiet: bool, **flags: Any) -> None:
-    """Run this peer until Ctrl-C or `forge-peer stop`."""
-    if network_file is not None:
-        adopt_network(home, network_file)
-    from peer.identity import Home
-
-    Home(home).network()  # before the slow imports: a home without a network is told at once
-    from peer import daemon
-    from peer.config import Settings
-
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    daemon.run(Settings.load(home, given), quiet=quiet)
-
-
-COMMANDS = (network, identity, start)
+COMMANDS = (network, identity)

@@ -207,7 +207,8 @@ class Demo:
             click.echo(f"  {'✓' if held else '✗'} {name}")
         facts = self.facts
         loss = f"loss {nats(facts['first_loss'])} → {nats(facts['last_loss'])}"
-        click.echo(f"\n{loss}, validation {nats(facts['validation_loss'])}; {facts['receipts']} receipts, {facts['tokens']:,} tokens, {facts['seconds']} s")
+        click.echo(f"\n{loss}, validation {nats(facts['validation_loss'])}, {facts['receipts']} receipts, ", nl=False)
+        click.echo(f"{facts['tokens']:,} tokens, {facts['seconds']} s")
         for peer in self.peers:
             click.echo(f"  {peer.label} {peer.account[:8]} owns {credits(facts['credits'][peer.account])} credits")
         click.echo(f"\nEverything lies in {self.folder}. Try next:")

@@ -196,3 +196,24 @@ def test_a_network_file_of_another_network_is_refused(cli: Cli, tmp_path: Path) 
     assert status == 1
     assert "FP-505" in err
     assert "belongs to one" in err
+
+
+def test_logs_are_one_line_each_on_standard_error(tmp_path: Path) -> None:
+    code = (
+        "import structlog; from peer.cli_start import configure_logging; configure_logging('info')\n"
+        "log = structlog.get_logger('x'); log.debug('unseen'); log.info('round_settled', round=3, seconds=1.5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "round_settled" in line
+    assert "round=3 seconds=1.5" in line
+
+
+def test_start_refuses_an_unknown_setting_in_peer_toml(cli: Cli, tmp_path: Path) -> None:
+    assert cli("network", "create")[0] == 0
+    (tmp_path / "peer.toml").write_text("thread = 2\n")
+    status, _, err = cli("start")
+    assert status == 1
+    assert "FP-501" in err
+    assert "did you mean 'threads'?" in err

@@ -1,0 +1,88 @@
+"""`forge-peer start`: takes up a network file, configures logging, and becomes the daemon.
+
+IO: the home folder, the process's logging, the daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from peer.cli_base import with_home
+from peer.errors import NetworkFileInvalid
+
+
+def configure_logging(level: str) -> None:
+    """Events as `time [level] event key=value` on standard error; the only place where logging is configured."""
+    import structlog
+
+    number = getattr(logging, level.upper())
+    logging.basicConfig(level=number, stream=sys.stderr, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
+    os.environ.setdefault("HIVEMIND_LOGLEVEL", level.upper() if number < logging.INFO else "WARNING")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=20, sort_keys=False),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def adopt_network(home: Path, file: Path) -> None:
+    """Makes a network file this home's own.
+
+    Raises:
+        NetworkFileInvalid: the file cannot be used, or the home belongs to another network.
+    """
+    from peer.identity import Home, NetworkFile
+
+    place, offered = Home(home), NetworkFile.load(file)
+    if place.network_file.exists():
+        own = place.network()
+        if own.genesis.id != offered.genesis.id:
+            raise NetworkFileInvalid(
+                f"{file}: network {offered.genesis.name} {offered.genesis.id[:16]}, but {home} belongs to "
+                f"{own.genesis.name} {own.genesis.id[:16]}",
+                "use another --home for another network",
+            )
+        return
+    with place.lock():
+        offered.save(place.network_file)
+
+
+@click.command()
+@click.option("--network", "network_file", type=click.Path(path_type=Path), metavar="FILE", help="Join this network.")
+@click.option("--bootstrap", "--peer", "bootstrap", multiple=True, metavar="ADDR",
+              help="Address of a peer to join through; may be repeated.")  # fmt: skip
+@click.option("--listen", multiple=True, metavar="MADDR", help="Where to listen, such as /ip4/0.0.0.0/tcp/4001.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for training.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="What to train on.")
+@click.option("--name", metavar="TEXT", help="What other peers see as this peer's name.")
+@click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
+@with_home
+def start(home: Path, network_file: Path | None, quiet: bool, **flags: Any) -> None:
+    """Run this peer until Ctrl-C or `forge-peer stop`."""
+    if network_file is not None:
+        adopt_network(home, network_file)
+    from peer.identity import Home
+
+    Home(home).network()  # before the slow imports: a home without a network is told at once
+    from peer.config import Settings
+
+    settings = Settings.load(home, {name: value for name, value in flags.items() if value not in (None, ())})
+    configure_logging("warning" if quiet else settings.log_level)
+    from peer import daemon
+
+    daemon.run(settings, quiet=quiet)
+
+
+COMMANDS = (start,)
