@@ -47,7 +47,7 @@ def fault_is_named(store: Path, network_file: Path, origin: str, index: int) -> 
     report: dict[str, Any] = run_json("forge-ledger", *words, expect=1)
     for fault in report["faults"]:
         if fault["origin"] == origin and fault["entry"] == index:
-            return True, f"entry {index}: {fault['rule']}: got {fault['got']}, wanted {fault['wanted']}"
+            return True, str(fault["message"])
     return False, str(report["faults"])
 
 
