@@ -44,7 +44,8 @@ def program(name: str) -> list[str]:
     """The command line that runs one of our console scripts with this very Python, and dies with this process."""
     script = Path(sys.executable).with_name(name)
     modules = {"forge-peer": "peer.cli", "forge-ledger": "ledger.cli"}
-    command = [str(script)] if script.exists() else [sys.executable, "-m", modules[name]]
+    code = f"from {modules[name]} import main; main()"
+    command = [str(script)] if script.exists() else [sys.executable, "-c", code]
     return [sys.executable, "-c", LEASH, str(os.getpid()), *command]
 
 
