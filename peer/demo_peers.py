@@ -161,7 +161,7 @@ class DemoPeer:
             time.sleep(0.05)
         return left
 
-    def stop(self, patience_s: float = STOP_S) -> bool:
+    def stop(self) -> bool:
         """Ends the daemon cleanly, at last with SIGKILL; whether clean was enough."""
         if self.process is None:
             return True
@@ -170,7 +170,7 @@ class DemoPeer:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(patience_s)
+                self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 clean = False
                 with contextlib.suppress(ProcessLookupError):
@@ -180,6 +180,7 @@ class DemoPeer:
             clean = False
             with contextlib.suppress(psutil.Error):
                 self.family[pid].kill()
+        self.orphans(2.0)
         self.process = None
         return clean
 
