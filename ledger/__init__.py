@@ -2,5 +2,5 @@
 
 The files, each importing only files named before it:
 errors codec keys merkle notes values spec receipt entries rules balances fold_log fold genesis database logs store
-witness replica tiles verify cli.
+witness replica report verify tiles describe cli.
 """

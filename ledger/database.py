@@ -96,6 +96,15 @@ class Database:
         except sqlite3.Error as exc:
             raise StoreUnreadable(f"{self.path}: cannot write: {exc}; nothing was changed") from exc
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All reads inside see one state of the file, whatever its writer does meanwhile."""
+        self.rows("BEGIN")
+        try:
+            yield
+        finally:
+            self.rows("ROLLBACK")
+
     def rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
         """The rows of a query.
 

@@ -3,6 +3,7 @@
 Pure: no IO.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,10 @@ class Genesis:
                 raise GenesisInvalid(f"genesis: witness {name} uses an account's key; make a key for each role")
         if sum(amount for _, amount in (*self.supply, *self.issuers)) > MAX_INT:
             raise GenesisInvalid("genesis: supply and budgets together are above 2^53-1 micro-credits")
+        try:
+            self.encode()
+        except CodecInvalid as exc:
+            raise GenesisInvalid(f"genesis: {exc.message}") from exc
 
     @classmethod
     def create(
@@ -114,6 +119,17 @@ class Genesis:
         """The canonical bytes."""
         return codec.encode(self.to_json())
 
+    def check_same(self, stored: bytes | None, place: str) -> None:
+        """Check that what lies at `place` is of this network, by the genesis stored there.
+
+        Raises:
+            GenesisInvalid: it is of another, or of none.
+        """
+        if stored != self.encode():
+            other = keys.fingerprint(stored)[:16] if stored else "none"
+            wanted = f"{self.id[:16]} ({self.name})"
+            raise GenesisInvalid(f"{place}: is of network {other}, wanted {wanted}; give its own network file")
+
     @cached_property
     def id(self) -> str:
         """The network's id, 64 hex digits."""
@@ -144,6 +160,34 @@ class Genesis:
             NoteInvalid: one of them does not verify.
         """
         return [name for name, public in self.witnesses if notes.cosigned_at(note, name, public) is not None]
+
+
+def parse_network(data: bytes, place: str = "network file") -> tuple[Genesis, tuple[str, ...]]:
+    """The genesis and the bootstrap addresses of a network file, or of a bare genesis.
+
+    Raises:
+        GenesisInvalid: it is neither.
+    """
+    try:
+        body = json.loads(data.decode(), object_pairs_hook=_object) if len(data) <= MAX_BYTES else None
+    except (ValueError, RecursionError) as exc:
+        raise GenesisInvalid(f"{place}: not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise GenesisInvalid(f"{place}: is not an object of at most {MAX_BYTES} bytes")
+    bootstrap = body.get("bootstrap", [])
+    if not isinstance(bootstrap, list) or any(type(address) is not str for address in bootstrap):
+        raise GenesisInvalid(f"{place}: bootstrap is {str(bootstrap)[:60]}, wanted an array of addresses")
+    try:
+        return Genesis.from_json(body.get("genesis", body)), tuple(bootstrap)
+    except (GenesisInvalid, CodecInvalid) as exc:
+        raise GenesisInvalid(f"{place}: {exc.message}") from exc
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
 
 
 def _amounts(field: str, pairs: object) -> tuple[tuple[str, int], ...]:

@@ -17,7 +17,7 @@ from typing import Self
 from . import notes
 from .database import Database, HeadRow
 from .entries import Entry, Recv
-from .errors import Behind, Conflict, Frozen, GenesisInvalid, KeyInvalid, NoteInvalid, QuorumMissing
+from .errors import Behind, Conflict, Frozen, KeyInvalid, NoteInvalid, QuorumMissing
 from .fold import Fold, Ledger
 from .genesis import Genesis
 from .keys import PrivateKey
@@ -78,9 +78,8 @@ class Store:
             if stored is None and not read_only:
                 with database.transaction():
                     database.change("INSERT INTO meta (name, value) VALUES ('genesis', ?)", genesis.encode())
-            elif stored != genesis.encode():
-                other = f"{genesis.name!r} {genesis.id[:16]}"
-                raise GenesisInvalid(f"{path}: this ledger belongs to another network than {other}")
+            else:
+                genesis.check_same(stored, str(path))
             return cls(database, genesis)
         except BaseException:
             database.close()

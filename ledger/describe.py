@@ -1,0 +1,57 @@
+"""Entries, amounts and logs in words, for people at a terminal.
+
+Pure: no IO.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from .entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle
+
+MICRO = 10**6
+
+
+def credits(amount: int) -> str:
+    """Micro-credits as credits, exact: "1.25", "0.000016"."""
+    whole, rest = divmod(amount, MICRO)
+    return f"{whole:,}" + (f".{rest:06d}".rstrip("0") if rest else "")
+
+
+def short(owner: str) -> str:
+    """An account, "run/<id>" or origin, as much of it as people tell apart."""
+    name = owner.rsplit("/", 1)[-1][:12] + "…"
+    return f"run/{name}" if "run/" in owner else name
+
+
+def entry_line(entry: Entry) -> str:
+    """One line about an entry."""
+    match entry:
+        case Send():
+            return f"send {credits(entry.amount)} to {short(entry.to)}" + (f" ({entry.memo!r})" if entry.memo else "")
+        case Recv():
+            return f"receive what {short(entry.origin)} owes up to entry {entry.index}"
+        case Issue():
+            return f"issue {credits(entry.amount)} to {short(entry.to)}"
+        case Begin():
+            return f"begin {entry.spec['name']!r}, led by {', '.join(map(short, entry.leaders))}"
+        case Open():
+            seats = ", ".join(f"{short(account)}×{quota}" for account, _, quota in entry.roster)
+            return f"open round {entry.round}: {seats}"
+        case Receipt():
+            loss = f"{entry.loss // MICRO}.{entry.loss % MICRO // 100:04d}"
+            return f"receipt of {short(entry.account)} for round {entry.round}: {entry.tokens} tokens, loss {loss}"
+        case Settle():
+            return f"settle round {entry.round}: {len(entry.receipts)} receipts, state {short(entry.state)}"
+        case Close():
+            return f"close: {entry.reason!r}"
+    return entry.type
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a table, none where there are no rows: the first column to the left, the others to the right."""
+    lines = [tuple(head), *(tuple(str(value) for value in row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(cells)).rstrip()
+        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+        if len(lines) > 1
+    ]
