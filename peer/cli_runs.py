@@ -130,9 +130,11 @@ def flat(facts: Event, prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in facts.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield prefix + name, ", ".join(str(item.get("name") or item.get("run", ""))[:16] for item in value)
         elif isinstance(value, list):
             yield prefix + name, ", ".join(str(item) for item in value) or "–"
-        elif prefix + name in {"credits", "balance"} and isinstance(value, int):
+        elif name in {"credits", "balance", "claimable"} and isinstance(value, int):
             yield prefix + name, credits(value)
         else:
             yield prefix + name, "–" if value is None or value == "" else value
