@@ -1,0 +1,176 @@
+"""The leader role of a simulated node: carries out a LeaderMachine's effects as `peer.leader` does.
+
+Pure: time and randomness are the world's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ledger.entries import Receipt
+from peer.errors import RoundError
+from peer.rounds import messages as rounds
+from peer.rounds.lead import LeaderMachine
+from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, Log, Report
+from tests.sim.net import Failure
+from tests.sim.worker import Job, applied
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+FETCH_S = 20.0
+
+
+class SimLeader:
+    """The daemon of the peer that writes the run's log."""
+
+    def __init__(self, node: Node) -> None:
+        """Have certified what was appended before a crash, then lead."""
+        self.node = node
+        self.world = node.world
+        self.machine: LeaderMachine | None = None
+        self._joined: set[str] = set()
+        self._tick_at = 0.0
+        node.after(self.world.certify_s(), self._start)
+
+    def _start(self) -> None:
+        self.node.certify()
+        plan, clock = self.world.plan, self.world.clock
+        self.machine = LeaderMachine(plan=plan, log=self.node.log, balance=self.world.balance(), now=clock.now)
+        if self.world.cancelled:
+            self.tell(rounds.Cancel(reason="cancelled"))
+        self._carry_out([])
+
+    # ------------------------------------------------------------------ machine
+
+    def tell(self, message: rounds.LeaderMessage) -> None:
+        """Give the machine a message and start what it asks for."""
+        if self.machine is None:
+            raise Failure("FP-421", "the leader is still starting")
+        self._carry_out(self.machine.receive(message, self.world.clock.now))
+
+    def _carry_out(self, effects: list[LeaderEffect]) -> None:
+        assert self.machine is not None
+        for effect in effects:
+            self.node.after(0.001, lambda effect=effect: self._do(effect))  # type: ignore[misc]
+        deadline = self.machine.deadline
+        if deadline is not None and deadline != self._tick_at:
+            self._tick_at = deadline
+            self.node.after(deadline - self.world.clock.now, lambda: self._tick(deadline))
+
+    def _tick(self, planned: float) -> None:
+        if planned == self._tick_at and self.machine is not None:
+            self._tick_at = 0.0
+            self._carry_out(self.machine.tick(max(self.world.clock.now, planned)))
+
+    # ------------------------------------------------------------------ members' calls
+
+    def serve(self, caller: str, method: str, body: Any) -> Any:
+        """Answer a member."""
+        if method == "join":
+            self._joined.add(caller)
+            return None
+        if caller not in self._joined:
+            raise Failure("FP-420", "not joined")
+        if method == "beat":
+            self.tell(rounds.Beat(account=caller, state=body[0]))
+            return len(self.node.disk.entries)
+        assert isinstance(body, Receipt)
+        self._receipt(caller, body)
+        return None
+
+    def _receipt(self, caller: str, receipt: Receipt) -> None:
+        if receipt.account != caller or receipt.signature != "00" * 64:
+            raise Failure("FP-416", "not signed by its sender")
+        before = self._shown()
+        try:
+            self.tell(rounds.Delivered(receipt=receipt))
+        except RoundError as exc:
+            changed = self._shown() != before
+            raise (AssertionError(f"{exc} changed something") if changed else Failure(exc.code, exc.message)) from exc
+
+    def _shown(self) -> tuple[object, ...]:
+        machine = self.machine
+        if machine is None:
+            return ()
+        return machine.phase, machine.delivered, machine.updates, machine.deadline, machine.log.size
+
+    # ------------------------------------------------------------------ effects
+
+    def _do(self, effect: LeaderEffect) -> None:
+        match effect:
+            case Check():
+                self._check(effect.receipt)
+            case ApplyRound():
+                self._apply(effect)
+            case Evaluate():
+                self.node.worker.do(Job(seconds=0.5, done=lambda _: self._evaluated(effect.round)))
+            case Log():
+                self._log(effect)
+            case Report():
+                self.world.reports[effect.event] = self.world.reports.get(effect.event, 0) + 1
+
+    def _evaluated(self, round_number: int) -> None:
+        self.tell(rounds.Evaluated(round=round_number, loss=1_900_000))
+
+    def _check(self, receipt: Receipt) -> None:
+        def checked(refusal: tuple[str, str] | None) -> None:
+            self.tell(rounds.Checked(account=receipt.account, update=receipt.update, refusal=refusal))
+
+        def decode() -> None:
+            unsound = self.world.nodes[receipt.account].traits.hostile and self.world.hit(0.5)
+            self.node.after(0.05, lambda: checked(("FP-131", "not finite") if unsound else None))
+
+        if not self.world.hazard(self.node, "checking"):
+            self.node.fetch([receipt.update], decode, lambda reason: checked(("FP-417", reason)))
+
+    def _apply(self, effect: ApplyRound) -> None:
+        open_round = self.node.log.open
+        assert open_round is not None, "applying while no round is open"
+        state, node = open_round.state, self.node
+
+        def done(_: float) -> None:
+            after = applied(state, effect.receipts)
+            node.keep(after)
+            if self.world.hazard(node, "applied"):
+                return
+            node.member.tell(rounds.Holds(round=effect.round, state=after))
+            self.tell(rounds.Applied(round=effect.round, state=after))
+
+        def apply() -> None:
+            node.worker.do(Job(seconds=node.traits.apply_s, done=done))
+
+        def again(_: str) -> None:
+            node.after(1.0, lambda: self._apply(effect))
+
+        node.worker.stop()
+        node.fetch([state, *(receipt.update for receipt in effect.receipts)], apply, again)
+
+    def _log(self, effect: Log) -> None:
+        node, since = self.node, len(self.node.disk.entries)
+        node.append(effect.entries)
+        if self.world.hazard(node, "appended"):
+            return
+
+        def certified() -> None:
+            node.certify()
+            if self.world.hazard(node, "certified"):
+                return
+            self._push(since)
+            node.after(0.005, logged)
+
+        def logged() -> None:
+            self.tell(rounds.Logged(balance=self.world.balance()))
+
+        node.after(self.world.certify_s(), certified)
+
+    def _push(self, since: int) -> None:
+        """Tell the members at once; whoever misses it asks after its next heartbeat."""
+        news = (since, tuple(self.node.disk.entries[since:]))
+        for account in self._joined:
+            if account != self.node.name:
+                self.world.net.call(self.node, account, "news", news, _ignore)
+
+
+def _ignore(_: Any) -> None:
+    pass

@@ -1,0 +1,206 @@
+"""The member role of a simulated node: carries out a MemberMachine's effects as `peer.member` does.
+
+Pure: time and randomness are the world's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ledger.entries import Receipt, Slots
+from peer.rounds import messages as rounds
+from peer.rounds.follow import MemberMachine
+from peer.rounds.messages import Deliver, Load, MemberEffect, Redeliver, Replay, Stop, Train
+from tests.sim.net import Failure
+from tests.sim.worker import STATE_BYTES, Job, applied, blob
+
+if TYPE_CHECKING:
+    from tests.sim.node import Node
+
+BEAT_S = 1.0
+HONEST_REFUSALS = {"FP-411", "FP-420", "FP-421"}
+"""What a leader that is busy, starting or restarted may answer to an honest receipt."""
+
+
+class SimMember:
+    """A member's daemon."""
+
+    def __init__(self, node: Node) -> None:
+        """Load the newest state that the disk has and the log knows, then take part."""
+        self.node = node
+        self.world = node.world
+        self.machine = self._machine(None)
+        self._tick_at = 0.0
+        known = [node.log.state_after(number) for number in range(node.log.round, -1, -1)] if node.log.size else []
+        held = next(((node.log.round_of(s) or 0, s) for s in known if s in node.disk.states), None)
+        self._after(node.traits.load_s if held else 0.1, lambda: self._start(held))
+
+    def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
+        promise = self.node.disk.promise
+        return MemberMachine(
+            account=self.node.name,
+            log=self.node.log,
+            state_bytes=STATE_BYTES,
+            held=held,
+            promised=(promise.round, promise.state_in) if promise else None,
+        )
+
+    def _start(self, held: tuple[int, str] | None) -> None:
+        self.node.state = held[1] if held else ""
+        self.machine = self._machine(held)
+        self._beat()
+        self.tell(rounds.LogGrew())
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        self.node.after(seconds, action)
+
+    # ------------------------------------------------------------------ machine
+
+    def tell(self, message: rounds.MemberMessage) -> None:
+        """Give the machine a message and start what it asks for."""
+        self._carry_out(self.machine.receive(message, self.world.clock.now))
+
+    def _carry_out(self, effects: list[MemberEffect]) -> None:
+        for effect in effects:
+            self._after(0.001, lambda effect=effect: self._do(effect))  # type: ignore[misc]
+        deadline = self.machine.deadline
+        if deadline is not None and deadline != self._tick_at:
+            self._tick_at = deadline
+            self._after(deadline - self.world.clock.now, lambda: self._tick(deadline))
+
+    def _tick(self, planned: float) -> None:
+        if planned == self._tick_at:
+            self._tick_at = 0.0
+            self._carry_out(self.machine.tick(max(self.world.clock.now, planned)))
+
+    # ------------------------------------------------------------------ heartbeats
+
+    def _beat(self) -> None:
+        """Once a second; the next one only after this one was answered, or not."""
+        node, started = self.node, self.world.clock.now
+
+        def answered(news: Any) -> None:
+            if isinstance(news, Failure):
+                if news.code == "FP-420":
+                    self.world.net.call(node, self.world.leader.name, "join", None, lambda _: None)
+            elif news > len(node.disk.entries):
+                node.pull()
+            self._after(max(0.05, BEAT_S - (self.world.clock.now - started)), self._beat)
+
+        beat = (self.machine.state, len(node.disk.entries))
+        self.world.net.call(
+            node, self.world.leader.name, "beat", beat, answered, timeout_s=self.world.settings.beat_timeout_s
+        )
+
+    # ------------------------------------------------------------------ effects
+
+    def _do(self, effect: MemberEffect) -> None:
+        def broke(reason: str) -> None:
+            self.tell(rounds.Broke(effect=effect, reason=reason))
+
+        match effect:
+            case Load():
+                self.node.ready(effect.state, lambda: self._holds(effect.round, effect.state), broke)
+            case Replay():
+                updates = [receipt.update for receipt in effect.settled.receipts]
+                self.node.fetch([*updates, effect.settled.state_in], lambda: self._apply(effect), broke)
+            case Train():
+                self.node.ready(effect.open.state, lambda: self._train(effect), broke)
+            case Stop():
+                self.node.worker.stop()
+            case Deliver():
+                self._deliver(self._sign(effect), broke)
+            case Redeliver():
+                assert self.node.disk.promise is not None, "a redelivery without a promised receipt"
+                assert self.node.disk.promise.round == effect.round, "the promised receipt is of another round"
+                self._deliver(self.node.disk.promise, broke)
+
+    def _holds(self, round_number: int, state: str) -> None:
+        self.world.holds(self.node, round_number, state)
+        self.tell(rounds.Holds(round=round_number, state=state))
+
+    def _apply(self, effect: Replay) -> None:
+        settled, node = effect.settled, self.node
+
+        def done(_: float) -> None:
+            state = applied(settled.state_in, settled.receipts)
+            if self.world.hit(self.world.settings.bit_flips):
+                state = blob("flipped", state, size=STATE_BYTES)
+            node.keep(state)
+            self._holds(settled.round, state)
+
+        node.worker.do(Job(seconds=node.traits.apply_s, done=done))
+
+    def _train(self, effect: Train) -> None:
+        world, node, plan = self.world, self.node, self.world.plan
+        assert self.machine.state == effect.open.state, "training from another state than the open round's"
+        if world.hit(world.settings.training_breaks):
+            self._after(0.5, lambda: self.tell(rounds.Broke(effect=effect, reason="out of memory")))
+            return
+        wanted = effect.quota * node.traits.slot_s * world.rng.uniform(0.9, 1.2)
+        given = min(wanted, max(plan.time_budget_s, wanted / effect.quota))
+
+        def done(share: float) -> None:
+            slots = min(effect.quota, max(1, int(effect.quota * given * share / wanted + 1e-9)))
+            update = blob(node.name, effect.open.round, world.rng.random(), size=world.settings.update_bytes)
+            node.disk.updates.add(update)
+            trained = rounds.Trained(
+                round=effect.open.round,
+                update=update,
+                tokens=slots * plan.tokens_per_slot,
+                slots=slots,
+                loss=2_000_000,
+                steps=slots,
+                leaves="ab" * 32,
+            )
+            if not world.hazard(node, "trained"):
+                self.tell(trained)
+
+        node.worker.do(Job(seconds=given, done=done, training=True))
+
+    # ------------------------------------------------------------------ receipts
+
+    def _sign(self, effect: Deliver) -> Receipt:
+        trained, plan = effect.trained, self.world.plan
+        seat = effect.open.seat(self.node.name)
+        assert seat is not None, "a delivery without a seat"
+        receipt = Receipt(
+            network=plan.network,
+            run=plan.run,
+            round=trained.round,
+            account=self.node.name,
+            state_in=effect.open.state,
+            update=trained.update,
+            tokens=trained.tokens,
+            slots=Slots(seat.start, trained.slots),
+            loss=trained.loss,
+            steps=trained.steps,
+            leaves=trained.leaves,
+            signature="00" * 64,
+        )
+        before = self.node.disk.promise
+        again = before is not None and (before.round, before.state_in) == (receipt.round, receipt.state_in)
+        assert not again or before == receipt, f"two different receipts signed for round {receipt.round}"
+        self.node.disk.promise = receipt
+        return receipt
+
+    def _deliver(self, receipt: Receipt, broke: Callable[[str], None]) -> None:
+        if self.world.hazard(self.node, "promised"):
+            return
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, Failure):
+                if answer.code in {"FP-302", "FP-420"}:
+                    broke(str(answer))
+                    return
+                honest = not self.node.traits.hostile
+                assert not honest or answer.code in HONEST_REFUSALS, f"an honest receipt was refused: {answer}"
+                self.tell(rounds.Answered(round=receipt.round, refusal=(answer.code, str(answer))))
+            else:
+                self.tell(rounds.Answered(round=receipt.round, refusal=None))
+
+        if self.node.traits.hostile:
+            for lie in self.world.lies(receipt):
+                self.world.net.call(self.node, self.world.leader.name, "receipt", lie, lambda _: None)
+        self.world.net.call(self.node, self.world.leader.name, "receipt", receipt, answered)

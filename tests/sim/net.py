@@ -1,0 +1,117 @@
+"""A virtual clock and a network whose messages are lost, late, repeated or out of order.
+
+Pure: randomness comes from the generator given.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Action = Callable[[], None]
+
+
+class Clock:
+    """Carries out actions in the order of their virtual times."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.events = 0
+        self._heap: list[tuple[float, int, Action]] = []
+
+    def at(self, time: float, action: Action) -> None:
+        """Carry out `action` at `time`."""
+        self.events += 1
+        heapq.heappush(self._heap, (max(time, self.now), self.events, action))
+
+    def run(self, until: float, done: Callable[[], bool]) -> None:
+        """Let time pass until `done`, or until the clock says `until`."""
+        while self._heap and not done():
+            time, _, action = heapq.heappop(self._heap)
+            if time > until:
+                self.now = until
+                return
+            self.now = time
+            action()
+
+
+class Failure(Exception):
+    """A call that was answered with an error, or not answered in time (FP-302)."""
+
+    def __init__(self, code: str, message: str = "") -> None:
+        super().__init__(f"{code} {message}")
+        self.code = code
+
+
+class Host(Protocol):
+    """What can be called: a running node."""
+
+    name: str
+    alive: bool
+
+    def serve(self, caller: str, method: str, body: Any) -> Any:
+        """Answer a call, or raise `Failure`."""
+
+
+@dataclass(kw_only=True)
+class Weather:
+    """How bad the network is."""
+
+    delay_s: float
+    """Mean one-way delay."""
+    loss: float
+    """Share of messages lost."""
+    repeat: float
+    """Share of requests that arrive twice."""
+    cut_off: dict[str, float] = field(default_factory=dict)
+    """Until when nothing reaches or leaves a node, by its name."""
+
+
+class Net:
+    """Calls between nodes; a node's calls to itself are quick and sure."""
+
+    def __init__(self, clock: Clock, rng: random.Random, weather: Weather) -> None:
+        self.clock = clock
+        self.weather = weather
+        self.hosts: dict[str, Host] = {}
+        """Running nodes by name."""
+        self._rng = rng
+
+    def call(
+        self, caller: Host, to: str, method: str, body: Any, answer: Callable[[Any], None], *, timeout_s: float = 5.0
+    ) -> None:
+        """Call a node; `answer` gets what it returned, or a `Failure`, once, unless the caller is dead by then."""
+        pending = [answer]
+
+        def give(value: Any) -> None:
+            if pending and caller.alive:
+                pending.pop()(value)
+
+        def arrive() -> None:
+            host = self.hosts.get(to)
+            if host is None:
+                return
+            try:
+                value = host.serve(caller.name, method, body)
+            except Failure as exc:
+                value = exc
+            self._send(to, caller.name, lambda: give(value))
+
+        self._send(caller.name, to, arrive)
+        if self._rng.random() < self.weather.repeat:
+            self._send(caller.name, to, arrive)
+        self.clock.at(self.clock.now + timeout_s, lambda: give(Failure("FP-302", "no answer in time")))
+
+    def reaches(self, one: str, other: str) -> bool:
+        """Whether messages between two nodes may arrive just now."""
+        now, cut_off = self.clock.now, self.weather.cut_off
+        return other in self.hosts and (one == other or max(cut_off.get(one, 0.0), cut_off.get(other, 0.0)) <= now)
+
+    def _send(self, one: str, other: str, action: Action) -> None:
+        if one == other:
+            self.clock.at(self.clock.now + 0.0005, action)
+        elif self.reaches(one, other) and self._rng.random() >= self.weather.loss:
+            self.clock.at(self.clock.now + self._rng.expovariate(1 / self.weather.delay_s), action)
