@@ -5,7 +5,9 @@ The table itself is bounded: the peer that was quiet for longest is forgotten fi
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from peer.errors import Busy
@@ -108,6 +110,24 @@ class Allowance:
             remote.count -= 1
             remote.held_bytes -= size
             remote.bytes.owe(reply_bytes)
+
+    @contextlib.contextmanager
+    def reserve(self, peer_id: str, size: int) -> Iterator[None]:
+        """Holds memory for a reply; raises Busy. Only between `enter` and `leave`."""
+        remote = self._remotes.get(peer_id)
+        held = remote.held_bytes if remote is not None else 0
+        if held + size > self._limits.in_flight_bytes or self._held_bytes + size > self._limits.total_in_flight_bytes:
+            self.refused += 1
+            raise Busy(f"peer {peer_id}: {held} + {size} bytes in flight, the limit is {self._limits.in_flight_bytes}")
+        self._held_bytes += size
+        if remote is not None:
+            remote.held_bytes += size
+        try:
+            yield
+        finally:
+            self._held_bytes -= size
+            if remote is not None:
+                remote.held_bytes -= size
 
     def _remote(self, peer_id: str, now: float) -> _Remote:
         remote = self._remotes.get(peer_id)

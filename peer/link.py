@@ -15,7 +15,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from peer.errors import AddressInvalid, Unreachable
+from peer.errors import AddressInvalid, IdentityInvalid, Unreachable
 from peer.limits import Allowance
 from peer.p2pd import MESSAGE_LIMIT, P2pd
 from peer.peerkey import public_of
@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure
     from hivemind.utils.logging import use_hivemind_log_handler
     from hivemind.utils.multiaddr import Multiaddr
+    from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
 
 use_hivemind_log_handler("nowhere")
 logging.getLogger("hivemind").addHandler(logging.NullHandler())  # never on stderr by itself
@@ -69,7 +70,7 @@ def split_address(address: str) -> tuple[str, str]:
             raise ValueError("it does not end in /p2p/<PeerID>")
         Multiaddr(base)
         public_of(peer_id)
-    except Exception as exc:  # noqa: BLE001  # the multiaddr parser raises whatever its parts raise
+    except (ValueError, LookupError, MultiaddrError, IdentityInvalid) as exc:
         raise AddressInvalid(f"address {address!r}: {exc}", "copy it from `forge-peer id` of that peer") from exc
     return base, peer_id
 
@@ -112,6 +113,11 @@ class Link:
                         await dht.shutdown()
         finally:
             await _detach(p2p)
+
+    @property
+    def lost(self) -> bool:
+        """Whether its p2pd is gone."""
+        return bool(self._lost)
 
     def lose(self, reason: str) -> None:
         """p2pd is gone: every call that waits, and every later one, fails at once."""

@@ -105,8 +105,9 @@ class P2pd:
                     write_atomic(pid_file, json.dumps(note).encode())
                     yield self
                 finally:
-                    with contextlib.suppress(ProcessLookupError):
-                        self._process.send_signal(signal.SIGKILL)  # it holds no state worth a graceful end
+                    if self._process.returncode is None:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(self.pid, signal.SIGKILL)  # it holds no state worth a graceful end
                     await self._process.wait()
         except* TransportFailed as group:
             raise group.exceptions[0] from None

@@ -7,7 +7,7 @@ parsed; what does not parse is refused with a reason. Pure: bytes in, values out
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -41,6 +41,22 @@ Flag = Annotated[int, Field(ge=0, le=1)]
 Word = Annotated[str, StringConstraints(max_length=200)]
 """A short text."""
 
+M = TypeVar("M", bound=BaseModel)
+
+
+def check(model: type[M], body: Any) -> M:
+    """Builds a model from decoded JSON.
+
+    Raises:
+        MessageInvalid: naming message, field and reason.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise MessageInvalid(f"{model.__name__}: {place}: {first['msg']}") from exc
+
 
 class Message(BaseModel):
     """Base of every message body: frozen, exact types, unknown keys refused; None means that the key is absent."""
@@ -54,12 +70,7 @@ class Message(BaseModel):
         Raises:
             MessageInvalid: naming message, field and reason.
         """
-        try:
-            return cls.model_validate(body)
-        except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the body"
-            raise MessageInvalid(f"{cls.__name__}: {place}: {first['msg']}") from exc
+        return check(cls, body)
 
     def body(self) -> dict[str, Any]:
         """The canonical-able object; keys that are None are left out."""
@@ -120,11 +131,15 @@ def unpack(frame: bytes) -> tuple[dict[str, Any], bytes]:
     return head, frame[_HEAD + size :]
 
 
-class Request(Message):
+class Request(BaseModel):
     """Head of a request frame."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     method: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_./-]{0,63}$")]
     body: dict[str, Any]
+    timeout_ms: Annotated[int, Field(ge=1, le=2**31)]
+    """How long the caller waits; the handler is stopped then."""
 
 
 class _Fault(Message):
