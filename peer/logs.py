@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from ledger.fold import Ledger
-from ledger.genesis import Genesis
 from ledger.store import Store
 from ledger.witness import Witness
 
 from ledger.entries import Entry, parse
 from ledger.errors import Behind, LedgerError
+from ledger.fold import Ledger
+from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.notes import combine
 from peer.errors import NetworkError, Refused, RunError
@@ -233,12 +233,17 @@ class Logs:
         heads = Heads.read(await self._network.call(peer, "ledger.heads", {}, timeout_s=COSIGN_S))
         stored = 0
         for origin, theirs in heads.heads:
-            ours = await self.size(origin)
-            if theirs > ours:
-                stored += await self._pull_log(peer, origin, ours)
+            if theirs > await self.size(origin):
+                stored += await self.pull_log(peer, origin)
         return stored
 
-    async def _pull_log(self, peer: str, origin: str, start: int) -> int:
+    async def pull_log(self, peer: str, origin: str) -> int:
+        """Fetch from a peer what it has certified of one log beyond ours; returns the number of entries stored.
+
+        Raises:
+            NetworkError, LedgerError: the peer does not answer, or what it sent does not hold.
+        """
+        start = await self.size(origin)
         bundles: list[Bundle] = []
         at, size = start, start + 1
         while at < size:
@@ -259,7 +264,7 @@ class Logs:
     async def _serve_cosign(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
         witness = self._witness
         if witness is None:
-            raise Refused("FP-404", "this peer is not a witness")
+            raise Refused("FP-418", "this peer is not a witness")
         request = WitnessRequest.read(body)
         data = [entry.encode() for entry in request.entries]
         try:

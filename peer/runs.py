@@ -53,9 +53,9 @@ class Journal:
         """The newest event of that name."""
         return next((event for event in reversed(self._events) if event["event"] == name), None)
 
-    async def add(self, name: str, **fields: object) -> None:
-        """Note an event."""
-        event = {"event": name, "time": round(time.time(), 3), **fields}
+    async def add(self, what: str, /, **fields: object) -> None:
+        """Note that `what` happened."""
+        event = {"event": what, "time": round(time.time(), 3), **fields}
         self._events.append(event)
         with self._path.open("a") as file:
             file.write(json.dumps(event) + "\n")

@@ -1,4 +1,4 @@
-"""Worker subprocesses: start, JSON-lines calls, events, death.
+"""Worker subprocesses: start, JSON-lines calls, events, death; and tasks that are started again when they fail.
 
 A worker is one `python -m p2p_llm_forge.worker` in its run's folder. Whatever a model or a driver does to it, the
 daemon sees only a `WorkerDied`. The worker asks the kernel to die with us, so a killed daemon leaves none behind.
@@ -13,7 +13,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,40 @@ log = structlog.get_logger(__name__)
 LINE_BYTES = 4 << 20
 READY_S = 120.0
 CLOSE_S = 3.0
+FIRST_PAUSE_S = 1.0
+MOST_PAUSE_S = 60.0
+STEADY_S = 120.0
+"""A task that ran this long before it failed is not in a loop of failures."""
 
 Fields = dict[str, Any]
 OnEvent = Callable[[Fields], None]
+
+
+class Keeper:
+    """Keeps long-lived tasks going: one that fails is logged with its traceback and started again after a pause."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        """The tasks live in `tasks`, the daemon's own group."""
+        self._tasks = tasks
+
+    def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work()` until it returns."""
+        self._tasks.create_task(self._keep(name, work), name=name)
+
+    async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        pause = FIRST_PAUSE_S
+        while True:
+            started = time.monotonic()
+            try:
+                await work()
+            except Exception:
+                if time.monotonic() - started > STEADY_S:
+                    pause = FIRST_PAUSE_S
+                log.exception("task_failed", task=name, again_in_s=pause)
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MOST_PAUSE_S)
 
 
 class Worker:

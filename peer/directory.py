@@ -1,0 +1,108 @@
+"""Who is out there: our own adverts kept fresh in the DHT, other peers' adverts and advertised runs read from it.
+
+Adverts are hints: an advert proves which account a PeerID belongs to, nothing else is believed of it.
+
+IO: the DHT, through `Network`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from ledger.genesis import Genesis
+from peer.errors import ForgeError
+from peer.network import Network
+from peer.records import PeerAdvert, RunAdvert
+
+log = structlog.get_logger(__name__)
+
+REFRESH_S = 30.0
+LOOK_S = 2.0
+
+
+class Directory:
+    """Adverts that we publish and adverts that we know. Written only by its own loop."""
+
+    def __init__(
+        self,
+        *,
+        network: Network,
+        genesis: Genesis,
+        advertise: Callable[[], PeerAdvert],
+        advertise_runs: Callable[[], Iterable[RunAdvert]],
+    ) -> None:
+        """Publish what the two callables give; they are asked again at every refresh."""
+        self._network = network
+        self._genesis = genesis
+        self._advertise = advertise
+        self._advertise_runs = advertise_runs
+        self._peers: dict[str, PeerAdvert] = {}
+        self._runs: dict[str, RunAdvert] = {}
+        self._own = advertise()
+        self._refresh = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Publish and look until cancelled."""
+        published = -REFRESH_S
+        while True:
+            try:
+                if self._refresh.is_set() or time.monotonic() - published >= REFRESH_S:
+                    self._refresh.clear()
+                    published = time.monotonic()
+                    await self._publish()
+                await self._look()
+            except ForgeError as exc:
+                log.info("directory_look_failed", reason=str(exc))
+            try:
+                await asyncio.wait_for(self._refresh.wait(), LOOK_S)
+            except TimeoutError:
+                continue
+
+    def refresh(self) -> None:
+        """Publish now: something that our adverts say has changed."""
+        self._refresh.set()
+
+    async def _publish(self) -> None:
+        self._own = self._advertise()
+        await self._network.publish(self._own)
+        for advert in self._advertise_runs():
+            await self._network.publish(advert)
+
+    async def _look(self) -> None:
+        self._peers = {advert.peer_id: advert for advert in await self._network.lookup(PeerAdvert)}
+        self._peers[self._own.peer_id] = self._own
+        self._runs = {advert.run: advert for advert in await self._network.lookup(RunAdvert)}
+
+    # ------------------------------------------------------------------ what we know
+
+    def own_advert(self) -> str:
+        """Our signed advert, for those whom we tell directly."""
+        return self._own.text()
+
+    def peers(self) -> list[str]:
+        """PeerIDs of the other peers."""
+        return [peer for peer in self._peers if peer != self._own.peer_id]
+
+    def peer_of(self, account: str) -> str | None:
+        """PeerID of an account, the newest advert's where there are several."""
+        known = [advert for advert in self._peers.values() if advert.account == account]
+        return max(known, key=lambda advert: advert.expires).peer_id if known else None
+
+    def witness_peers(self) -> dict[str, str]:
+        """Witness name → PeerID, for the witnesses of the genesis that are here."""
+        names = {public: name for name, public in self._genesis.witnesses}
+        return {names[a.witness]: a.peer_id for a in self._peers.values() if a.witness in names}
+
+    def runs(self) -> list[RunAdvert]:
+        """Runs that their leaders advertise."""
+        return list(self._runs.values())
+
+    def table(self) -> list[dict[str, Any]]:
+        """The peers' adverts, for people; ours first."""
+        others = [advert for peer, advert in self._peers.items() if peer != self._own.peer_id]
+        return [{**advert.facts(), "self": int(advert is self._own)} for advert in (self._own, *others)]

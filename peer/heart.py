@@ -1,0 +1,158 @@
+"""A member's line to the leader: heartbeats, joining, goodbye; and fetching updates ahead of their settlement.
+
+IO: calls over the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ledger.errors import LedgerError
+from peer.errors import ForgeError, NetworkError, Refused, Unreachable
+from peer.logs import Logs
+from peer.messages import Beat, Goodbye, Join, News
+from peer.network import Network
+from peer.runs import Run
+
+log = structlog.get_logger(__name__)
+
+BEAT_S = 1.0
+CALL_S = 5.0
+GOODBYE_S = 1.0
+UNKNOWN_MEMBER = "FP-420"
+NOT_LEADING = "FP-423"
+PREFETCHES = 4
+WAITING_UPDATES = 256
+
+LeaderPeer = Callable[[], str | None]
+"""PeerID of the run's leader, if it is known just now."""
+
+
+class Heart:
+    """Tells the leader once a second that we live and what we hold, and learns what we lack."""
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        network: Network,
+        logs: Logs,
+        advert: Callable[[], str],
+        leader_peer: LeaderPeer,
+        state: Callable[[], str],
+        on_update: Callable[[str, Sequence[str]], None],
+    ) -> None:
+        """Beat for one run.
+
+        Args:
+            run: the run.
+            network: libp2p.
+            logs: the ledger replica, which takes up what the leader has beyond ours.
+            advert: our signed peer advert, which binds our PeerID to our account.
+            leader_peer: where the leader is.
+            state: id of the state that our worker holds, or empty.
+            on_update: told of each update of the open round, with the peers that have it.
+        """
+        self.peers: list[str] = []
+        """PeerIDs of the run's members, as the leader last said."""
+        self._run = run
+        self._network = network
+        self._logs = logs
+        self._advert = advert
+        self._leader_peer = leader_peer
+        self._state = state
+        self._on_update = on_update
+        self._silent = False
+
+    async def serve(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            started = time.monotonic()
+            await self._try_beat()
+            await asyncio.sleep(max(0.05, BEAT_S - (time.monotonic() - started)))
+
+    async def call(self, method: str, body: dict[str, Any], timeout_s: float = CALL_S) -> dict[str, Any]:
+        """Call the leader.
+
+        Raises:
+            NetworkError: it is not known, does not answer, or refuses.
+        """
+        leader = self._leader_peer()
+        if leader is None:
+            raise Unreachable(f"run {self._run.id[:16]}: the leader's peer is not known yet")
+        return await self._network.call(leader, method, body, timeout_s=timeout_s)
+
+    async def say_goodbye(self, reason: str) -> None:
+        """Tell the leader that we go, so that nobody waits for us."""
+        if self._run.log.close is None:
+            with contextlib.suppress(NetworkError):
+                await self.call("run.leave", Goodbye(run=self._run.id, reason=reason).body(), GOODBYE_S)
+
+    async def _try_beat(self) -> None:
+        try:
+            await self._beat()
+            if self._silent:
+                log.info("leader_back", run=self._run.id[:16])
+            self._silent = False
+        except (NetworkError, LedgerError) as exc:
+            if not self._silent:
+                log.warning("leader_silent", run=self._run.id[:16], reason=str(exc))
+            self._silent = True
+
+    async def _beat(self) -> None:
+        body = Beat(run=self._run.id, state=self._state(), size=self._run.log.size).body()
+        try:
+            news = News.read(await self.call("run.beat", body))
+        except Refused as exc:
+            if exc.code != UNKNOWN_MEMBER:
+                raise
+            await self.call("run.join", Join(run=self._run.id, advert=self._advert()).body())
+            news = News.read(await self.call("run.beat", body))
+        self.peers = [peer for peer in news.peers if peer != self._network.peer_id]
+        leader = self._leader_peer()
+        if leader is None or leader == self._network.peer_id:
+            return
+        for update in news.updates:
+            self._on_update(update, [leader])
+        if news.size > self._run.log.size:
+            await self._logs.pull_log(leader, self._run.origin)
+
+
+class Prefetcher:
+    """Fetches updates of the open round in the background, so that they are here when it is settled."""
+
+    def __init__(self, fetch: Callable[[str, Sequence[str]], Awaitable[Path]]) -> None:
+        """Fetch with `fetch(update, providers)`."""
+        self._fetch = fetch
+        self._wanted: asyncio.Queue[tuple[str, Sequence[str]]] = asyncio.Queue(WAITING_UPDATES)
+        self._asked: dict[str, None] = {}
+
+    def want(self, update: str, providers: Sequence[str]) -> None:
+        """Fetch this update when there is time, once. A full queue drops it: then the settlement fetches it."""
+        if update in self._asked or self._wanted.full():
+            return
+        self._asked[update] = None
+        while len(self._asked) > WAITING_UPDATES:
+            del self._asked[next(iter(self._asked))]
+        self._wanted.put_nowait((update, providers))
+
+    async def serve(self) -> None:
+        """Fetch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(PREFETCHES):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            update, providers = await self._wanted.get()
+            try:
+                await self._fetch(update, providers)
+            except (ForgeError, OSError) as exc:
+                log.info("prefetch_failed", update=update[:16], reason=str(exc))

@@ -1,0 +1,229 @@
+"""The runs that one daemon hosts: which it takes part in, in which roles, from joining to the last claim.
+
+Composition of roles, no protocol of its own: a run is hosted by a member role, and by a leader role if its spec says
+that we lead it; both share one worker.
+
+IO: through the parts it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from ledger.errors import LedgerError
+from peer.blobs import BlobStore
+from peer.credits import Credits
+from peer.directory import Directory
+from peer.errors import ForgeError, Refused, RunError
+from peer.fetcher import BlobFetcher
+from peer.leader import Leader
+from peer.logs import Logs
+from peer.matcher import choose
+from peer.member import Member
+from peer.messages import Bundle, Gossip
+from peer.network import Network
+from peer.run_worker import Hardware, RunWorker
+from peer.runs import Run
+from peer.submission import Submitter, begin
+from peer.supervisor import Fields, Keeper
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 2.0
+SYNC_S = 5.0
+
+
+class Host:
+    """All runs of one daemon. Written only by the daemon's own tasks."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        network: Network,
+        logs: Logs,
+        credits: Credits,
+        store: BlobStore,
+        directory: Directory,
+        hardware: Hardware,
+        keeper: Keeper,
+        max_runs: int,
+    ) -> None:
+        """Serve `run.*` on the network; work on `max_runs` runs at once, at most."""
+        self._home = home
+        self._network = network
+        self._logs = logs
+        self._store = store
+        self._fetcher = BlobFetcher(store, network)
+        self._directory = directory
+        self._hardware = hardware
+        self._keeper = keeper
+        self._max_runs = max_runs
+        self._credits = credits
+        self.runs: dict[str, Run] = {}
+        self.workers: dict[str, RunWorker] = {}
+        self.members: dict[str, Member] = {}
+        self.leaders: dict[str, Leader] = {}
+        self._serve_runs()
+
+    # ------------------------------------------------------------------ life
+
+    async def resume(self) -> None:
+        """Take up the runs in the home folder; those that are not closed go on."""
+        for folder in sorted((self._home / "runs").glob("[0-9a-f]*")):
+            run = Run.load(folder, self._logs)
+            await run.refresh()
+            self.runs[run.id] = run
+            if run.log.close is None or run.journal.last("claimed") is None:
+                self.host(run)
+
+    async def look(self) -> None:
+        """Again and again: join runs that are advertised, and keep our ledger replica up to date."""
+        synced = 0.0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            busy = sum(run.log.close is None for run in self.runs.values())
+            adverts = self._directory.runs()
+            for advert in choose(adverts, taken=self.runs.keys(), busy=busy, max_runs=self._max_runs):
+                await self._join(advert.run, advert.peer_id)
+            if time.monotonic() - synced >= SYNC_S:
+                synced = time.monotonic()
+                await self._sync()
+
+    async def _sync(self) -> None:
+        """Pull from a witness, or from whoever is there, what we lack of the ledger."""
+        peers = [*self._directory.witness_peers().values(), *self._directory.peers()]
+        for peer in [peer for peer in dict.fromkeys(peers) if peer != self._network.peer_id][:2]:
+            try:
+                await self._logs.pull(peer)
+            except (ForgeError, LedgerError) as exc:
+                log.info("sync_failed", peer=peer, reason=str(exc))
+
+    async def _join(self, run_id: str, leader: str) -> None:
+        """Fetch a run's log from its leader; its certified first entry is the spec."""
+        origin = self._logs.genesis.run_origin(run_id)
+        try:
+            await self._logs.pull_log(leader, origin)
+            first = (await self._logs.entries(origin, 0))[:1]
+            spec = dict(first[0].spec) if first else {}
+            run = Run.create(run=run_id, home=self._home, logs=self._logs, spec=spec)
+        except (ForgeError, LedgerError) as exc:
+            log.warning("join_failed", run=run_id[:16], leader=leader, reason=str(exc))
+            return
+        log.info("joining", run=run_id[:16], name=run.name)
+        await run.refresh()
+        self.host(run)
+
+    def host(self, run: Run) -> None:
+        """Take part in a run until it is over."""
+        self.runs[run.id] = run
+        self._keeper.keep(f"run-{run.id[:16]}", lambda: self._serve_run(run))
+
+    async def _serve_run(self, run: Run) -> None:
+        """Host one run until it is closed and our claims are in."""
+        leading = run.leaders[0] == self._logs.account.public
+        if leading:
+            await begin(self._credits, run)
+            await run.refresh()
+        worker = self.worker(run)
+        if run.log.close is None or worker.newest_state() != (run.log.round, run.log.state):
+            await self._take_part(run, worker, leading=leading)
+        await self._claim(run)
+
+    async def _take_part(self, run: Run, worker: RunWorker, *, leading: bool) -> None:
+        member = self.members[run.id] = Member(
+            run=run,
+            worker=worker,
+            logs=self._logs,
+            network=self._network,
+            key=self._logs.account,
+            advert=self._directory.own_advert,
+            leader_peer=lambda: self._directory.peer_of(run.leaders[0]),
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(member.serve())
+                if leading:
+                    leader = self.leaders[run.id] = Leader(
+                        run=run,
+                        worker=worker,
+                        logs=self._logs,
+                        network=self._network,
+                        account=self._logs.account.public,
+                        member=member,
+                    )
+                    tasks.create_task(leader.serve())
+        finally:
+            self.members.pop(run.id, None)
+            self.leaders.pop(run.id, None)
+            await worker.close()
+
+    async def _claim(self, run: Run) -> None:
+        """After the close: take over what the run owes us, as member and as funder."""
+        amount = await self._credits.claim()
+        await run.journal.add("claimed", micro_credits=amount)
+
+    def worker(self, run: Run) -> RunWorker:
+        """The run's worker; its process starts with its first task."""
+        if run.id not in self.workers:
+            self.workers[run.id] = RunWorker(
+                run=run,
+                store=self._store,
+                fetcher=self._fetcher,
+                providers=lambda: self._providers(run),
+                hardware=self._hardware,
+            )
+        return self.workers[run.id]
+
+    def _providers(self, run: Run) -> list[str]:
+        """Peers that may have the run's blobs: its members, its leader."""
+        member, leader = self.members.get(run.id), self.leaders.get(run.id)
+        peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
+        first = self._directory.peer_of(run.leaders[0])
+        return [peer for peer in dict.fromkeys([*peers, *([first] if first else [])]) if peer != self._network.peer_id]
+
+    async def close(self) -> None:
+        """Say goodbye to the leaders and end the workers."""
+        goodbyes = [member.heart.say_goodbye("the peer stops") for member in self.members.values()]
+        await asyncio.gather(*goodbyes, return_exceptions=True)
+        await asyncio.gather(*(worker.close() for worker in self.workers.values()), return_exceptions=True)
+
+    # ------------------------------------------------------------------ other peers' calls
+
+    def _serve_runs(self) -> None:
+        for method in ("join", "beat", "receipt", "leave"):
+            self._network.serve(f"run.{method}", self._for_leader(f"on_{method}"))
+        self._network.serve("run.news", self._on_news)
+        self._network.serve("run.gossip", self._on_gossip)
+
+    def _for_leader(self, method: str) -> Any:
+        async def handle(caller: str, body: Fields) -> Fields:
+            leader = self.leaders.get(str(body.get("run")))
+            if leader is None:
+                raise Refused("FP-423", f"run {str(body.get('run'))[:16]}: not led by this peer")
+            answer: Fields = await getattr(leader, method)(caller, body)
+            return answer
+
+        return handle
+
+    async def _on_news(self, caller: str, body: Fields) -> Fields:
+        bundle = Bundle.read(body)
+        if bundle.start <= await self._logs.size(bundle.origin) and self._follows(bundle.origin):
+            await self._logs.accept([bundle])
+        return {}
+
+    def _follows(self, origin: str) -> bool:
+        return any(self._logs.genesis.run_origin(run) == origin for run in self.members)
+
+    async def _on_gossip(self, caller: str, body: Fields) -> Fields:
+        gossip = Gossip.read(body)
+        member = self.members.get(gossip.run)
+        if member is not None:
+            member.prefetcher.want(gossip.update, [gossip.peer])
+        return {}

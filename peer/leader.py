@@ -1,0 +1,289 @@
+"""The leader's part in a run: carries out what its round machine asks for, and answers the members.
+
+The leader's own worker decodes every update before it counts and computes the next state; if this daemon trains too,
+the member role shares that worker. Only this role writes the run's log.
+
+IO: the run's log, members' blobs and messages over the network, the run's worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from ledger.entries import Receipt, parse
+from ledger.errors import LedgerError
+from peer.errors import ForgeError, NetworkError, Refused, WorkerError
+from peer.heart import UNKNOWN_MEMBER
+from peer.logs import Logs
+from peer.member import Member
+from peer.messages import Beat, Delivery, Goodbye, Gossip, Join, News
+from peer.network import Network
+from peer.records import PeerAdvert
+from peer.rounds import messages as rounds
+from peer.rounds.lead import LeaderMachine, Phase
+from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
+from peer.run_worker import RunWorker
+from peer.runs import Run
+
+log = structlog.get_logger(__name__)
+
+PUSH_S = 5.0
+TICK_S = 0.1
+RETRY_S = 1.0
+FETCH_S = 60.0
+
+Body = dict[str, Any]
+
+
+class Leader:
+    """Leads one run until it is closed; `serve` is its life."""
+
+    def __init__(
+        self, *, run: Run, worker: RunWorker, logs: Logs, network: Network, account: str, member: Member | None
+    ) -> None:
+        """Take over the run where its log stands.
+
+        Args:
+            run: the run, whose log we may write.
+            worker: its worker.
+            logs: the ledger replica.
+            network: libp2p.
+            account: ours.
+            member: our own member role, which shares the worker; None if we do not train.
+        """
+        self.run = run
+        self._worker = worker
+        self._logs = logs
+        self._network = network
+        self._account = account
+        self._member = member
+        self._accounts: dict[str, str] = {}
+        """Account by PeerID, for those that joined with an advert that binds them."""
+        self._machine: LeaderMachine | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._closed = asyncio.Event()
+        self._clock: dict[str, float] = {}
+        """When the steps of the open round happened, for the journal's `timing`."""
+
+    # ------------------------------------------------------------------ life
+
+    async def serve(self) -> None:
+        """Lead until the run is closed."""
+        await self._logs.certify(self.run.origin)
+        await self.run.refresh()
+        self._machine = LeaderMachine(
+            plan=self.run.plan, log=self.run.log, balance=await self._balance(), now=time.monotonic()
+        )
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            ticking = tasks.create_task(self._ticks())
+            if self._machine.phase is not Phase.CLOSED:
+                await self._closed.wait()
+            ticking.cancel()
+
+    async def _balance(self) -> int:
+        account = (await self._logs.ledger()).runs.get(self.run.id)
+        return account.balance if account is not None else 0
+
+    def cancel(self, reason: str) -> None:
+        """End the run: what was delivered is settled, the rest of its credits goes back."""
+        self._tell(rounds.Cancel(reason=reason))
+
+    def peers(self) -> list[str]:
+        """PeerIDs of the members whose heartbeats arrive."""
+        if self._machine is None:
+            return []
+        alive = {member.account for member in self._machine.roll.alive()}
+        return [peer for peer, account in self._accounts.items() if account in alive]
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            assert self._machine is not None
+            self._carry_out(self._machine.tick(time.monotonic()))
+
+    def _tell(self, message: LeaderMessage) -> None:
+        if self._machine is None:
+            raise Refused("FP-421", f"run {self.run.id[:16]}: the leader is still starting, try again")
+        self._carry_out(self._machine.receive(message, time.monotonic()))
+
+    # ------------------------------------------------------------------ members' calls
+
+    async def on_join(self, caller: str, body: Body) -> Body:
+        """`run.join`: bind the caller's PeerID to its account by its advert."""
+        advert = PeerAdvert.verify(Join.read(body).advert.encode())
+        if advert.peer_id != caller:
+            raise Refused("FP-422", f"the advert is of peer {advert.peer_id}, you are {caller}")
+        self._accounts[caller] = advert.account
+        return {}
+
+    async def on_beat(self, caller: str, body: Body) -> Body:
+        """`run.beat`: note that the member lives, answer with what it may not know."""
+        beat = Beat.read(body)
+        self._tell(rounds.Beat(account=self._account_of(caller), state=beat.state))
+        updates = self._machine.updates if self._machine is not None else []
+        return News(size=self.run.log.size, peers=self.peers(), updates=updates).body()
+
+    async def on_receipt(self, caller: str, body: Body) -> Body:
+        """`run.receipt`: take a receipt, or refuse it by name."""
+        account = self._account_of(caller)
+        try:
+            receipt = parse(Delivery.read(body).receipt.encode())
+            if not isinstance(receipt, Receipt):
+                raise Refused("FP-416", f"delivery of {account[:16]}: a {receipt.type} entry, wanted a receipt")
+            if receipt.account != account:
+                raise Refused("FP-416", f"receipt of {receipt.account[:16]}: delivered by {account[:16]}")
+            receipt.verify()
+            self._tell(rounds.Delivered(receipt=receipt))
+        except (ForgeError, LedgerError) as exc:
+            await self.run.journal.add(
+                "refused", account=account, round=self.run.log.round + 1, code=exc.code, reason=exc.message
+            )
+            raise Refused(exc.code, exc.message) from exc
+        self._clock["last_receipt"] = time.monotonic()
+        return {}
+
+    async def on_leave(self, caller: str, body: Body) -> Body:
+        """`run.leave`: the member goes; nobody waits for it."""
+        goodbye = Goodbye.read(body)
+        self._tell(rounds.Left(account=self._account_of(caller), reason=goodbye.reason))
+        return {}
+
+    def _account_of(self, caller: str) -> str:
+        account = self._accounts.get(caller)
+        if account is None:
+            raise Refused(UNKNOWN_MEMBER, f"peer {caller} has not joined run {self.run.id[:16]}")
+        return account
+
+    def _peer_of(self, account: str) -> str | None:
+        return next((peer for peer, known in self._accounts.items() if known == account), None)
+
+    # ------------------------------------------------------------------ effects
+
+    def _carry_out(self, effects: Sequence[LeaderEffect]) -> None:
+        if self._tasks is None:
+            return
+        for effect in effects:
+            self._tasks.create_task(self._do(effect))
+        if self._machine is not None and self._machine.phase is Phase.CLOSED:
+            self._closed.set()
+
+    async def _do(self, effect: LeaderEffect) -> None:
+        match effect:
+            case Check():
+                await self._check(effect.receipt)
+            case ApplyRound():
+                self._tell(await self._until_done(lambda: self._apply(effect)))
+            case Evaluate():
+                self._tell(await self._until_done(lambda: self._evaluate(effect)))
+            case Log():
+                await self._log(effect)
+            case Report():
+                await self.run.journal.add(effect.event, **effect.fields)
+
+    async def _until_done(self, work: Callable[[], Any]) -> Any:
+        """Our own worker may die; what the run needs of it is done again until it works."""
+        while True:
+            try:
+                return await work()
+            except (ForgeError, OSError) as exc:
+                log.error("leader_effect_broke", run=self.run.id[:16], reason=str(exc))
+                await asyncio.sleep(RETRY_S)
+
+    async def _check(self, receipt: Receipt) -> None:
+        """Fetch an update, say who has it, decode it."""
+        peer = self._peer_of(receipt.account)
+        refusal: tuple[str, str] | None
+        try:
+            async with asyncio.timeout(FETCH_S):
+                if peer is not None:
+                    self._gossip(Gossip(run=self.run.id, update=receipt.update, peer=peer), receipt.account)
+                path = await self._worker.fetch(receipt.update, [peer] if peer else [])
+                refusal = await self._until_checked(path)
+        except TimeoutError:
+            refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")
+        except (ForgeError, OSError) as exc:
+            refusal = ("FP-417", f"update {receipt.update[:16]}: {exc}")
+        self._clock["checked"] = time.monotonic()
+        self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
+
+    async def _until_checked(self, path: Any) -> tuple[str, str] | None:
+        """Decode an update; our own worker's death is not the member's fault."""
+        while True:
+            try:
+                return await self._worker.check(path)
+            except (WorkerError, ForgeError) as exc:
+                log.warning("check_postponed", run=self.run.id[:16], reason=str(exc))
+                await asyncio.sleep(RETRY_S)
+
+    def _gossip(self, gossip: Gossip, sender: str) -> None:
+        assert self._tasks is not None
+        for peer in self.peers():
+            if self._accounts[peer] != sender:
+                self._tasks.create_task(self._push(peer, "run.gossip", gossip.body()))
+
+    async def _apply(self, effect: ApplyRound) -> LeaderMessage:
+        open_round = self.run.log.open
+        assert open_round is not None
+        self._clock["cut"] = time.monotonic()
+        await self._worker.stop()
+        answer = await self._worker.apply(
+            round_number=effect.round, state=open_round.state, receipts=effect.receipts, account=self._account
+        )
+        self._clock |= {f"apply_{part}": seconds for part, seconds in answer["seconds"].items()}
+        self._clock["applied"] = time.monotonic()
+        if self._member is not None:
+            self._member.tell(rounds.Holds(round=effect.round, state=str(answer["state"])))
+        return rounds.Applied(round=effect.round, state=str(answer["state"]))
+
+    async def _evaluate(self, effect: Evaluate) -> LeaderMessage:
+        state = self._worker.state or self.run.log.state
+        sequences = int(self.run.config["evaluation"]["sequences"])
+        loss = await self._worker.evaluate(state=state, sequences=sequences)
+        await self.run.journal.add("evaluated", round=effect.round, validation=loss / 1e6)
+        return rounds.Evaluated(round=effect.round, loss=loss)
+
+    # ------------------------------------------------------------------ the log
+
+    async def _log(self, effect: Log) -> None:
+        started, size = time.monotonic(), self.run.log.size
+        await self._logs.append(self.run.origin, effect.entries)
+        await self.run.refresh()
+        certified = time.monotonic()
+        self._push_news(size)
+        await self._timing(started, certified)
+        self._tell(rounds.Logged(balance=await self._balance()))
+
+    def _push_news(self, since: int) -> None:
+        assert self._tasks is not None
+        for peer in self.peers():
+            if peer != self._network.peer_id:
+                self._tasks.create_task(self._push_log(peer, since))
+
+    async def _push_log(self, peer: str, since: int) -> None:
+        """Send a member the newest entries; one that lacks older ones asks for them with its next heartbeat."""
+        async for bundle in self._logs.bundles(self.run.origin, since):
+            await self._push(peer, "run.news", bundle.body())
+
+    async def _push(self, peer: str, method: str, body: Body) -> None:
+        try:
+            await self._network.call(peer, method, body, timeout_s=PUSH_S)
+        except NetworkError as exc:
+            log.info("push_failed", peer=peer, method=method, reason=str(exc))
+
+    async def _timing(self, started: float, certified: float) -> None:
+        """Note where the time between the last receipt and the next round went, in seconds."""
+        clock, self._clock = self._clock, {}
+        if "cut" not in clock or self.run.log.round == 0:
+            return
+        parts: dict[str, object] = {name: round(value, 4) for name, value in clock.items() if name.startswith("apply_")}
+        if "last_receipt" in clock and "checked" in clock:
+            parts["fetch_and_decode"] = round(clock["checked"] - clock["last_receipt"], 4)
+        parts["apply"] = round(clock["applied"] - clock["cut"], 4)
+        parts["append_and_cosign"] = round(certified - started, 4)
+        await self.run.journal.add("timing", round=self.run.log.round, **parts)

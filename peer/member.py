@@ -1,0 +1,253 @@
+"""A member's part in a run: carries out what its round machine asks for.
+
+IO: heartbeats, receipts and blobs over the network; training in the run's worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from ledger.entries import Receipt, parse
+from ledger.errors import LedgerError
+from ledger.keys import PrivateKey
+from peer.errors import ForgeError, Refused, WorkerError
+from peer.heart import NOT_LEADING, UNKNOWN_MEMBER, Heart, LeaderPeer, Prefetcher
+from peer.logs import Logs
+from peer.messages import Delivery
+from peer.network import Network
+from peer.rounds.follow import MemberMachine
+from peer.rounds.messages import (
+    Answered,
+    Broke,
+    Deliver,
+    Holds,
+    Load,
+    LogGrew,
+    MemberEffect,
+    MemberMessage,
+    Redeliver,
+    Replay,
+    Stop,
+    Train,
+)
+from peer.run_worker import RunWorker
+from peer.runs import Run
+
+log = structlog.get_logger(__name__)
+
+TICK_S = 0.25
+
+
+class Member:
+    """Takes part in one run until it is closed; `serve` is its life."""
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        worker: RunWorker,
+        logs: Logs,
+        network: Network,
+        key: PrivateKey,
+        advert: Callable[[], str],
+        leader_peer: LeaderPeer,
+    ) -> None:
+        """Take up the run where the home folder stands.
+
+        Args:
+            run: the run.
+            worker: its worker, shared with the leader role if we lead it.
+            logs: the ledger replica.
+            network: libp2p.
+            key: our account, which signs receipts.
+            advert: our signed peer advert, which binds our PeerID to our account.
+            leader_peer: where the leader is.
+        """
+        self.run = run
+        self._key = key
+        self.machine = self._machine(None)
+        self.prefetcher = Prefetcher(worker.fetch)
+        self.heart = Heart(
+            run=run,
+            network=network,
+            logs=logs,
+            advert=advert,
+            leader_peer=leader_peer,
+            state=lambda: self.machine.state,
+            on_update=self.prefetcher.want,
+        )
+        self._worker = worker
+        self._logs = logs
+        self._tasks: asyncio.TaskGroup | None = None
+        self._finished = asyncio.Event()
+        self._behind_since: tuple[int, float] | None = None
+
+    def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
+        promised = self.run.promised()
+        receipt = parse(promised) if promised is not None else None
+        return MemberMachine(
+            account=self._key.public,
+            log=self.run.log,
+            state_bytes=int(self.run.blobs["state"].rpartition("-")[2]),
+            held=held,
+            promised=(receipt.round, receipt.state_in) if isinstance(receipt, Receipt) else None,
+        )
+
+    # ------------------------------------------------------------------ life
+
+    async def serve(self) -> None:
+        """Take part until the run is closed and its final state is here.
+
+        The worker is warm before the first heartbeat: nobody rosters a member that still loads its libraries.
+        """
+        held = self._worker.newest_state()
+        if held is not None:
+            self._fell_behind(held[0])
+            await self._worker.load(*held)
+        self.machine = self._machine(held)
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            works = (self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks())
+            helpers = [tasks.create_task(work) for work in works]
+            self.tell(LogGrew())
+            await self._finished.wait()
+            for helper in helpers:
+                helper.cancel()
+
+    def tell(self, message: MemberMessage) -> None:
+        """Give the machine a message and start what it asks for."""
+        self._carry_out(self.machine.receive(message, time.monotonic()))
+
+    async def _ticks(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._carry_out(self.machine.tick(time.monotonic()))
+
+    async def _watch_log(self) -> None:
+        seen = self.run.log.size
+        while True:
+            seen = await self._logs.grown(self.run.origin, seen)
+            await self.run.refresh()
+            self.tell(LogGrew())
+
+    # ------------------------------------------------------------------ effects
+
+    def _carry_out(self, effects: Sequence[MemberEffect]) -> None:
+        if self._tasks is None or self._finished.is_set():
+            return
+        for effect in effects:
+            self._tasks.create_task(self._try(effect))
+        if self.machine.finished and self.machine.busy is None:
+            self._finished.set()
+
+    async def _try(self, effect: MemberEffect) -> None:
+        try:
+            answer = await self._do(effect)
+        except (ForgeError, LedgerError, OSError) as exc:
+            if not isinstance(effect, Stop):
+                log.warning("effect_broke", run=self.run.id[:16], effect=type(effect).__name__.lower(), reason=str(exc))
+                self.tell(Broke(effect=effect, reason=str(exc)))
+            return
+        if answer is not None:
+            self.tell(answer)
+
+    async def _do(self, effect: MemberEffect) -> MemberMessage | None:
+        match effect:
+            case Load():
+                return await self._load(effect)
+            case Replay():
+                return await self._replay(effect)
+            case Train():
+                await self.run.journal.add("training", round=effect.open.round, slots=[effect.start, effect.quota])
+                return await self._worker.train(
+                    round_number=effect.open.round,
+                    state=effect.open.state,
+                    start=effect.start,
+                    quota=effect.quota,
+                    seconds=self.run.plan.time_budget_s,
+                )
+            case Stop():
+                await self._worker.stop()
+                return None
+            case Deliver():
+                return await self._deliver(self._sign(effect))
+            case Redeliver():
+                return await self._redeliver()
+
+    async def _load(self, effect: Load) -> MemberMessage:
+        self._fell_behind(effect.round)
+        await self._worker.load(effect.round, effect.state)
+        await self._caught_up(effect.round, "snapshot")
+        return Holds(round=effect.round, state=effect.state)
+
+    async def _replay(self, effect: Replay) -> MemberMessage:
+        settled = effect.settled
+        self._fell_behind(settled.round)
+        answer = await self._worker.apply(
+            round_number=settled.round,
+            state=settled.state_in,
+            receipts=settled.receipts,
+            account=self._key.public,
+        )
+        if answer["state"] != settled.state:
+            log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
+        await self._caught_up(settled.round, "replay")
+        return Holds(round=settled.round, state=str(answer["state"]))
+
+    def _fell_behind(self, round_number: int) -> None:
+        missing = self.run.log.round - round_number
+        if self._behind_since is None and (missing > 0 or self.machine.held is None):
+            self._behind_since = (round_number, time.monotonic())
+
+    async def _caught_up(self, round_number: int, by: str) -> None:
+        """Tell the journal once we stand where the log stands, if we had been behind."""
+        if self._behind_since is None or round_number < self.run.log.round:
+            return
+        (first, since), self._behind_since = self._behind_since, None
+        seconds = round(time.monotonic() - since, 3)
+        await self.run.journal.add("caught_up", round=round_number, first=first, by=by, seconds=seconds)
+
+    # ------------------------------------------------------------------ receipts
+
+    def _sign(self, effect: Deliver) -> Receipt:
+        trained = effect.trained
+        seat = effect.open.seat(self._key.public)
+        assert seat is not None  # the machine trains only on our seat
+        receipt = Receipt.create(
+            network=self.run.plan.network,
+            run=self.run.id,
+            round=trained.round,
+            state_in=effect.open.state,
+            update=trained.update,
+            tokens=trained.tokens,
+            slots=(seat.start, trained.slots),
+            loss=trained.loss,
+            steps=trained.steps,
+            leaves=trained.leaves,
+            key=self._key,
+        )
+        self.run.promise(receipt)
+        return receipt
+
+    async def _redeliver(self) -> MemberMessage:
+        promised = self.run.promised()
+        receipt = parse(promised) if promised is not None else None
+        if not isinstance(receipt, Receipt):
+            raise WorkerError(f"run {self.run.id[:16]}: the promised receipt is gone from {self.run.folder}")
+        return await self._deliver(receipt)
+
+    async def _deliver(self, receipt: Receipt) -> MemberMessage:
+        await self.run.journal.add("delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6)
+        body = Delivery(run=self.run.id, receipt=receipt.encode().decode()).body()
+        try:
+            await self.heart.call("run.receipt", body)
+        except Refused as exc:
+            if exc.code in (UNKNOWN_MEMBER, NOT_LEADING):
+                raise
+            log.warning("receipt_refused", run=self.run.id[:16], round=receipt.round, reason=str(exc))
+            return Answered(round=receipt.round, refusal=(exc.code, exc.message))
+        return Answered(round=receipt.round, refusal=None)

@@ -1,0 +1,145 @@
+"""The daemon's face: everything that the gateway asks for.
+
+IO: through the parts it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from peer.credits import Credits
+from peer.directory import Directory
+from peer.errors import RunError
+from peer.host import Host
+from peer.logs import Logs
+from peer.network import Network
+from peer.runs import Run
+from peer.submission import Submitter
+from peer.supervisor import Fields
+
+
+class Node:
+    """What a person can ask of one daemon."""
+
+    def __init__(
+        self,
+        *,
+        home: Path,
+        network: Network,
+        logs: Logs,
+        credits: Credits,
+        directory: Directory,
+        host: Host,
+        submitter: Submitter,
+        facts: Fields,
+        stop: asyncio.Event,
+    ) -> None:
+        """Answer from these parts; `facts` are what `status` says of this machine, `stop` ends the daemon."""
+        self._home = home
+        self._network = network
+        self._logs = logs
+        self._credits = credits
+        self._directory = directory
+        self._host = host
+        self._submitter = submitter
+        self._facts = facts
+        self._stop = stop
+
+    async def shutdown(self) -> None:
+        """End the daemon, cleanly."""
+        self._stop.set()
+
+    async def status(self) -> Fields:
+        """This peer: identity, addresses, machine, runs."""
+        runs = [await self.job(run) for run in self._host.runs]
+        credits = await self._credits.balance(self._logs.account.public)
+        return {
+            **self._facts,
+            "account": self._logs.account.public,
+            "peer_id": self._network.peer_id,
+            "addresses": await self._network.addresses(),
+            "peers": len(self._directory.peers()),
+            "credits": credits,
+            "workers": [worker.pid for worker in self._host.workers.values() if worker.pid],
+            "runs": runs,
+        }
+
+    async def peers(self) -> list[Fields]:
+        """The peers whose adverts we know."""
+        return self._directory.table()
+
+    async def submit(self, spec: Fields) -> AsyncIterator[Fields]:
+        """Turn a spec into a run and host it; see `Submitter.submit`."""
+        async for event in self._submitter.submit(spec):
+            if event["event"] == "submitted":
+                run = Run.load(self._home / "runs" / event["run"], self._logs)
+                await run.refresh()
+                self._host.host(run)
+            yield event
+
+    async def jobs(self) -> list[Fields]:
+        """All runs that this daemon knows."""
+        return [await self.job(run) for run in self._host.runs]
+
+    async def job(self, run: str) -> Fields:
+        """One run, as it stands."""
+        known = self._known(run)
+        role = "leader" if known.leaders[0] == self._logs.account.public else "member"
+        summary = known.summary(role=role)
+        worker = self._host.workers.get(run)
+        summary["progress"] = worker.progress if worker is not None and worker.pid else {}
+        summary["held"] = worker.state if worker is not None else ""
+        summary["folder"] = str(known.folder)
+        return summary
+
+    async def events(self, run: str, follow: bool) -> AsyncIterator[Fields]:
+        """What happened in a run; with `follow` until it is closed."""
+        async for event in self._known(run).journal.follow(until_closed=follow):
+            yield event
+
+    async def cancel(self, run: str) -> Fields:
+        """End a run that we lead."""
+        leader = self._host.leaders.get(self._known(run).id)
+        if leader is None:
+            raise RunError(
+                "FP-433", f"run {run[:16]}: not led by this peer, or over", "cancel it where it was submitted"
+            )
+        leader.cancel("cancelled by the submitter")
+        return {"run": run, "cancelled": 1}
+
+    async def export(self, run: str, to: str) -> Fields:
+        """Write the newest state that we have as a Hugging Face folder."""
+        return await self._use(run, "export", to=to)
+
+    async def generate(self, run: str, **options: Any) -> Fields:
+        """Generate text from the newest state that we have."""
+        return await self._use(run, "generate", **options)
+
+    async def _use(self, run: str, do: str, **params: Any) -> Fields:
+        known = self._known(run)
+        worker = self._host.worker(known)
+        newest = worker.newest_state()
+        if newest is None:
+            raise RunError(
+                "FP-434", f"run {run[:16]}: no state of it is here yet", "wait until this peer has caught up"
+            )
+        busy = run in self._host.members
+        try:
+            answer = await worker.use(newest[1], do, **params)
+        finally:
+            if not busy:
+                await worker.close()
+        return {**answer, "run": run, "round": newest[0], "state": newest[1]}
+
+    async def balance(self, account: str) -> Fields:
+        """Micro-credits of an account; "me" is ours."""
+        account = self._logs.account.public if account == "me" else account
+        return {"account": account, **await self._credits.balance(account)}
+
+    def _known(self, run: str) -> Run:
+        if run not in self._host.runs:
+            raise RunError("FP-404", f"run {run[:16]} is not known here", "`forge-peer runs` lists the runs")
+        return self._host.runs[run]

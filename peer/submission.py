@@ -1,0 +1,141 @@
+"""From a run spec and a corpus to a run: prepare the blobs, name the run, fund it, start its log.
+
+IO: a worker process that tokenizes, the blob store, the ledger replica, the run's folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ledger.entries import run_id
+from peer.blobs import BlobStore
+from peer.credits import Credits, nonce
+from peer.errors import RunError
+from peer.logs import Logs
+from peer.run_worker import Hardware
+from peer.runs import Run, plan_of
+from peer.supervisor import Fields, Worker
+
+MICRO = 1_000_000
+FLOP_PER_MICRO_CREDIT = 10**9
+"""1 credit is 1 PFLOP of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submitter:
+    """What turning a spec into a run needs."""
+
+    home: Path
+    store: BlobStore
+    logs: Logs
+    credits: Credits
+    hardware: Hardware
+
+    async def submit(self, spec: Fields) -> AsyncIterator[Fields]:
+        """Prepare and begin a run; yields progress events, last {"event": "submitted", "run", "name", "budget"}.
+
+        Raises:
+            WorkerRefused: the spec, the corpus or the model cannot be used; the reason names the place.
+            RunError: our account cannot pay for it.
+        """
+        folder = self.home / "runs" / f".prepare-{secrets.token_hex(8)}"
+        try:
+            prepared: Fields = {}
+            async for event in self._prepare(spec, folder):
+                if event["event"] == "prepared":
+                    prepared = event["ok"]
+                else:
+                    yield event
+            yield await self._begin(prepared)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    async def _prepare(self, spec: Fields, folder: Path) -> AsyncIterator[Fields]:
+        """Have a worker of its own write everything that members need into `folder`."""
+        events: asyncio.Queue[Fields] = asyncio.Queue()
+        worker = await Worker.start(folder, threads=self.hardware.threads, device="cpu")
+        try:
+            call = asyncio.create_task(
+                worker.call("prepare", spec=spec, out=str(folder / "out"), on_event=events.put_nowait)
+            )
+            call.add_done_callback(lambda _: events.put_nowait({"event": "done"}))
+            while (event := await events.get())["event"] != "done":
+                yield event
+            yield {"event": "prepared", "ok": await call}
+        finally:
+            await worker.close()
+
+    async def _begin(self, prepared: Fields) -> Fields:
+        """Name the run by its spec, then fund it and start its log."""
+        ids = await self._keep(prepared)
+        config = prepared["config"]
+        price = _price(config, int(prepared["flops_per_token"]))
+        spec: Fields = {
+            "version": 1,
+            "name": config["name"],
+            "submitter": self.logs.account.public,
+            "leaders": [self.logs.account.public],
+            "price": price,
+            "tokens_per_slot": prepared["tokens_per_slot"],
+            "slots_per_epoch": prepared["slots_per_epoch"],
+            "rounds": int(config["training"]["rounds"]),
+            "nonce": nonce(),
+            "config": config,
+            "blobs": ids,
+        }
+        run = run_id(spec)
+        plan = plan_of(spec, run=run, network=self.logs.genesis.id)
+        budget = _budget(config, plan.rounds * plan.max_members * plan.worth(plan.quota))
+        await self.credits.require(budget)
+        if plan.seats_for(budget) < plan.min_members:
+            raise RunError(
+                "FP-432",
+                f"credits.budget: {budget} micro-credits do not pay one round of {plan.min_members} members, "
+                f"which is {plan.min_members * plan.worth(plan.quota)}",
+                "raise credits.budget, or lower price, inner_steps or batch_size",
+            )
+        created = Run.create(run=run, home=self.home, logs=self.logs, spec=spec)
+        await created.journal.add("submitted", run=run, name=config["name"], budget=budget)
+        await begin(self.credits, created)
+        return {"event": "submitted", "run": run, "name": config["name"], "budget": budget}
+
+    async def _keep(self, prepared: Fields) -> dict[str, str]:
+        """Move what was prepared into the blob store; the ids are computed again here."""
+        files, named = prepared["blobs"], prepared["ids"]
+        for shard, wanted in zip(files["shards"], named["shards"], strict=True):
+            await self._add(Path(shard), wanted)
+        return {
+            name: await self._add(Path(files[name]), named[name])
+            for name in ("model", "tokenizer", "manifest", "state")
+        }
+
+    async def _add(self, path: Path, wanted: str) -> str:
+        got = await self.store.add_file(path)
+        if got != wanted:
+            raise RunError("FP-408", f"{path.name}: its blob id is {got}, the worker named {wanted}")
+        return got
+
+
+async def begin(credits: Credits, run: Run) -> None:
+    """Start and fund the run's log; after a crash it goes on where it was."""
+    submitted = run.journal.last("submitted")
+    if submitted is not None:
+        await credits.begin(run.id, run.spec, int(submitted["budget"]))
+
+
+def _price(config: Fields, flops_per_token: int) -> int:
+    """micro-credits per million tokens: what the spec says, or what the model's training FLOPs are worth."""
+    price = config.get("credits", {}).get("price")
+    return int(price) if price is not None else max(1, flops_per_token * MICRO // FLOP_PER_MICRO_CREDIT)
+
+
+def _budget(config: Fields, most: int) -> int:
+    """Micro-credits to set aside: what the spec says (in credits), or what all rounds with all seats can cost."""
+    budget: Any = config.get("credits", {}).get("budget")
+    return int(float(budget) * MICRO) if budget is not None else most
