@@ -32,6 +32,7 @@ _MAGIC = b"FRGU"
 _HEADER = struct.Struct("<4sBBHIIQQ")
 _CODES = {"f32": 1, "topk": 2}
 _LLOYD_STEPS = 3
+_SHIFTS = np.array([0, 2, 4, 6], dtype=np.uint8)
 
 U8 = npt.NDArray[np.uint8]
 
@@ -141,6 +142,7 @@ def _encode_block(update_P: Tensor, block: _Block) -> tuple[bytes, Tensor, Tenso
     codes = large_RK.to(torch.uint8) + 2 * negative_RK.to(torch.uint8)
     indices = picked_RK.numpy().astype(np.uint16)
     scales = scales_R2.numpy().astype("<f4")
+    _check_finite(scales)
     data = scales.tobytes() + _pack12(indices).tobytes() + _pack2(codes.numpy()).tobytes()
     return data, *_place(indices, codes.numpy(), scales, block)
 
@@ -242,13 +244,12 @@ def _pack2(codes: U8) -> U8:
     """[R, K] numbers below 4 → [R, ceil(K / 4)] bytes."""
     rows, kept = codes.shape
     quads = np.pad(codes, ((0, 0), (0, -kept % 4))).reshape(rows, -1, 4)
-    out: U8 = quads[:, :, 0] | (quads[:, :, 1] << 2) | (quads[:, :, 2] << 4) | (quads[:, :, 3] << 6)
-    return out
+    packed: U8 = np.bitwise_or.reduce(quads << _SHIFTS, axis=2)
+    return packed
 
 
 def _unpack2(packed: U8, kept: int) -> U8:
-    shifts = np.array([0, 2, 4, 6], dtype=np.uint8)
-    codes = ((packed[:, :, None] >> shifts) & np.uint8(3)).astype(np.uint8).reshape(packed.shape[0], -1)
+    codes: U8 = np.bitwise_and(packed[:, :, None] >> _SHIFTS, 3).astype(np.uint8).reshape(packed.shape[0], -1)
     if codes[:, kept:].any():
         raise UpdateError("update: non-canonical codes, expected zero padding bits")
     return codes[:, :kept]

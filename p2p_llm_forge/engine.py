@@ -79,7 +79,7 @@ class Engine:
         self._pending: str | None = None  # id of the update that waits for its settle
 
     def _check_blobs_agree(self) -> None:
-        length, rows = self.manifest.sequence_length, int(self.config.vocab_size)
+        length, rows = self.manifest.sequence_length, model.vocabulary(self.config)
         if length != self.spec.data.sequence_length:
             raise BlobError(f"manifest: sequence_length is {length}, the spec says {self.spec.data.sequence_length}")
         if self.manifest.vocab_size > rows or self.tokenizer.vocab_size > rows:

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from p2p_llm_forge.errors import DoesNotFit
-from p2p_llm_forge.model import from_config
+from p2p_llm_forge.model import from_config, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def estimate(config: Any, *, sequences: int, sequence_length: int, momentum: boo
     tokens = sequences * sequence_length
     # About 34 hidden-sized activations a layer in half precision (Korthikanti et al., 2022), doubled for fp32;
     # logits, their log-softmax and their gradient in fp32.
-    activations = tokens * (layers * hidden * 68 + int(config.vocab_size) * 12)
+    activations = tokens * (layers * hidden * 68 + vocabulary(config) * 12)
     state = parameters * (24 if momentum else 20)
     return Estimate(
         parameters=parameters, weights_bytes=parameters * 16, state_bytes=state, activation_bytes=activations

@@ -222,6 +222,14 @@ def read_config(path: str) -> Any:
         ) from exc
 
 
+def vocabulary(config: Any) -> int:
+    """Rows of the embedding. Raises ModelError where a configuration names none."""
+    rows = getattr(config.get_text_config(decoder=True), "vocab_size", None)
+    if not isinstance(rows, int) or rows < 2:
+        raise ModelError(f"model: {config.model_type} names no vocab_size")
+    return rows
+
+
 def context_length(config: Any) -> int | None:
     """The longest sequence the model can see, where it has a limit."""
     name = _find(config, "max_position_embeddings")

@@ -112,7 +112,7 @@ def _model_config(spec: RunSpec, tokenizer: tokenize.TextCodec) -> Any:
             sequence_length=spec.data.sequence_length,
             end_id=tokenizer.end_id,
         )
-    rows = int(config.vocab_size)
+    rows = model.vocabulary(config)
     if tokenizer.vocab_size > rows:
         raise TokenizerError(
             f"tokenizer: {tokenizer.vocab_size} tokens, the model's vocabulary has {rows}; "

@@ -16,13 +16,15 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from p2p_llm_forge import isolation, protocol
+from p2p_llm_forge.blobs import disk_error
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.errors import DeviceError, EngineError, RequestError
 
@@ -63,6 +65,9 @@ class Worker:
             self.send({"id": request_id, "ok": work()})
         except EngineError as exc:
             self.send({"id": request_id, "error": protocol.error(exc)})
+        except OSError as exc:
+            where = Path(exc.filename) if isinstance(exc.filename, str) else self.folder
+            self.send({"id": request_id, "error": protocol.error(disk_error(exc, where))})
         except MemoryError:
             self.send({"id": request_id, "error": protocol.error(DeviceError("out of memory; use a smaller batch"))})
 
@@ -80,7 +85,9 @@ class Worker:
             if isinstance(request, protocol.Stop):
                 self._stop(request)
             elif isinstance(request, protocol.Check):
-                self._side.submit(self.answer, request.id, partial(self._check, request))
+                self._side.submit(self.answer, request.id, partial(self._check, request)).add_done_callback(
+                    _fail_loudly
+                )
             else:
                 self._queue(request)
         os._exit(0)
@@ -104,6 +111,7 @@ class Worker:
 
     def run(self) -> None:
         """The main thread: one request after the other until `close`."""
+        threading.excepthook = _thread_fault
         threading.Thread(target=self.read, name="reader", daemon=True).start()
         while True:
             request, stopped = self._waiting.get()
@@ -213,6 +221,18 @@ class Worker:
             text += part
             self.send({"id": request.id, "event": "text", "text": part})
         return {"text": text}
+
+
+def _fail_loudly(done: Future[None]) -> None:
+    """A fault of our own in a side thread ends the process as it would in the main thread."""
+    if (exc := done.exception()) is not None:
+        traceback.print_exception(exc)
+        os._exit(70)
+
+
+def _thread_fault(fault: threading.ExceptHookArgs) -> None:
+    traceback.print_exception(fault.exc_type, fault.exc_value, fault.exc_traceback)
+    os._exit(70)
 
 
 def _lines(handle: int) -> Iterator[bytes]:

@@ -39,7 +39,14 @@ class Client:
         )
         self.last = 0
         self.events: list[dict[str, Any]] = []
-        self.ready = self.read()
+        self._ready: dict[str, Any] | None = None
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The first line; several workers start at the same time when nobody asks before."""
+        if self._ready is None:
+            self._ready = self._read()
+        return self._ready
 
     def write(self, line: bytes) -> None:
         """Write a raw line."""
@@ -48,7 +55,11 @@ class Client:
         self.process.stdin.flush()
 
     def read(self) -> dict[str, Any]:
-        """The next line, whatever it is."""
+        """The next line after the first, whatever it is."""
+        assert self.ready["event"] == "ready"
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:

@@ -1,0 +1,166 @@
+"""Update codecs: round trips, sizes, and the refusal of everything that `encode` could not have written."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2p_llm_forge import codec
+from p2p_llm_forge.errors import UpdateError
+from p2p_llm_forge.settings import CodecSpec
+
+SPECS = st.builds(
+    lambda kind, chunk, k: CodecSpec(kind=kind, chunk=chunk, k=min(k, chunk)),
+    st.sampled_from(["topk", "f32"]),
+    st.integers(16, 200),
+    st.integers(1, 70),
+)
+
+
+def vector(size: int, seed: int) -> torch.Tensor:
+    """Reproducible values of mixed magnitude."""
+    random = np.random.default_rng(seed)
+    return torch.from_numpy((random.standard_normal(size) * 10.0 ** random.integers(-6, 3, size)).astype(np.float32))
+
+
+def dense(update: codec.Update) -> torch.Tensor:
+    """The update as a full vector."""
+    if update.indices is None:
+        return update.values
+    return torch.zeros(update.parameters).index_add_(0, update.indices, update.values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(SPECS, st.integers(1, 1000), st.integers(0, 99))
+def test_what_is_decoded_is_what_the_sender_believes_it_sent(spec: CodecSpec, size: int, seed: int) -> None:
+    data, sent = codec.encode(vector(size, seed), spec)
+    got = codec.decode(data, spec, size)
+    assert len(data) == codec.encoded_bytes(spec, size)
+    assert torch.equal(dense(got), dense(sent))
+    if spec.kind == "f32":
+        assert torch.equal(dense(got), vector(size, seed))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(16, 200), st.integers(1, 70), st.integers(1, 1000), st.integers(0, 99))
+def test_topk_sends_the_largest_of_each_chunk_with_their_signs(chunk: int, k: int, size: int, seed: int) -> None:
+    spec, values = CodecSpec(chunk=chunk, k=min(k, chunk)), vector(size, seed)
+    _, sent = codec.encode(values, spec)
+    assert sent.indices is not None
+    assert bool((sent.indices[1:] > sent.indices[:-1]).all())
+    assert bool((torch.sign(values[sent.indices]) * sent.values >= 0).all())
+    for start in range(0, size, chunk):
+        part = values[start : start + chunk].abs()
+        here = sent.indices[(sent.indices >= start) & (sent.indices < start + chunk)]
+        assert len(here) == min(spec.k, len(part))
+        assert torch.equal(values[here].abs().sort().values, part.topk(len(here)).values.sort().values)
+
+
+def test_subtracting_what_was_sent_shrinks_the_residual() -> None:
+    values = vector(100_000, 1)
+    _, sent = codec.encode(values, CodecSpec())
+    residual = values.clone()
+    sent.subtract_from(residual)
+    assert float(residual.norm()) < 0.7 * float(values.norm())
+    _, exact = codec.encode(values, CodecSpec(kind="f32"))
+    exact.subtract_from(values)
+    assert not values.any()
+
+
+@pytest.mark.parametrize("size", [1_000_000, 844_704, 10_000_000])
+def test_topk_64_costs_at_most_three_hundredths_of_a_byte_per_parameter(size: int) -> None:
+    assert codec.encoded_bytes(CodecSpec(k=64), size) <= 0.03 * size
+
+
+@settings(max_examples=150, deadline=None)
+@given(SPECS, st.integers(1, 300), st.data())
+def test_a_mutated_update_is_refused_or_decodes_to_something_else_in_bounds(
+    spec: CodecSpec, size: int, data: st.DataObject
+) -> None:
+    raw, sent = codec.encode(vector(size, 5), spec)
+    at = data.draw(st.integers(0, len(raw) - 1))
+    mutated = bytearray(raw)
+    mutated[at] ^= data.draw(st.integers(1, 255))
+    try:
+        got = codec.decode(bytes(mutated), spec, size)
+    except UpdateError:
+        return
+    assert at >= 32
+    assert bool(torch.isfinite(got.values).all())
+    # One update has one encoding: other bytes never decode to the same tensors, bit for bit.
+    same = torch.equal(got.values.view(torch.int32), sent.values.view(torch.int32)) and (
+        got.indices is None or (sent.indices is not None and torch.equal(got.indices, sent.indices))
+    )
+    assert not same or _in_unused_scale(spec, raw, at)
+    assert got.indices is None or (int(got.indices.min()) >= 0 and int(got.indices.max()) < size)
+
+
+def _in_unused_scale(spec: CodecSpec, raw: bytes, at: int) -> bool:
+    """A row whose values are all large (or all small) does not use its other scale."""
+    return spec.kind == "topk"
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPECS, st.integers(1, 300), st.integers(1, 50))
+def test_truncated_and_longer_updates_are_refused(spec: CodecSpec, size: int, extra: int) -> None:
+    raw, _ = codec.encode(vector(size, 5), spec)
+    with pytest.raises(UpdateError, match="truncated"):
+        codec.decode(raw[: max(len(raw) - extra, 0)], spec, size)
+    with pytest.raises(UpdateError, match="trailing bytes"):
+        codec.decode(raw + b"\x00" * extra, spec, size)
+
+
+def topk_parts() -> tuple[CodecSpec, bytearray, int, int]:
+    """One full row of 3 of 16, with where its indices and codes start."""
+    spec = CodecSpec(chunk=16, k=3)
+    raw, _ = codec.encode(vector(16, 2), spec)
+    return spec, bytearray(raw), 32 + 8, 32 + 8 + 5
+
+
+@pytest.mark.parametrize(
+    ("offset", "replacement", "reason"),
+    [
+        (32, struct.pack("<f", float("nan")), "non-finite"),
+        (36, struct.pack("<f", float("inf")), "non-finite"),
+        (32, struct.pack("<f", -0.0), "scales"),
+        (32, struct.pack("<f", 1e9), "scales"),
+        (40, bytes([5, 0x50, 0]), "indices"),  # 5, 5
+        (40, bytes([6, 0x50, 0]), "indices"),  # 6, 5
+        (43, bytes([0, 1]), "outside its chunk"),  # third index 256
+        (44, bytes([0x10]), "padding"),
+        (45, bytes([0x40]), "padding"),
+        (0, b"X", "wrong header"),
+        (4, b"\x02", "wrong header"),
+        (6, b"\x01", "wrong header"),
+    ],
+)
+def test_non_canonical_topk_bytes_are_refused(offset: int, replacement: bytes, reason: str) -> None:
+    spec, raw, _, _ = topk_parts()
+    raw[offset : offset + len(replacement)] = replacement
+    with pytest.raises(UpdateError, match=reason):
+        codec.decode(bytes(raw), spec, 16)
+
+
+def test_non_finite_dense_values_and_another_shape_or_codec_are_refused() -> None:
+    spec = CodecSpec(kind="f32")
+    raw, _ = codec.encode(vector(8, 1), spec)
+    with pytest.raises(UpdateError, match="non-finite"):
+        codec.decode(raw[:-4] + struct.pack("<f", float("nan")), spec, 8)
+    with pytest.raises(UpdateError, match="bytes, expected"):
+        codec.decode(raw, spec, 9)
+    with pytest.raises(UpdateError, match="bytes, expected"):
+        codec.decode(raw, CodecSpec(), 8)
+
+
+def test_a_diverged_update_is_never_sent() -> None:
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(UpdateError, match="diverged"):
+            codec.encode(torch.tensor([1.0, bad]), CodecSpec())
+
+
+def test_values_near_the_end_of_the_number_range_never_become_infinite() -> None:
+    _, sent = codec.encode(torch.full((64,), 3e38), CodecSpec(chunk=64, k=64))
+    assert bool(torch.isfinite(sent.values).all())

@@ -1,0 +1,176 @@
+"""Run specs: what is refused, where the refusal points, and that the canonical form loses nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2p_llm_forge.config import RunSpec, default_price
+from p2p_llm_forge.errors import SpecError
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+name: x
+model:
+  family: gpt2
+  layers: 2
+  hidden_size: 32
+  heads: 2
+data:
+  path: text.txt
+"""
+
+
+def refusal(folder: Path, text: str) -> str:
+    """What loading this spec says."""
+    path = folder / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        RunSpec.load(path)
+    assert caught.value.code == "FP-101"
+    assert "\n" not in caught.value.message
+    return caught.value.message.replace(str(path), "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("training:\n  inner_stepz: 3\n", "x.yaml:10: training.inner_stepz: unknown key; did you mean inner_steps?"),
+        ("trainign: {}\n", "x.yaml:9: trainign: unknown key; did you mean training?"),
+        (
+            "training:\n  codec:\n    zzz: 3\n",
+            "x.yaml:11: training.codec.zzz: unknown key; known: chunk, decay, k",
+        ),
+        ("training:\n  rounds: many\n", 'x.yaml:10: training.rounds: input should be a valid integer, found "many"'),
+        ("training:\n  rounds: '3'\n", 'x.yaml:10: training.rounds: input should be a valid integer, found "3"'),
+        ("training:\n  rounds: 0\n", "x.yaml:10: training.rounds: input should be greater than or equal to 1"),
+        ("training:\n  learning_rate: .nan\n", "x.yaml:10: training.learning_rate: input should be a finite number"),
+        ("training:\n  clip_updates: 1\n", "x.yaml:10: training.clip_updates: input should be a valid boolean"),
+        ("training:\n  betas: [0.9, 1.5]\n", "x.yaml:9: training: betas [0.9, 1.5] must lie in [0, 1)"),
+        ("training:\n  micro_batch_size: 9\n", "x.yaml:9: training: micro_batch_size 9 is larger than batch_size 8"),
+        ("training:\n  codec: {k: 65, chunk: 64}\n", "x.yaml:10: training.codec: k 65 is larger than chunk 64"),
+        ("members: {min: 3, max: 2}\n", "x.yaml:9: members: min 3 is more than max 2"),
+        ("seed: -1\n", "x.yaml:9: seed: input should be greater than or equal to 0, found -1"),
+        ("seed: 1\nseed: 2\n", "x.yaml:10: found duplicate key"),
+        ("a: [1\n", "x.yaml:10: "),
+    ],
+)
+def test_a_bad_spec_is_refused_with_file_line_and_field(tmp_path: Path, extra: str, expected: str) -> None:
+    assert refusal(tmp_path, GOOD + extra).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("name: x\n", "", "x.yaml:1: name: missing; add it"),
+        ("  heads: 2\n", "", "x.yaml:2: model: family gpt2 needs heads as well"),
+        ("  heads: 2\n", "  heads: 3\n", "x.yaml:2: model: hidden_size 32 is not a multiple of heads 3"),
+        ("  family: gpt2\n", "  path: some\n", "x.yaml:2: model: heads belongs to family"),
+        ("  family: gpt2\n", "", "x.yaml:2: model: needs either family"),
+        ("  path: text.txt\n", "  sequence_length: 64\n", "x.yaml:7: data.path: missing"),
+        (GOOD, "- 1\n", "x.yaml:1: expected `key: value` lines, found list"),
+        (GOOD, "", "x.yaml:1: expected `key: value` lines"),
+    ],
+)
+def test_an_incomplete_spec_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert refusal(tmp_path, GOOD.replace(old, new)).startswith(expected)
+
+
+def test_a_missing_or_binary_spec_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="No such file"):
+        RunSpec.load(tmp_path / "none.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="not UTF-8 text at byte 0"):
+        RunSpec.load(tmp_path / "b.yaml")
+
+
+def test_relative_paths_are_meant_from_the_spec_file_and_never_leave_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "recipes" / "x.yaml"
+    path.write_text("name: x\nmodel: {path: ../model}\ndata: {path: ../text.txt}\n")
+    spec = RunSpec.load(path)
+    assert spec.data.path == str(tmp_path / "text.txt")
+    assert spec.model.path == str(tmp_path / "model")
+    assert str(tmp_path) not in json.dumps(spec.canonical())
+    assert spec.canonical()["model"]["path"] == "model"
+
+
+def test_a_hub_name_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\nmodel: {path: org/model}\ndata: {path: text.txt}\n")
+    assert RunSpec.load(tmp_path / "x.yaml").canonical()["model"]["path"] == "org/model"
+
+
+def scalars(value: Any) -> list[Any]:
+    """All leaves of a JSON value."""
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in scalars(item)]
+    return [leaf for item in value for leaf in scalars(item)] if isinstance(value, list) else [value]
+
+
+SPECS = st.builds(
+    lambda rate, decay, clip, micro, options, price: RunSpec.from_worker(
+        {
+            "name": "x",
+            "model": {"family": "gpt2", "layers": 1, "hidden_size": 8, "heads": 1, "options": options},
+            "training": {
+                "learning_rate": rate, "codec": {"decay": decay}, "clip_updates": clip, "micro_batch_size": micro,
+            },
+            "credits": {"price": price},
+        }
+    ),
+    st.floats(1e-9, 1.0),
+    st.floats(0.0, 1.0),
+    st.booleans(),
+    st.none() | st.integers(1, 8),
+    st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False) | st.booleans(), max_size=3),
+    st.none() | st.integers(0, 1 << 53 - 1),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(SPECS)
+def test_the_canonical_form_holds_only_integers_and_strings_and_loses_nothing(spec: RunSpec) -> None:
+    value = spec.canonical()
+    assert all(type(leaf) in {int, str} for leaf in scalars(value))
+    assert RunSpec.from_canonical(json.loads(json.dumps(value))) == spec
+    assert RunSpec.from_worker(spec.for_worker()) == spec
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"training": {"learning_rate": "1e-3"}},
+        {"training": {"learning_rate": 0.001}},
+        {"training": {"clip_updates": "True"}},
+        {"data": {"path": "/etc/passwd"}},
+        {"unknown": 1},
+        {"credits": {"price": "7"}},
+    ],
+)
+def test_any_other_spelling_of_a_spec_is_refused(change: dict[str, Any]) -> None:
+    model = {"family": "gpt2", "layers": 1, "hidden_size": 8, "heads": 1}
+    value = RunSpec.from_worker({"name": "x", "model": model}).canonical()
+    for key, item in change.items():
+        value[key] = {**value[key], **item} if isinstance(item, dict) else item
+    with pytest.raises(SpecError):
+        RunSpec.from_canonical(value)
+
+
+def test_the_recipes_load() -> None:
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert RunSpec.from_canonical(RunSpec.load(path).canonical()).name
+
+
+def test_the_default_price_is_a_micro_credit_per_gflop() -> None:
+    assert default_price(1_000_000) == 6000
+
+
+def test_importing_the_spec_does_not_import_torch() -> None:
+    code = "import sys, p2p_llm_forge.config; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
