@@ -1,0 +1,117 @@
+"""Random worlds: logs that send, claim, issue and run rounds, with nonsense mixed in.
+
+Pure: no IO; the same seed gives the same world.
+"""
+
+from random import Random
+
+from ledger.entries import Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Seat, Send, Settle, run_id
+from ledger.errors import EntryInvalid
+from ledger.genesis import Genesis
+from ledger.merkle import Tree, leaf_hash
+from ledger.rules import RunRules, rules_of
+
+from .world import blob, key_of, spec_of
+
+ACCOUNTS = [key_of(f"account {number}").public for number in range(4)]
+ISSUER = ACCOUNTS[3]
+GENESIS = Genesis.create(
+    name="random", supply={ACCOUNTS[0]: 5000, ACCOUNTS[1]: 50}, witnesses=[("witness", key_of("witness").public)],
+    issuers={ISSUER: 3000},
+)  # fmt: skip
+SPECS = [
+    spec_of(nonce=f"{number:032x}", leaders=[ACCOUNTS[number]], price=price, tokens_per_slot=700)
+    for number, price in enumerate((30_000, 7_000))
+]
+RUNS = [run_id(spec) for spec in SPECS]
+
+
+class World:
+    """Logs that grow at random; mostly valid, often void, sometimes invalid for good."""
+
+    def __init__(self, seed: int, steps: int = 70) -> None:
+        self.rng = Random(seed)
+        self.logs: dict[str, list[bytes]] = {}
+        self.trees: dict[str, Tree] = {}
+        self.rules = {
+            origin: rules_of(GENESIS.terms, origin, signatures=False)
+            for origin in [*map(GENESIS.origin, ACCOUNTS), *map(GENESIS.run_origin, RUNS)]
+        }
+        self.broken: set[str] = set()
+        for _ in range(steps):
+            self._step()
+
+    def _step(self) -> None:
+        rng = self.rng
+        origin = rng.choice(list(self.rules))
+        rules = self.rules[origin]
+        entry = self._run_entry(rules) if isinstance(rules, RunRules) else self._account_entry(origin)
+        if entry is None:
+            return
+        try:
+            rules.apply(entry)
+        except EntryInvalid:
+            if rng.random() > 0.03:
+                return  # most writers do not write what no witness would cosign
+            self.broken.add(origin)
+        data = entry.encode()
+        if origin in self.broken and rng.random() < 0.3:
+            data = data[:-1]
+        self.logs.setdefault(origin, []).append(data)
+        self.trees.setdefault(origin, Tree()).append(leaf_hash(data))
+
+    def _account_entry(self, origin: str) -> Entry | None:
+        rng, draw = self.rng, self.rng.random()
+        if draw < 0.45:
+            to = rng.choice([*ACCOUNTS, *(f"run/{run}" for run in RUNS * 4)])
+            return Send(to=to, amount=rng.choice([1, 7, 50, 333, 999]), memo=str(rng.random()))
+        if draw < 0.55:
+            return Issue(to=rng.choice(ACCOUNTS), amount=rng.choice([5, 400, 2000]))
+        return self._recv(origin)
+
+    def _recv(self, origin: str) -> Entry | None:
+        rng = self.rng
+        sources = [source for source in self.rules if source in self.trees] or [origin]
+        source = rng.choice(sources)
+        tree = self.trees.get(source, Tree())
+        if not tree.size or rng.random() < 0.02:  # a source that nobody ever saw
+            return Recv(origin=source, index=0, size=tree.size + 1, root="00" * 32)
+        size = tree.size if rng.random() < 0.7 else rng.randint(1, tree.size)
+        index = size - 1 if rng.random() < 0.8 else rng.randrange(size)
+        root = tree.root(size) if rng.random() < 0.96 else bytes(32)
+        return Recv(origin=source, index=index, size=size, root=root.hex())
+
+    def _run_entry(self, rules: RunRules) -> Entry | None:
+        rng, draw = self.rng, self.rng.random()
+        if rules.begin is None:
+            return Begin(spec=SPECS[RUNS.index(rules.run)])
+        if draw < 0.35:
+            return self._recv(GENESIS.origin(rng.choice(ACCOUNTS)))
+        if draw < 0.40:
+            return Close(state=rules.state, reason="")
+        if draw < 0.43:
+            return Audit(round=1, account=rng.choice(ACCOUNTS), verdict="?", data=0)
+        if rules.open is None or draw < 0.48:
+            return self._open(rules)
+        if draw < 0.75:
+            return self._receipt(rules, rules.open)
+        receipts = sorted(rng.sample(list(rules.receipts), rng.randint(0, len(rules.receipts))))
+        return Settle(round=rules.open.round, receipts=tuple(receipts), state=blob(rng.random()))
+
+    def _open(self, rules: RunRules) -> Entry:
+        rng, cursor, roster = self.rng, rules.slot_cursor, []
+        for account in rng.sample(ACCOUNTS, rng.randint(1, 3)):
+            cursor += rng.randint(0, 2)
+            quota = rng.choice([1, 3, 8])
+            roster.append(Seat(account, cursor, quota))
+            cursor += quota
+        return Open(round=rules.settled + 1, state=rules.state, roster=tuple(roster))
+
+    def _receipt(self, rules: RunRules, opened: Open) -> Entry:
+        seat = self.rng.choice(opened.roster)
+        count = self.rng.randint(1, seat.quota)
+        return Receipt(
+            network=GENESIS.id, run=rules.run, round=opened.round, account=seat.account, state_in=opened.state,
+            update=blob(0), tokens=count * 700, slots=(seat.slot_start, count), loss=0, steps=0, leaves="00" * 32,
+            signature="00" * 64,
+        )  # type: ignore[arg-type]  # fmt: skip
