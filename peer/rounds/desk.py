@@ -10,15 +10,19 @@ from peer.errors import RoundError
 from peer.rounds.messages import Checked
 from peer.rounds.pace import Pace
 
+PATIENCE = 3
+"""After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
+
 
 class Desk:
     """Where receipts arrive. Written only by the leader's machine."""
 
-    def __init__(self, *, opened_at: float, timed: bool) -> None:
+    def __init__(self, *, opened_at: float, pace: Pace, timed: bool) -> None:
         """An empty desk.
 
         Args:
             opened_at: when the round was opened, or when we took it over.
+            pace: what earlier rounds taught; learns from this one, whose own deadline stays what it was at its opening.
             timed: whether we saw it open, so that deliveries tell how long members need.
         """
         self.opened_at = opened_at
@@ -26,6 +30,8 @@ class Desk:
         """By account: accepted, its update not yet decoded."""
         self.delivered: dict[str, Receipt] = {}
         """By account: decoded and sound."""
+        self._pace = pace
+        self._deadline_s = pace.deadline_s
         self._timed = timed
         self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
         self._first_s: float | None = None
@@ -62,7 +68,7 @@ class Desk:
         """A receipt arrived that may count, once its update is decoded."""
         self.checking[receipt.account] = receipt
 
-    def judge(self, message: Checked, pace: Pace, now: float) -> Receipt | None:
+    def judge(self, message: Checked, now: float) -> Receipt | None:
         """The update was decoded, or not; returns its receipt, or None if it is not (or no longer) awaited.
 
         An update that is unsound stays refused; one that could not be fetched may be sent again.
@@ -76,11 +82,18 @@ class Desk:
             needed_s = now - self.opened_at
             self._first_s = needed_s if self._first_s is None else self._first_s
             if self._timed:
-                pace.saw(needed_s)
+                self._pace.saw(needed_s)
         elif message.unsound:
             self._refused[message.account] = (receipt, message.refusal)
         return receipt
 
-    def due_s(self, pace: Pace) -> float:
-        """How long after its opening the round may be cut: by what members needed lately, and the quickest just now."""
-        return max(pace.deadline_s, pace.allow(self._first_s or 0.0))
+    @property
+    def due_at(self) -> float:
+        """From then on the round may be cut: by what members needed in earlier rounds, and the quickest in this one."""
+        return self.opened_at + max(self._deadline_s, self._pace.allow(self._first_s or 0.0))
+
+    @property
+    def hopeless_at(self) -> float:
+        """From then on it is cut even with too few receipts; never while members may still use up their time budget."""
+        patience_s = PATIENCE * (self.due_at - self.opened_at)
+        return self.opened_at + max(patience_s, self._pace.first_s * (1 if self.delivered else PATIENCE))

@@ -41,9 +41,6 @@ from peer.rounds.roster import Roll
 
 Effects = list[LeaderEffect]
 
-PATIENCE = 3
-"""After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
-
 
 class Phase(StrEnum):
     """What the leader is doing."""
@@ -67,7 +64,7 @@ class LeaderMachine:
         self.phase = Phase.CLOSED if log.close else Phase.COLLECTING if log.open else Phase.WAITING
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
-        self._desk = Desk(opened_at=now, timed=False)
+        self._desk = Desk(opened_at=now, pace=self.pace, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
         self._next_state = ""
@@ -93,19 +90,8 @@ class LeaderMachine:
         """When `tick` has something to do at the latest; None while only a message can help."""
         times = [self.roll.deadline or 0.0]
         if self.phase is Phase.COLLECTING:
-            times += [self._due_at, self._hopeless_at, self._grace_until]
+            times += [self._desk.due_at, self._desk.hopeless_at, self._grace_until]
         return min((time for time in times if time > self._ticked_at), default=None)
-
-    @property
-    def _due_at(self) -> float:
-        """From now on the round may be cut without the members that still work."""
-        return self._desk.opened_at + self._desk.due_s(self.pace)
-
-    @property
-    def _hopeless_at(self) -> float:
-        """From now on the round is cut with whatever is there."""
-        due_s = self._desk.due_s(self.pace)
-        return self._desk.opened_at + PATIENCE * (due_s if self._desk.delivered else max(due_s, self.pace.first_s))
 
     # ------------------------------------------------------------------ input
 
@@ -158,7 +144,7 @@ class LeaderMachine:
         return [Check(receipt=receipt)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
-        receipt = self._desk.judge(message, self.pace, now)
+        receipt = self._desk.judge(message, now)
         if receipt is None:
             return []
         fields: dict[str, object] = {"account": receipt.account, "round": receipt.round}
@@ -185,7 +171,7 @@ class LeaderMachine:
         """Whether the open round can be cut now."""
         open_round = self.log.open
         assert open_round is not None
-        hopeless = now >= self._hopeless_at
+        hopeless = now >= self._desk.hopeless_at
         decoding = any(self.roll.lives(account) for account in self._desk.checking)
         if self._closing:
             return hopeless or not decoding
@@ -196,7 +182,7 @@ class LeaderMachine:
             return enough or len(ready) >= self.plan.min_members  # with too few, the next round must have enough
         if hopeless:  # without any receipt only if somebody who has no seat could do better
             return bool(self._desk.delivered or set(ready) - set(accounts))
-        return enough and now >= self._due_at and not decoding
+        return enough and now >= self._desk.due_at and not decoding
 
     def _expected(self, account: str, now: float) -> bool:
         """Whether a receipt of this account may still come to count."""
@@ -284,7 +270,7 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk, self._counted = Desk(opened_at=now, timed=True), ()
+        self._desk, self._counted = Desk(opened_at=now, pace=self.pace, timed=True), ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED
             return []
