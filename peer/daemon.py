@@ -12,11 +12,9 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 
@@ -35,6 +33,8 @@ from peer.identity import Home, PeerIdentity
 from peer.logs import Logs
 from peer.network import Network
 from peer.node import Node
+from peer.records import PeerAdvert, RunAdvert
+from peer.resources import measure
 from peer.run_worker import Hardware
 from peer.submission import Submitter
 from peer.supervisor import Fields, Keeper, Worker
@@ -59,15 +59,23 @@ async def _main(home: Home, settings: Settings) -> None:
     identity, file = home.identity(), home.network()
     stop = asyncio.Event()
     _on_signals(stop)
-    network = Network.start(identity=identity, home=home, genesis=file.genesis, settings=settings, bootstrap=file.bootstrap)
-    async with network as net, _open_store(home, file.genesis) as store:
-        async with asyncio.TaskGroup() as tasks:
-            daemon = Daemon(home=home, settings=settings, identity=identity, network=net, store=store, tasks=tasks, stop=stop)
-            async with serve(daemon.node, home.path):
-                await daemon.start()
-                await stop.wait()
-                log.info("stopping")
-            await daemon.close()
+    async with (
+        Network.start(
+            home=home, identity=identity, genesis=file.genesis, settings=settings, bootstrap=file.bootstrap
+        ) as network,
+        _open_store(home, file.genesis) as store,
+        asyncio.TaskGroup() as tasks,
+    ):
+        keeper = Keeper(tasks)
+        daemon = Daemon(home=home, settings=settings, identity=identity, network=network, store=store, stop=stop)
+        await daemon.start(keeper)
+        async with serve(daemon.node, home.path):
+            await daemon.announce()
+            await stop.wait()
+            log.info("stopping")
+        await daemon.close()
+        keeper.cancel()
+    log.info("stopped")
 
 
 def _on_signals(stop: asyncio.Event) -> None:
@@ -89,3 +97,178 @@ async def _open_store(home: Home, genesis: Genesis) -> AsyncIterator[Store]:
         yield store
     finally:
         await asyncio.to_thread(store.close)
+
+
+class Daemon:
+    """One peer's parts, put together."""
+
+    def __init__(
+        self,
+        *,
+        home: Home,
+        settings: Settings,
+        identity: PeerIdentity,
+        network: Network,
+        store: Store,
+        stop: asyncio.Event,
+    ) -> None:
+        """Wire the parts; nothing runs yet."""
+        self._home = home
+        self._settings = settings
+        self._identity = identity
+        self._network = network
+        self._resources = measure(home.path)
+        self._gflops = 0
+        self._witness_key = _witness_key(home, store.genesis)
+        self.directory = Directory(
+            network=network,
+            genesis=store.genesis,
+            advertise=self._advertise,
+            advertise_runs=self._advertise_runs,
+        )
+        self.logs = Logs(
+            store=store,
+            genesis=store.genesis,
+            account=identity.account_key,
+            witness=_witness(self._witness_key, store),
+            network=network,
+            witness_peers=self.directory.witness_peers,
+        )
+        self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
+        self.hardware = Hardware(threads=settings.threads or self._resources.cores, device=settings.device)
+        credits = Credits(self.logs)
+        self.host = Host(
+            home=home.path,
+            network=network,
+            logs=self.logs,
+            credits=credits,
+            store=self.blobs,
+            directory=self.directory,
+            hardware=self.hardware,
+            max_runs=settings.max_runs,
+        )
+        submitter = Submitter(home=home.path, store=self.blobs, logs=self.logs, credits=credits, hardware=self.hardware)
+        self.node = Node(
+            home=home.path,
+            network=network,
+            logs=self.logs,
+            credits=credits,
+            directory=self.directory,
+            host=self.host,
+            submitter=submitter,
+            facts=self._facts(),
+            stop=stop,
+        )
+
+    async def start(self, keeper: Keeper) -> None:
+        """Publish adverts, take up the runs, look for more."""
+        await self.directory.start()
+        self.host.start(keeper)
+        await self.host.resume()
+        keeper.keep("directory", self.directory.serve)
+        keeper.keep("host", self.host.look)
+        keeper.keep("measure", self._measure)
+
+    async def announce(self) -> None:
+        """Tell the volunteer what is running and how to stop it."""
+        facts = {"account": self._identity.account[:16], "peer_id": self._network.peer_id, **self._facts()}
+        log.info("ready", **facts)
+        for address in await self._network.addresses():
+            log.info("listening", address=address)
+
+    async def close(self) -> None:
+        """Say goodbye and end the workers."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.host.close(), STOP_S)
+
+    # ------------------------------------------------------------------ adverts
+
+    async def _advertise(self) -> PeerAdvert:
+        return PeerAdvert.of(
+            self._identity.account_key,
+            self._identity.binding,
+            network=self.logs.genesis.id,
+            now=time.time(),
+            name=self._settings.name,
+            addresses=(await self._network.addresses())[:16],
+            device=self._device,
+            memory_bytes=self._resources.device_memory_bytes,
+            gflops=self._gflops,
+            roles=["member", *(["witness"] if self._witness_key else [])],
+            witness=self._witness_key.public if self._witness_key else "",
+            version=version("p2p-llm-forge"),
+            max_runs=self._settings.max_runs,
+        )
+
+    def _advertise_runs(self) -> list[RunAdvert]:
+        return [
+            RunAdvert.create(
+                self._identity.account_key,
+                now=time.time(),
+                network=self.logs.genesis.id,
+                peer_id=self._network.peer_id,
+                run=run.id,
+                name=run.name,
+                phase="training" if run.log.open else "waiting",
+                round=run.log.round,
+                rounds=run.plan.rounds,
+                members=len(run.log.open.roster) if run.log.open else 0,
+                min_members=run.plan.min_members,
+                max_members=run.plan.max_members,
+            )
+            for run in self.host.led()
+        ]
+
+    # ------------------------------------------------------------------ the machine
+
+    @property
+    def _device(self) -> str:
+        return self._resources.device if self._settings.device == "auto" else self._settings.device
+
+    def _facts(self) -> Fields:
+        return {
+            "home": str(self._home.path),
+            "network": f"{self._home.network().genesis.name} {self._home.network().genesis.id[:16]}",
+            "device": self._device,
+            "cpu": self._resources.cpu,
+            "threads": self.hardware.threads,
+            "memory_bytes": self._resources.memory_bytes,
+            "blob_quota_bytes": self._settings.blob_quota_bytes,
+            "max_runs": self._settings.max_runs,
+            "witness": int(self._witness_key is not None),
+            "pid": os.getpid(),
+            "version": version("p2p-llm-forge"),
+        }
+
+    async def _measure(self) -> None:
+        """Measure the training speed once for this machine; the advert carries it."""
+        path = self._home.path / "speed.json"
+        key = f"{self._device} {self.hardware.threads} {self._resources.cpu}"
+        known = json.loads(path.read_bytes()) if path.exists() else {}
+        if key not in known:
+            worker = await Worker.start(
+                self._home.runs / ".measure", threads=self.hardware.threads, device=self._settings.device
+            )
+            try:
+                known = {key: (await worker.call("measure"))["tflops"]}
+            finally:
+                await worker.close()
+            write_atomic(path, json.dumps(known).encode())
+        self._gflops = round(known[key] * 1000)
+        log.info("measured", device=self._device, gflops=self._gflops)
+        self.directory.refresh()
+
+
+def _witness_key(home: Home, genesis: Genesis) -> PrivateKey | None:
+    """Our witness key, if there is one and the genesis names it."""
+    if not home.witness_key_file.exists():
+        return None
+    key = PrivateKey.load(home.witness_key_file)
+    return key if key.public in dict(genesis.witnesses).values() else None
+
+
+def _witness(key: PrivateKey | None, store: Store) -> Witness | None:
+    if key is None:
+        return None
+    name = next(name for name, public in store.genesis.witnesses if public == key.public)
+    return Witness(store, store.genesis, key, name)

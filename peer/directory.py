@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import structlog
@@ -33,18 +33,28 @@ class Directory:
         *,
         network: Network,
         genesis: Genesis,
-        advertise: Callable[[], PeerAdvert],
+        advertise: Callable[[], Awaitable[PeerAdvert]],
         advertise_runs: Callable[[], Iterable[RunAdvert]],
     ) -> None:
-        """Publish what the two callables give; they are asked again at every refresh."""
+        """Publish what the two callables give; they are asked again at every refresh. `start` it before use."""
         self._network = network
         self._genesis = genesis
         self._advertise = advertise
         self._advertise_runs = advertise_runs
         self._peers: dict[str, PeerAdvert] = {}
         self._runs: dict[str, RunAdvert] = {}
-        self._own = advertise()
+        self._own: PeerAdvert | None = None
         self._refresh = asyncio.Event()
+
+    async def start(self) -> None:
+        """Make our own advert."""
+        self._own = await self._advertise()
+
+    @property
+    def own(self) -> PeerAdvert:
+        """Our signed advert."""
+        assert self._own is not None  # `start` came first
+        return self._own
 
     async def serve(self) -> None:
         """Publish and look until cancelled."""
@@ -68,25 +78,25 @@ class Directory:
         self._refresh.set()
 
     async def _publish(self) -> None:
-        self._own = self._advertise()
-        await self._network.publish(self._own)
+        self._own = await self._advertise()
+        await self._network.publish(self.own)
         for advert in self._advertise_runs():
             await self._network.publish(advert)
 
     async def _look(self) -> None:
         self._peers = {advert.peer_id: advert for advert in await self._network.lookup(PeerAdvert)}
-        self._peers[self._own.peer_id] = self._own
+        self._peers[self.own.peer_id] = self.own
         self._runs = {advert.run: advert for advert in await self._network.lookup(RunAdvert)}
 
     # ------------------------------------------------------------------ what we know
 
     def own_advert(self) -> str:
         """Our signed advert, for those whom we tell directly."""
-        return self._own.text()
+        return self.own.text()
 
     def peers(self) -> list[str]:
         """PeerIDs of the other peers."""
-        return [peer for peer in self._peers if peer != self._own.peer_id]
+        return [peer for peer in self._peers if peer != self.own.peer_id]
 
     def peer_of(self, account: str) -> str | None:
         """PeerID of an account, the newest advert's where there are several."""
@@ -104,5 +114,8 @@ class Directory:
 
     def table(self) -> list[dict[str, Any]]:
         """The peers' adverts, for people; ours first."""
-        others = [advert for peer, advert in self._peers.items() if peer != self._own.peer_id]
-        return [{**advert.facts(), "self": int(advert is self._own)} for advert in (self._own, *others)]
+        others = [self._peers[peer] for peer in self.peers()]
+        return [
+            {**advert.facts(), "tflops": advert.gflops / 1000, "self": int(advert is self.own)}
+            for advert in (self.own, *others)
+        ]

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from ledger.entries import Begin
 from ledger.errors import LedgerError
 from peer.blobs import BlobStore
 from peer.credits import Credits
 from peer.directory import Directory
-from peer.errors import ForgeError, Refused, RunError
+from peer.errors import ForgeError, Refused
 from peer.fetcher import BlobFetcher
 from peer.leader import Leader
 from peer.logs import Logs
@@ -30,7 +30,7 @@ from peer.messages import Bundle, Gossip
 from peer.network import Network
 from peer.run_worker import Hardware, RunWorker
 from peer.runs import Run
-from peer.submission import Submitter, begin
+from peer.submission import begin
 from peer.supervisor import Fields, Keeper
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,6 @@ class Host:
         store: BlobStore,
         directory: Directory,
         hardware: Hardware,
-        keeper: Keeper,
         max_runs: int,
     ) -> None:
         """Serve `run.*` on the network; work on `max_runs` runs at once, at most."""
@@ -63,7 +62,7 @@ class Host:
         self._fetcher = BlobFetcher(store, network)
         self._directory = directory
         self._hardware = hardware
-        self._keeper = keeper
+        self._keeper: Keeper | None = None
         self._max_runs = max_runs
         self._credits = credits
         self.runs: dict[str, Run] = {}
@@ -73,6 +72,14 @@ class Host:
         self._serve_runs()
 
     # ------------------------------------------------------------------ life
+
+    def start(self, keeper: Keeper) -> None:
+        """From now on runs can be hosted, by tasks of `keeper`."""
+        self._keeper = keeper
+
+    def led(self) -> list[Run]:
+        """The runs that we lead just now."""
+        return [self.runs[run] for run in self.leaders]
 
     async def resume(self) -> None:
         """Take up the runs in the home folder; those that are not closed go on."""
@@ -122,6 +129,7 @@ class Host:
 
     def host(self, run: Run) -> None:
         """Take part in a run until it is over."""
+        assert self._keeper is not None  # `start` came first
         self.runs[run.id] = run
         self._keeper.keep(f"run-{run.id[:16]}", lambda: self._serve_run(run))
 
@@ -158,6 +166,7 @@ class Host:
                         account=self._logs.account.public,
                         member=member,
                     )
+                    self._directory.refresh()
                     tasks.create_task(leader.serve())
         finally:
             self.members.pop(run.id, None)

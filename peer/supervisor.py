@@ -42,10 +42,18 @@ class Keeper:
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         """The tasks live in `tasks`, the daemon's own group."""
         self._tasks = tasks
+        self._kept: set[asyncio.Task[None]] = set()
 
     def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work()` until it returns."""
-        self._tasks.create_task(self._keep(name, work), name=name)
+        task = self._tasks.create_task(self._keep(name, work), name=name)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+    def cancel(self) -> None:
+        """Cancel all that still runs."""
+        for task in self._kept:
+            task.cancel()
 
     async def _keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         pause = FIRST_PAUSE_S
