@@ -86,10 +86,7 @@ class Fold:
                 if log.rules.size == index:  # else it was accepted before it had to wait
                     log.rules.apply(entry)
             except EntryInvalid as exc:
-                log.invalid = Outcome(
-                    origin=log.origin, index=index, rule=exc.rule, got=exc.got, wanted=exc.wanted,
-                    behind=log.tree.size - index - 1,
-                )  # fmt: skip
+                log.invalid = Outcome(origin=log.origin, index=index, rule=exc.rule, got=exc.got, wanted=exc.wanted)
                 log.queue.clear()
                 return True
             if isinstance(entry, Recv):
@@ -157,7 +154,7 @@ class Fold:
         if isinstance(log.rules, RunRules):
             if amount:
                 log.money.funders[source.owner] = log.money.funders.get(source.owner, 0) + amount
-        elif 0 <= source.money.close_index <= entry.index:
+        elif cursor < source.money.close_index <= entry.index:  # the claim that first covers the close, and no other
             log.closes_claimed.add(source.owner)
             amount += unreceived(log, source)
         log.cursors[entry.origin] = entry.index
@@ -179,7 +176,7 @@ class Fold:
             runs={run: account for run, account in runs.items() if account is not None},
             voids=tuple(sorted(self._voids, key=lambda void: (void.origin, void.index))),
             pendings=tuple(replace(log.pending, behind=len(log.queue) - 1) for log in logs if log.pending),
-            invalid=tuple(log.invalid for log in logs if log.invalid),
+            invalid=tuple(replace(log.invalid, behind=log.tree.size - log.decided - 1) for log in logs if log.invalid),
             decided={log.origin: log.decided for log in logs},
             issued=sum(self.terms.supply.values()) + sum(log.issued for log in accounts),
             burned=sum(log.money.burned for log in logs),

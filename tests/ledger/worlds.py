@@ -16,7 +16,7 @@ from .world import blob, key_of, spec_of
 ACCOUNTS = [key_of(f"account {number}").public for number in range(4)]
 ISSUER = ACCOUNTS[3]
 GENESIS = Genesis.create(
-    name="random", supply={ACCOUNTS[0]: 5000, ACCOUNTS[1]: 50}, witnesses=[("witness", key_of("witness").public)],
+    name="random", supply={ACCOUNTS[0]: 50_000, ACCOUNTS[1]: 500}, witnesses=[("witness", key_of("witness").public)],
     issuers={ISSUER: 3000},
 )  # fmt: skip
 SPECS = [
@@ -29,7 +29,7 @@ RUNS = [run_id(spec) for spec in SPECS]
 class World:
     """Logs that grow at random; mostly valid, often void, sometimes invalid for good."""
 
-    def __init__(self, seed: int, steps: int = 70) -> None:
+    def __init__(self, seed: int, steps: int = 140) -> None:
         self.rng = Random(seed)
         self.logs: dict[str, list[bytes]] = {}
         self.trees: dict[str, Tree] = {}
@@ -43,9 +43,9 @@ class World:
 
     def _step(self) -> None:
         rng = self.rng
-        origin = rng.choice(list(self.rules))
+        origin = rng.choice([*self.rules, *map(GENESIS.run_origin, RUNS)])
         rules = self.rules[origin]
-        entry = self._run_entry(rules) if isinstance(rules, RunRules) else self._account_entry(origin)
+        entry = self._run_entry(rules) if isinstance(rules, RunRules) else self._account_entry()
         if entry is None:
             return
         try:
@@ -60,23 +60,23 @@ class World:
         self.logs.setdefault(origin, []).append(data)
         self.trees.setdefault(origin, Tree()).append(leaf_hash(data))
 
-    def _account_entry(self, origin: str) -> Entry | None:
+    def _account_entry(self) -> Entry | None:
         rng, draw = self.rng, self.rng.random()
-        if draw < 0.45:
-            to = rng.choice([*ACCOUNTS, *(f"run/{run}" for run in RUNS * 4)])
-            return Send(to=to, amount=rng.choice([1, 7, 50, 333, 999]), memo=str(rng.random()))
         if draw < 0.55:
+            to = rng.choice([*ACCOUNTS, *(f"run/{run}" for run in RUNS * 4)])
+            return Send(to=to, amount=rng.choice([1, 50, 333, 999, 4999]), memo=str(rng.random()))
+        if draw < 0.62:
             return Issue(to=rng.choice(ACCOUNTS), amount=rng.choice([5, 400, 2000]))
-        return self._recv(origin)
+        return self._recv(rng.choice(list(self.rules)))
 
-    def _recv(self, origin: str) -> Entry | None:
+    def _recv(self, source: str) -> Entry | None:
         rng = self.rng
-        sources = [source for source in self.rules if source in self.trees] or [origin]
-        source = rng.choice(sources)
         tree = self.trees.get(source, Tree())
-        if not tree.size or rng.random() < 0.02:  # a source that nobody ever saw
+        if not tree.size:
+            return None
+        if rng.random() < 0.01:  # more of the source than anybody ever saw
             return Recv(origin=source, index=0, size=tree.size + 1, root="00" * 32)
-        size = tree.size if rng.random() < 0.7 else rng.randint(1, tree.size)
+        size = tree.size if rng.random() < 0.8 else rng.randint(1, tree.size)
         index = size - 1 if rng.random() < 0.8 else rng.randrange(size)
         root = tree.root(size) if rng.random() < 0.96 else bytes(32)
         return Recv(origin=source, index=index, size=size, root=root.hex())
@@ -85,17 +85,17 @@ class World:
         rng, draw = self.rng, self.rng.random()
         if rules.begin is None:
             return Begin(spec=SPECS[RUNS.index(rules.run)])
-        if draw < 0.35:
-            return self._recv(GENESIS.origin(rng.choice(ACCOUNTS)))
-        if draw < 0.40:
+        if draw < 0.20:
+            return self._recv(GENESIS.origin(rng.choice(ACCOUNTS[:2] if rng.random() < 0.8 else ACCOUNTS)))
+        if draw < 0.22:
             return Close(state=rules.state, reason="")
-        if draw < 0.43:
+        if draw < 0.23:
             return Audit(round=1, account=rng.choice(ACCOUNTS), verdict="?", data=0)
-        if rules.open is None or draw < 0.48:
+        if rules.open is None or draw < 0.30:
             return self._open(rules)
-        if draw < 0.75:
+        if draw < 0.70:
             return self._receipt(rules, rules.open)
-        receipts = sorted(rng.sample(list(rules.receipts), rng.randint(0, len(rules.receipts))))
+        receipts = sorted(rng.sample(list(rules.receipts), rng.randint(len(rules.receipts) // 2, len(rules.receipts))))
         return Settle(round=rules.open.round, receipts=tuple(receipts), state=blob(rng.random()))
 
     def _open(self, rules: RunRules) -> Entry:
