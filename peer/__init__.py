@@ -1,1 +1,1 @@
-"""The daemon of a volunteer: network, rounds, blobs, runs, workers, gateway and the `forge-peer` command. Pure: empty."""
+"""The daemon of a volunteer: network, rounds, blobs, runs, workers, gateway, `forge-peer`. Pure: empty."""

@@ -1,4 +1,4 @@
-"""Staying on the network: the addresses to join through, tried at start and again, with back-off, for as long as we run.
+"""Staying on the network: the addresses to join through, tried at start and again, with back-off, while we run.
 
 IO: through the network that it is given.
 """
@@ -89,7 +89,8 @@ class Bootstrap:
                     raise target.error
         if required:
             tried = "; ".join(f"{target.address}: {target.error.message if target.error else ''}" for target in others)
-            raise Unreachable(f"no bootstrap peer answers: {tried}", "is that peer running, and the address its current one?")
+            fix = "is that peer running, and is this its present address?"
+            raise Unreachable(f"no bootstrap peer answers: {tried}", fix)
 
     async def keep(self) -> None:
         """Until cancelled: joins again what is lost, with back-off."""

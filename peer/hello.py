@@ -51,7 +51,8 @@ def check_hello(hello: Hello, peer_id: str, genesis: Genesis) -> Hello:
     if hello.network != genesis.id or hello.rules != genesis.rules:
         theirs = f"network {hello.name!r} ({hello.network[:16]}, rules {hello.rules})"
         ours = f"{genesis.name!r} ({genesis.id[:16]}, rules {genesis.rules})"
-        raise WrongNetwork(f"peer {peer_id} belongs to {theirs}, this one to {ours}", "use the network file of that peer")
+        fix = "use the network file of that peer"
+        raise WrongNetwork(f"peer {peer_id} belongs to {theirs}, this one to {ours}", fix)
     if hello.peer_id != peer_id:
         raise IdentityInvalid(f"peer {peer_id} says that it is {hello.peer_id}")
     Binding(

@@ -1,8 +1,8 @@
 """hivemind attached to one p2pd: unary calls as bytes, handlers as bytes, and a DHT node, all in our own event loop.
 
-Everything here dies with its p2pd; `network` replaces the whole link. No stream handler is ever registered, so nobody can
-send us a stream: a single frame with a false length would otherwise fill the memory. The only file that imports hivemind;
-import it late. IO: sockets.
+Everything here dies with its p2pd; `uplink` replaces the whole link. No stream handler is ever registered, so nobody
+can send us a stream: one frame with a false length would otherwise fill the memory. The only file that imports
+hivemind, and torch with it; import it late. IO: sockets.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ async def _detach(p2p: Any) -> None:
 
 
 def _private_p2p(daemon: P2pd, prefix: str, allowance: Allowance) -> Any:
-    """A P2P class for this p2pd: private client socket, DHT methods under our prefix and within the callers' allowance."""
+    """A P2P class for this p2pd: private socket, DHT methods under our prefix and within the callers' allowance."""
 
     class PrivateP2P(P2P):  # type: ignore[misc]
         _UNIX_SOCKET_PREFIX = f"/unix{daemon.sockets}/"

@@ -11,7 +11,6 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ledger.genesis import Genesis
@@ -22,7 +21,6 @@ from peer.errors import (
     ForgeError,
     RecordInvalid,
     Refused,
-    TransportFailed,
     Unreachable,
     WrongNetwork,
 )
@@ -42,7 +40,7 @@ from peer.rpc import (
     read_request,
     write_request,
 )
-from peer.uplink import Uplink
+from peer.uplink import Uplink, split_address
 from peer.validator import RecordValidator
 from peer.wire import Reply, pack_reply, unpack_reply
 
@@ -76,7 +74,11 @@ class Network:
         self._bootstrap = Bootstrap(self, on_event)
         self._addresses: list[str] = []
         self._uplink = Uplink(
-            prefix=self._prefix, validator=self._validator, allowance=self.allowance, attach=self._attach, on_event=on_event
+            prefix=self._prefix,
+            validator=self._validator,
+            allowance=self.allowance,
+            attach=self._attach,
+            on_event=on_event,
         )
 
     @classmethod
@@ -102,27 +104,23 @@ class Network:
         """
         self = cls(identity, genesis, on_event, limits or Limits())
         addresses = self._bootstrap.take([*settings.bootstrap, *bootstrap])
-        failure: BaseException | None = None
+        options = P2pdOptions(listen=settings.listen, announce=settings.announce, relay=settings.relay)
         try:
             async with asyncio.TaskGroup() as tasks:
-                options = P2pdOptions(listen=settings.listen, announce=settings.announce, relay=settings.relay)
-                runner = tasks.create_task(self._uplink.run(home.p2pd_pid_file, identity.peer_key_file, options))
-                keeper: asyncio.Task[None] | None = None
+                works = [tasks.create_task(self._uplink.run(home.p2pd_pid_file, identity.peer_key_file, options))]
                 try:
                     await self._uplink.link()
                     if addresses:
                         await self._bootstrap.first(settings.bootstrap_timeout_s, settings.require_bootstrap)
-                    keeper = tasks.create_task(self._bootstrap.keep())
+                    works.append(tasks.create_task(self._bootstrap.keep()))
                     yield self
-                except BaseException as exc:  # raised again below, outside the group that would wrap it
-                    failure = exc
-                for task in (keeper, runner):
-                    if task is not None:
+                finally:
+                    for task in works:
                         task.cancel()
-        except* TransportFailed as group:
-            raise group.exceptions[0] from None
-        if failure is not None:
-            raise failure
+        except BaseExceptionGroup as group:  # the task group wraps what the body or p2pd's keeper raised
+            if len(group.exceptions) == 1:
+                raise group.exceptions[0] from group.exceptions[0].__cause__
+            raise
 
     async def _attach(self, link: Link) -> list[str]:
         """Makes a new link ours; returns our addresses."""
@@ -221,7 +219,7 @@ class Network:
         Raises:
             AddressInvalid, Unreachable, WrongNetwork.
         """
-        base, peer_id = import_module("peer.link").split_address(address)
+        base, peer_id = split_address(address)
         if peer_id == self.peer_id:
             return peer_id
         async with deadline(address, timeout_s):

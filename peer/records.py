@@ -1,7 +1,7 @@
 """What peers tell each other through the DHT: signed, expiring records.
 
-A record is canonical JSON with the signature of its account inside. Records are hints: they prove who said something, not
-that it is so. Pure: bytes in, records out; the time is an argument.
+A record is canonical JSON with the signature of its account inside. Records are hints: they prove who said something,
+not that it is so. Pure: bytes in, records out; the time is an argument.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class PeerAdvert(Record):
     """Measured upload in Mbit/s; 0: not measured."""
     down_mbit: Natural = 0
     """Measured download in Mbit/s; 0: not measured."""
-    roles: Annotated[list[Short], Field(max_length=8)] = []
+    roles: Annotated[list[Short], Field(max_length=8, default_factory=list)]
     """member, leader, witness …"""
     witness: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Public key of the witness that runs here, or empty; a claim: only a cosignature proves it."""

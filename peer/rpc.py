@@ -1,8 +1,8 @@
-"""Answering requests: size caps, allowance, strict parsing, the handler with a deadline, and every failure made visible.
+"""Answering requests: size caps, allowance, strict parsing, the handler with a deadline, every failure made visible.
 
 A handler is `async (caller PeerID, body) -> body`, or with payloads `async (caller, body, payload) -> Reply`. What it
-raises on purpose reaches the caller as a code and a message; a programming error reaches the caller without its details,
-and our own log and events with them. IO: only what the handlers do.
+raises on purpose reaches the caller as a code and a message; a programming error reaches the caller without its
+details, and our own log and events with them. IO: only what the handlers do.
 """
 
 from __future__ import annotations

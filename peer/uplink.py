@@ -80,18 +80,26 @@ class Uplink:
     async def _once(self, pid_file: Path, key_file: Path, options: P2pdOptions) -> tuple[P2pdOptions, str]:
         """One p2pd from start to death; returns the options to start the next one with, and why it died."""
         kind = import_module("peer.link").Link  # imports hivemind and torch: seconds
-        async with P2pd.start(pid_file=pid_file, key_file=key_file, options=options) as p2pd:
-            async with kind.open(p2pd, self._prefix, self._validator, self._allowance) as link:
-                listen = same_ports(options.listen, await self._attach(link))
-                self._link = link
-                self._linked.set()
-                try:
-                    reason: str = await link.broken()
-                finally:
-                    self._link = None
-                    self._linked.clear()
-                    link.lose("p2pd is gone")
+        async with (
+            P2pd.start(pid_file=pid_file, key_file=key_file, options=options) as p2pd,
+            kind.open(p2pd, self._prefix, self._validator, self._allowance) as link,
+        ):
+            listen = same_ports(options.listen, await self._attach(link))
+            self._link = link
+            self._linked.set()
+            try:
+                reason: str = await link.broken()
+            finally:
+                self._link = None
+                self._linked.clear()
+                link.lose("p2pd is gone")
         return replace(options, listen=listen), reason
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """A multiaddress and the PeerID at its end; raises AddressInvalid."""
+    parts: tuple[str, str] = import_module("peer.link").split_address(address)
+    return parts
 
 
 def same_ports(listen: tuple[str, ...], addresses: list[str]) -> tuple[str, ...]:

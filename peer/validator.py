@@ -1,7 +1,7 @@
 """What the DHT node of this peer stores and believes: whole, signed, timely records of this network, within quotas.
 
-Checked when a record is stored and again when it is read, because nodes without this validator exist. hivemind itself has
-no quotas: one peer could fill the memory of all others. Pure: the clock is given.
+Checked when a record is stored and again when it is read, because nodes without this validator exist. hivemind itself
+has no quotas: one peer could fill the memory of all others. Pure: the clock is given.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _dht_id(key: str) -> bytes:
     text = key.encode()
     assert len(text) < 256
     head = bytes([0xA0 | len(text)]) if len(text) < 32 else bytes([0xD9, len(text)])
-    return hashlib.sha1(head + text).digest()  # noqa: S324  # an address, not a proof
+    return hashlib.sha1(head + text).digest()  # an address, not a proof
 
 
 def unpack_string(data: bytes) -> bytes | str | None:
