@@ -1,0 +1,140 @@
+"""The witness: what it cosigns, what never."""
+
+import pytest
+
+from ledger import notes
+from ledger.entries import Send
+from ledger.errors import Behind, Conflict, EntryInvalid, Frozen, KeyInvalid, NoteInvalid
+from ledger.notes import Checkpoint
+from ledger.store import Store
+from ledger.witness import Witness
+
+from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, RUN_LOG, WITNESS, certify, fill, root_of, run_log
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "witness.db", GENESIS, create=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def witness(store):
+    return Witness(store, GENESIS, WITNESS, "witness")
+
+
+def sends(*amounts):
+    return [Send(to=BOB.public, amount=amount) for amount in amounts]
+
+
+def head_of(log, origin=ALICE_LOG, key=ALICE):
+    return notes.sign_head(Checkpoint(origin=origin, size=len(log), root=bytes.fromhex(root_of(log))), key)
+
+
+def cosign(witness, log, start=0, origin=ALICE_LOG, key=ALICE):
+    return witness.cosign(origin, start, [entry.encode() for entry in log[start:]], head_of(log, origin, key), NOW)
+
+
+def test_a_good_head_is_cosigned_and_its_entries_kept(store, witness):
+    line = cosign(witness, sends(1, 2))
+    note = notes.parse(notes.combine(head_of(sends(1, 2)), [line]))
+    assert notes.cosigned_at(note, "witness", WITNESS.public) == NOW
+    assert store.size(ALICE_LOG) == 2
+    assert store.certified(ALICE_LOG) is None  # one line may not be a quorum: the certificate comes apart
+    assert store.head(ALICE_LOG) == head_of(sends(1, 2))
+
+
+def test_it_goes_on_from_what_it_knows(witness):
+    cosign(witness, sends(1, 2))
+    cosign(witness, sends(1, 2, 3), start=2)
+    cosign(witness, sends(1, 2, 3, 4), start=1)
+
+
+def test_it_asks_for_what_it_misses(witness):
+    with pytest.raises(Behind) as caught:
+        cosign(witness, sends(1, 2), start=1)
+    assert caught.value.size == 0
+
+
+def test_asking_twice_and_asking_for_an_older_head_is_harmless(store, witness):
+    line = cosign(witness, sends(1, 2))
+    assert cosign(witness, sends(1, 2)) == line
+    cosign(witness, sends(1))
+    cosign(witness, sends(1, 2, 3), start=2)
+    assert store.size(ALICE_LOG) == 3
+
+
+@pytest.mark.parametrize(("first", "second"), [
+    ((1, 2), (1, 3)), ((1, 2), (9, 8, 7)), ((1, 2, 3), (1, 9)), ((1,), (2, 3)),
+])  # fmt: skip
+def test_two_contradicting_heads_are_never_both_cosigned_and_are_kept_as_proof(store, witness, first, second):
+    cosign(witness, sends(*first))
+    with pytest.raises(Conflict):
+        cosign(witness, sends(*second))
+    assert store.evidence(ALICE_LOG) == [(head_of(sends(*first)), head_of(sends(*second)))]
+    with pytest.raises(Frozen):
+        cosign(witness, sends(*first, 5))
+
+
+def test_a_head_that_is_not_of_the_entries_given_proves_nothing(store, witness):
+    cosign(witness, sends(1, 2))
+    with pytest.raises(Conflict):
+        witness.cosign(ALICE_LOG, 2, [sends(9)[0].encode()], head_of(sends(1, 2, 3)), NOW)
+    assert store.evidence(ALICE_LOG) == []
+    cosign(witness, sends(1, 2, 3), start=2)
+
+
+def test_the_promise_holds_after_a_restart(store, witness, tmp_path):
+    cosign(witness, sends(1, 2))
+    store.close()
+    with Store.open(tmp_path / "witness.db", GENESIS) as again, pytest.raises(Conflict):
+        cosign(Witness(again, GENESIS, WITNESS, "witness"), sends(1, 3))
+
+
+def test_a_promise_is_compared_when_it_is_set(store):
+    fill(store)
+    row = store._logs.get(ALICE_LOG).row
+    promised = store._db.head("promise", row)
+    stale = promised._replace(root=bytes(32))
+    with pytest.raises(Conflict, match="meanwhile"), store._db.transaction():
+        store._logs.swap_promise(row, stale, promised)
+    with pytest.raises(Conflict, match="meanwhile"), store._db.transaction():
+        store._logs.swap_promise(row, None, promised)
+    assert store._db.head("promise", row) == promised
+
+
+def test_invalid_entries_and_foreign_heads_are_refused(store, witness):
+    with pytest.raises(NoteInvalid, match="not signed"):
+        cosign(witness, sends(1), key=BOB)
+    with pytest.raises(EntryInvalid):
+        cosign(witness, run_log(1)[:1] * 2, origin=RUN_LOG)
+    with pytest.raises(EntryInvalid):
+        witness.cosign(ALICE_LOG, 0, [b"{ }"], head_of(sends(1)), NOW)
+    with pytest.raises(NoteInvalid):
+        witness.cosign(ALICE_LOG, 0, [], notes.sign_head(Checkpoint(origin=ALICE_LOG, size=0, root=bytes(32)), ALICE), NOW)
+    assert store.origins() == []
+
+
+def test_only_a_named_witness_may_be_one(store):
+    with pytest.raises(KeyInvalid, match="not in the genesis"):
+        Witness(store, GENESIS, BOB, "witness")
+    with pytest.raises(KeyInvalid, match="not in the genesis"):
+        Witness(store, GENESIS, WITNESS, "other")
+
+
+def test_it_cosigns_the_logs_of_its_own_store(store):
+    fill(store)
+    store.append(ALICE_LOG, sends(1), ALICE)
+    certify(store, ALICE_LOG)
+    assert store.certified(ALICE_LOG).size == 2
+
+
+def test_what_was_promised_is_remembered_against_a_certificate_that_went_another_way(store, witness):
+    closing = run_log(1, close=True)
+    cosign(witness, closing, origin=RUN_LOG)
+    other = run_log(2)
+    head = head_of(other, RUN_LOG)
+    certificate = notes.combine(head, [notes.cosign(head, "witness", WITNESS, NOW)])
+    store.accept(RUN_LOG, 0, [entry.encode() for entry in other], certificate)  # a quorum outvoted this witness
+    with pytest.raises(Conflict, match="promised at 7"):
+        cosign(witness, other, origin=RUN_LOG)
