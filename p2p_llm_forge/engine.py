@@ -69,7 +69,7 @@ class Engine:
             momentum=momentum,
         )
         free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
-        memory.check_fits(need, free)
+        memory.check_fits(need, free, memory.gpu_bytes(device))
         built = model.build(self.config, self.spec.seed)
         self.layout = Layout.of(built, momentum=momentum)
         self.state = State.load(Path(request.state), self.layout)

@@ -67,13 +67,26 @@ def _quiet() -> Iterator[None]:
         torch.random.set_rng_state(state)
 
 
-def check_fits(need: Estimate, available_bytes: int) -> None:
-    """Refuse a model that will not fit. Raises DoesNotFit with the figures."""
-    if need.total_bytes > available_bytes:
+def check_fits(need: Estimate, free_bytes: int, gpu_bytes: int | None = None) -> None:
+    """Refuse a model that will not fit. Raises DoesNotFit with the figures.
+
+    Args:
+        free_bytes: main memory that is free.
+        gpu_bytes: free memory of the accelerator that trains; None when the CPU does.
+    """
+    if gpu_bytes is not None:
+        local = need.weights_bytes + need.activation_bytes
+        if local > gpu_bytes:
+            raise DoesNotFit(
+                f"model: {need.parameters:,} parameters need about {_gib(local)} on the GPU, {_gib(gpu_bytes)} are "
+                "free there; choose a smaller model, micro_batch_size or sequence_length"
+            )
+        need = Estimate(parameters=need.parameters, weights_bytes=0, state_bytes=need.state_bytes, activation_bytes=0)
+    if need.total_bytes > free_bytes:
         raise DoesNotFit(
             f"model: {need.parameters:,} parameters need about {_gib(need.total_bytes)} "
             f"({_gib(need.weights_bytes)} weights, gradients and AdamW, {_gib(need.state_bytes)} shared state, "
-            f"{_gib(need.activation_bytes)} activations), {_gib(available_bytes)} are free; "
+            f"{_gib(need.activation_bytes)} activations), {_gib(free_bytes)} are free; "
             "choose a smaller model, micro_batch_size or sequence_length"
         )
 
@@ -92,3 +105,8 @@ def available_bytes() -> int:
         with contextlib.suppress(OSError, ValueError):
             free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
     return max(free, 0)
+
+
+def gpu_bytes(device: torch.device) -> int | None:
+    """Free memory of this accelerator; None for the CPU."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None

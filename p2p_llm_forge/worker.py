@@ -16,15 +16,17 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from p2p_llm_forge import isolation, protocol
 from p2p_llm_forge.blobs import disk_error
+from p2p_llm_forge.channel import Channel
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.errors import DeviceError, EngineError, RequestError
 
@@ -33,54 +35,46 @@ if TYPE_CHECKING:
 
     from p2p_llm_forge.engine import Engine
 
+REPORT_S = 0.1
 _QUEUE = 64
 
 
 class Worker:
     """Dispatches requests; `engine` is set by `open`."""
 
-    def __init__(self, folder: Path, device: torch.device, requests: int, replies: BinaryIO) -> None:
+    def __init__(self, folder: Path, device: torch.device, channel: Channel) -> None:
         self.folder, self.device = folder, device
         self.engine: Engine | None = None  # Written only by the main thread.
-        self._requests, self._replies = requests, replies
-        self._write_lock = threading.Lock()
+        self._channel = channel
         self._waiting: queue.Queue[tuple[protocol.Request, threading.Event]] = queue.Queue(_QUEUE)
         self._stops: set[threading.Event] = set()  # Of trainings not yet finished. Guarded by _stops_lock.
         self._stops_lock = threading.Lock()
         self._side = ThreadPoolExecutor(1, thread_name_prefix="check")
 
-    def send(self, value: dict[str, Any]) -> None:
-        """Write one line; ends the process when nobody reads any more."""
-        data = protocol.line(value)
-        try:
-            with self._write_lock:
-                self._replies.write(data)
-                self._replies.flush()
-        except OSError:
-            os._exit(1)
-
     def answer(self, request_id: int, work: Callable[[], dict[str, Any]]) -> None:
         """Run `work` and reply with its result or its refusal."""
         try:
-            self.send({"id": request_id, "ok": work()})
+            self._channel.send({"id": request_id, "ok": work()})
         except EngineError as exc:
-            self.send({"id": request_id, "error": protocol.error(exc)})
+            self._channel.send({"id": request_id, "error": protocol.error(exc)})
         except OSError as exc:
             where = Path(exc.filename) if isinstance(exc.filename, str) else self.folder
-            self.send({"id": request_id, "error": protocol.error(disk_error(exc, where))})
+            self._channel.send({"id": request_id, "error": protocol.error(disk_error(exc, where))})
         except MemoryError:
-            self.send({"id": request_id, "error": protocol.error(DeviceError("out of memory; use a smaller batch"))})
+            self._channel.send(
+                {"id": request_id, "error": protocol.error(DeviceError("out of memory; use a smaller batch"))}
+            )
 
     def read(self) -> None:
         """The reader thread."""
-        for line in _lines(self._requests):
+        for line in self._channel.lines():
             if len(line) > protocol.LINE_LIMIT_BYTES:
-                self.send({"id": 0, "error": protocol.error(RequestError("request: line too long"))})
+                self._channel.send({"id": 0, "error": protocol.error(RequestError("request: line too long"))})
                 break
             try:
                 request = protocol.parse(line)
             except EngineError as exc:
-                self.send({"id": protocol.request_id(line), "error": protocol.error(exc)})
+                self._channel.send({"id": protocol.request_id(line), "error": protocol.error(exc)})
                 continue
             if isinstance(request, protocol.Stop):
                 self._stop(request)
@@ -96,7 +90,7 @@ class Worker:
         with self._stops_lock:
             for event in self._stops:
                 event.set()
-        self.send({"id": request.id, "ok": {}})
+        self._channel.send({"id": request.id, "ok": {}})
 
     def _queue(self, request: protocol.Request) -> None:
         event = threading.Event()
@@ -107,7 +101,7 @@ class Worker:
             self._waiting.put_nowait((request, event))
         except queue.Full:
             message = f"request: {_QUEUE} requests are waiting already; wait for their replies"
-            self.send({"id": request.id, "error": protocol.error(RequestError(message))})
+            self._channel.send({"id": request.id, "error": protocol.error(RequestError(message))})
 
     def run(self) -> None:
         """The main thread: one request after the other until `close`."""
@@ -162,8 +156,15 @@ class Worker:
         from p2p_llm_forge import memory
         from p2p_llm_forge.prepare import prepare
 
+        sent = 0.0
+
         def progress(phase: str, done: int, total: int) -> None:
-            self.send({"id": request.id, "event": "progress", "phase": phase, "done": done, "total": total})
+            nonlocal sent
+            now = time.monotonic()
+            if now - sent < REPORT_S and done < total:
+                return
+            sent = now
+            self._channel.send({"id": request.id, "event": "progress", "phase": phase, "done": done, "total": total})
 
         free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
         return prepare(RunSpec.from_worker(request.spec), Path(request.out), free, progress).reply()
@@ -180,7 +181,7 @@ class Worker:
         def report(step: int, steps: int, tokens: int, loss: float) -> None:
             nats = round(loss * 1e6) if loss == loss and loss < 1e6 else 0
             event = {"event": "progress", "step": step, "steps": steps, "tokens": tokens, "loss": nats}
-            self.send({"id": request.id, **event})
+            self._channel.send({"id": request.id, **event})
 
         return self._opened().train(
             round_number=request.round,
@@ -219,7 +220,7 @@ class Worker:
             seed=request.seed,
         ):
             text += part
-            self.send({"id": request.id, "event": "text", "text": part})
+            self._channel.send({"id": request.id, "event": "text", "text": part})
         return {"text": text}
 
 
@@ -235,21 +236,6 @@ def _thread_fault(fault: threading.ExceptHookArgs) -> None:
     os._exit(70)
 
 
-def _lines(handle: int) -> Iterator[bytes]:
-    """Lines of a file descriptor, without a buffered reader whose lock could not be taken at interpreter exit.
-
-    A line above the limit is given out as far as it was read.
-    """
-    rest = bytearray()
-    while part := os.read(handle, 1 << 16):
-        rest += part
-        *lines, tail = rest.split(b"\n") if b"\n" in part else (rest,)
-        yield from map(bytes, lines)
-        rest = tail
-        if len(rest) > protocol.LINE_LIMIT_BYTES:
-            yield bytes(rest)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until `close` or the end of input."""
     parser = argparse.ArgumentParser(prog="python -m p2p_llm_forge.worker", description=__doc__)
@@ -259,8 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     threads = max(1, options.threads)
     isolated = isolation.isolate()
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    channel = Channel.over_standard_streams()
     _environment(threads)
     import torch
 
@@ -268,9 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("FP-111 device: cuda was asked for, but torch finds none; use --device cpu")
     name = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-    worker = Worker(options.folder.absolute(), torch.device(name), 0, replies)
+    worker = Worker(options.folder.absolute(), torch.device(name), channel)
     ready = {"event": "ready", "version": protocol.VERSION, "device": name, "threads": threads}
-    worker.send({**ready, "network_isolated": int(isolated)})
+    channel.send({**ready, "network_isolated": int(isolated)})
     worker.run()
     return 0
 
@@ -283,7 +268,7 @@ def _environment(threads: int) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         TRANSFORMERS_VERBOSITY="error",
-        TOKENIZERS_PARALLELISM="false",
+        TOKENIZERS_PARALLELISM="true",
         OMP_NUM_THREADS=str(threads),
         RAYON_NUM_THREADS=str(threads),
     )

@@ -5,6 +5,7 @@ IO: reads the corpus or a local tokenizer folder, and a temporary folder.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from p2p_llm_forge.settings import TokenizerSpec
 END = "<|endoftext|>"
 LIMIT_BYTES = 64 << 20
 _FILES = 32
+_BATCH_PIECES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +55,10 @@ class TextCodec:
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterable[npt.NDArray[np.uint32]]:
         """Token ids of each piece in order, and the end token at the end where there is one."""
-        for piece in pieces:
-            yield np.asarray(self.encode(piece), dtype=np.uint32)
+        waiting = iter(pieces)
+        while batch := list(itertools.islice(waiting, _BATCH_PIECES)):
+            for encoded in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+                yield np.asarray(encoded.ids, dtype=np.uint32)
         if self.end_id is not None:
             yield np.asarray([self.end_id], dtype=np.uint32)
 

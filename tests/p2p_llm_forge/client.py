@@ -21,6 +21,23 @@ class Refusal(Exception):
         self.code, self.message = code, message
 
 
+def share(reply: dict[str, Any], mine: bool) -> dict[str, Any]:
+    """A train reply as a contribution."""
+    return {"path": reply["update"], "tokens": reply["tokens"], "mine": int(mine)}
+
+
+def refused(client: Client, command: str, code: str, text: str, **fields: Any) -> None:
+    """The request is refused with this code and text, in one line."""
+    try:
+        result = client(command, **fields)
+    except Refusal as refusal:
+        assert refusal.code == code, refusal.message
+        assert text in refusal.message, refusal.message
+        assert "\n" not in refusal.message
+        return
+    raise AssertionError(f"{command} was accepted: {result}")
+
+
 class Client:
     """One worker; requests are answered in order unless `send` is used."""
 
