@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,14 +30,11 @@ def share(reply: dict[str, Any], mine: bool) -> dict[str, Any]:
 
 def refused(client: Client, command: str, code: str, text: str, **fields: Any) -> None:
     """The request is refused with this code and text, in one line."""
-    try:
-        result = client(command, **fields)
-    except Refusal as refusal:
-        assert refusal.code == code, refusal.message
-        assert text in refusal.message, refusal.message
-        assert "\n" not in refusal.message
-        return
-    raise AssertionError(f"{command} was accepted: {result}")
+    with pytest.raises(Refusal) as caught:
+        client(command, **fields)
+    assert caught.value.code == code, caught.value.message
+    assert text in caught.value.message
+    assert "\n" not in caught.value.message
 
 
 class Client:

@@ -20,7 +20,7 @@ def ids() -> list[str]:
             model = torch.nn.ParameterDict({name: torch.zeros(shape) for name, shape in SHAPES.items()})
             layout = Layout.of(model, momentum=step == "nesterov")
             state, random = State.of_model(model, layout), np.random.default_rng(7)
-            spec = CodecSpec(kind=kind)  # type: ignore[arg-type]
+            spec = CodecSpec(kind=kind)
             for _ in range(4):
                 updates = []
                 for member in range(3):
@@ -29,7 +29,7 @@ def ids() -> list[str]:
                     raw, _ = codec.encode(torch.from_numpy(values), spec)
                     updates.append(codec.decode(raw, spec, layout.parameters))
                 mean = outer.aggregate(updates, [5120, 10240, 2563], [outer.norm(update) for update in updates])
-                setting = OuterSpec(kind=step, learning_rate=0.7)  # type: ignore[arg-type]
+                setting = OuterSpec(kind=step, learning_rate=0.7)
                 outer.step(state.weights_P, state.momentum_P, mean, setting)
             found.append(state.id())
     return found
