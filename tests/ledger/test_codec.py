@@ -41,7 +41,7 @@ def test_bytes_with_one_changed_are_refused_or_mean_something_else(value, data):
         b"", b" 1", b"1 ", b"1.0", b"1e3", b"-1", b"-0", b"01", b"+1", b"9007199254740992", b"null", b"true", b"NaN",
         b"Infinity", b'{"a":1,"a":1}', b'{"a":1, "b":2}', b'{"b":1,"a":2}', b'"\\u0041"', b'"\\/"', b'"\\ud800"',
         b'"\xff"', b'{"\xc3\xa9":1}', b"\xef\xbb\xbf1", b"[1,]", b"[" * 100 + b"]" * 100, b"[" * 9000, b"1" * 5000,
-        '"\\u00e9"'.encode(), b'"a\nb"', b"{1:2}", b"\xff\xfe1\x00",
+        b'"\\u00e9"', b'"a\nb"', b"{1:2}", b"\xff\xfe1\x00",
     ],
 )  # fmt: skip
 def test_what_has_another_spelling_or_no_place_is_refused(data):

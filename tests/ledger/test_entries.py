@@ -36,7 +36,7 @@ def test_a_missing_an_unknown_and_a_mistyped_field_are_refused(entry):
         with pytest.raises(EntryInvalid):
             entries.from_json({key: value for key, value in body.items() if key != name})
         for wrong in (None, 1.0, True, -1, [], {}, "\u2028" * 300):
-            if entry.type == "audit" and name == "data" and wrong in ([], {}) or body[name] == wrong == []:
+            if (entry.type == "audit" and name == "data" and wrong in ([], {})) or body[name] == wrong == []:
                 continue
             if entry.type == "settle" and name in ("receipts", "validation") and wrong == []:
                 continue
@@ -71,7 +71,8 @@ def test_values_that_no_entry_may_hold_are_refused(make):
 
 
 @pytest.mark.parametrize("changes", [
-    {"version": 2}, {"version": True}, {"name": 5}, {"submitter": "x"}, {"leaders": []}, {"leaders": [ALICE.public] * 2},
+    {"version": 2}, {"version": True}, {"name": 5}, {"submitter": "x"}, {"leaders": []},
+    {"leaders": [ALICE.public] * 2},
     {"leaders": [f"{number:064x}" for number in range(17)]}, {"price": -1}, {"price": 1.5}, {"tokens_per_slot": 0},
     {"slots_per_epoch": 0}, {"rounds": 0}, {"nonce": "0" * 31}, {"config": []}, {"config": {"a": None}}, {"blobs": {}},
     {"blobs": {"model": "x"}},

@@ -14,7 +14,20 @@ from ledger.fold_log import FoldedLog
 
 from . import worlds
 from .world import (
-    ALICE, ALICE_LOG, BOB, BOB_LOG, CAROL, GENESIS, RUN, RUN_LOG, blob, fund, receipt_of, recv_of, root_of, run_log,
+    ALICE,
+    ALICE_LOG,
+    BOB,
+    BOB_LOG,
+    CAROL,
+    GENESIS,
+    RUN,
+    RUN_LOG,
+    blob,
+    fund,
+    receipt_of,
+    recv_of,
+    root_of,
+    run_log,
 )  # fmt: skip
 
 CAROL_LOG = GENESIS.origin(CAROL.public)
@@ -82,7 +95,8 @@ def test_two_logs_that_wait_for_each_other_stay_pending():
 
 
 def test_an_issuer_cannot_issue_above_its_budget():
-    bob: list[Entry] = [Issue(to=CAROL.public, amount=900), Issue(to=CAROL.public, amount=101), Issue(to=BOB.public, amount=100)]
+    amounts = ((CAROL, 900), (CAROL, 101), (BOB, 100))
+    bob: list[Entry] = [Issue(to=key.public, amount=amount) for key, amount in amounts]
     ledger = folded(bob=bob, carol=[recv_of(BOB_LOG, bob)])
     assert (ledger.issued, ledger.balances[CAROL.public]) == (10**9 + 10**6 + 1000, 10**6 + 900)
     assert [void.index for void in ledger.voids] == [1]
@@ -236,7 +250,10 @@ def test_decisions_on_a_prefix_stand_on_every_longer_one(seed):
     check(earlier)
     for origin, decided in earlier.decided.items():
         assert later.decided[origin] >= decided
-        before, after = ([void for void in ledger.voids if void.origin == origin and void.index < decided] for ledger in (earlier, later))
+        before, after = (
+            [void for void in ledger.voids if void.origin == origin and void.index < decided]
+            for ledger in (earlier, later)
+        )
         assert before == after
     for outcome in earlier.invalid:
         assert (outcome.origin, outcome.index) in {(other.origin, other.index) for other in later.invalid}
@@ -289,7 +306,9 @@ def _reservation_returned_twice(monkeypatch):
     monkeypatch.setattr(fold_module, "settle_round", twice)
 
 
-@pytest.mark.parametrize("break_it", [_no_claim_back, _no_cursor, _sends_after_a_claimed_close, _reservation_returned_twice])
+@pytest.mark.parametrize(
+    "break_it", [_no_claim_back, _no_cursor, _sends_after_a_claimed_close, _reservation_returned_twice]
+)
 def test_random_worlds_catch_a_broken_fold(monkeypatch, break_it):
     break_it(monkeypatch)
     for seed in range(1500):

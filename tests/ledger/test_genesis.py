@@ -21,11 +21,13 @@ def test_a_genesis_survives_its_bytes_and_its_network_file():
 
 
 def test_origins_certify_network_and_owner():
-    assert ALICE_LOG == f"p2p-llm-forge/{GENESIS.id[:16]}/{ALICE.public}"
-    assert RUN_LOG == f"p2p-llm-forge/{GENESIS.id[:16]}/run/{RUN}"
+    assert f"p2p-llm-forge/{GENESIS.id[:16]}/{ALICE.public}" == ALICE_LOG
+    assert f"p2p-llm-forge/{GENESIS.id[:16]}/run/{RUN}" == RUN_LOG
 
 
-@pytest.mark.parametrize(("n", "f", "quorum"), [(1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 1, 3), (5, 1, 4), (7, 2, 5), (10, 3, 7)])
+@pytest.mark.parametrize(
+    ("n", "f", "quorum"), [(1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 1, 3), (5, 1, 4), (7, 2, 5), (10, 3, 7)]
+)
 def test_two_quorums_always_share_a_sound_witness(n, f, quorum):
     witnesses = [(f"w{number}", key_of(f"w{number}").public) for number in range(n)]
     genesis = Genesis.create(name="n", witnesses=witnesses)
@@ -43,13 +45,15 @@ def test_only_this_networks_witnesses_count():
 
 
 @pytest.mark.parametrize("changes", [
-    {"rules": 2}, {"rules": True}, {"name": ""}, {"name": "x" * 81}, {"name": 5}, {"name": "\ud800"}, {"f": 1}, {"f": -1},
+    {"rules": 2}, {"rules": True}, {"name": ""}, {"name": "x" * 81}, {"name": 5}, {"name": "\ud800"}, {"f": 1},
+    {"f": -1},
     {"f": True}, {"witnesses": []}, {"witnesses": [["a b", WITNESS.public]]}, {"witnesses": [["a", "x"]]},
     {"witnesses": [["a", MIXED_ORDER]]}, {"witnesses": [["a", WITNESS.public], ["b", WITNESS.public]]},
     {"witnesses": [["a", WITNESS.public], ["a", BOB.public]]}, {"witnesses": [["a", ALICE.public]]}, {"witnesses": 5},
     {"supply": {}}, {"supply": [[ALICE.public]]}, {"supply": [[ALICE.public, 0]]}, {"supply": [[ALICE.public, 1.5]]},
     {"supply": [[ALICE.public, True]]}, {"supply": [[ALICE.public, 1], [ALICE.public, 1]]}, {"supply": [[5, 1]]},
-    {"supply": [["01" + "0" * 62, 1]]}, {"supply": [[ALICE.public, 2**53 - 1], [BOB.public, 1]]}, {"issuers": [["x", 1]]},
+    {"supply": [["01" + "0" * 62, 1]]}, {"supply": [[ALICE.public, 2**53 - 1], [BOB.public, 1]]},
+    {"issuers": [["x", 1]]},
 ])  # fmt: skip
 def test_what_defines_no_network_is_refused(changes):
     with pytest.raises(GenesisInvalid):
@@ -57,7 +61,8 @@ def test_what_defines_no_network_is_refused(changes):
 
 
 @pytest.mark.parametrize("data", [
-    b"", b"[]", b"{}", b"\xff", b'{"genesis":{}}', b'{"genesis":1}', b'{"a":1,"a":1}', b"[" * 100000, b" " * (1 << 20) + b"{}",
+    b"", b"[]", b"{}", b"\xff", b'{"genesis":{}}', b'{"genesis":1}', b'{"a":1,"a":1}', b"[" * 100000,
+    b" " * (1 << 20) + b"{}",
     json.dumps({"genesis": GENESIS.to_json(), "bootstrap": "x"}).encode(),
     json.dumps({"genesis": GENESIS.to_json(), "bootstrap": [1]}).encode(),
     json.dumps({"genesis": {**GENESIS.to_json(), "more": 1}}).encode(),

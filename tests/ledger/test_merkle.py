@@ -14,7 +14,7 @@ from ledger.errors import ProofInvalid
 
 VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "rfc6962"
 
-# The well-known tree of the Certificate Transparency reference implementations: eight leaves and the roots of all sizes.
+# The well-known tree of the Certificate Transparency implementations: eight leaves and the roots of all sizes.
 LEAVES = [bytes.fromhex(text) for text in (
     "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f")]  # fmt: skip
 ROOTS = [

@@ -77,7 +77,8 @@ def test_a_note_with_one_byte_changed_is_refused_or_lacks_a_signature(at, flip):
 
 
 @pytest.mark.parametrize("data", [
-    b"", b"\n\n", b"text\n", b"text\n\n", SIGNED[:-1], SIGNED + b"\n", SIGNED.replace("—".encode(), b"-"), b"\xff" + SIGNED,
+    b"", b"\n\n", b"text\n", b"text\n\n", SIGNED[:-1], SIGNED + b"\n", SIGNED.replace("—".encode(), b"-"),
+    b"\xff" + SIGNED,
     b"a\tb\n" + SIGNED, SIGNED + "— a QQ==\n".encode(), SIGNED + "— a+b AAAAAAAA\n".encode(), b"x" * 70000,
     b"text\n\n" + "— a AAAAAAAA\n".encode() * 65, SIGNED + "— a AAAAAAB=\n".encode(), SIGNED + b"\x00",
 ])  # fmt: skip

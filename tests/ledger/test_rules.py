@@ -11,7 +11,20 @@ from ledger.rules import rules_of
 
 from .test_keys import MIXED_ORDER
 from .world import (
-    ALICE, ALICE_LOG, BOB, BOB_LOG, CAROL, GENESIS, RUN_LOG, SPEC, blob, fund, receipt_of, recv_of, run_log, spec_of,
+    ALICE,
+    ALICE_LOG,
+    BOB,
+    BOB_LOG,
+    CAROL,
+    GENESIS,
+    RUN_LOG,
+    SPEC,
+    blob,
+    fund,
+    receipt_of,
+    recv_of,
+    run_log,
+    spec_of,
 )  # fmt: skip
 
 S0 = blob("state")
@@ -44,7 +57,8 @@ def test_a_whole_run_is_accepted():
 
 
 @pytest.mark.parametrize("origin", [
-    "", ALICE_LOG[:-1], ALICE_LOG + "0", ALICE_LOG.upper(), ALICE_LOG.replace("/", "//", 1), RUN_LOG.replace("run", "ran"),
+    "", ALICE_LOG[:-1], ALICE_LOG + "0", ALICE_LOG.upper(), ALICE_LOG.replace("/", "//", 1),
+    RUN_LOG.replace("run", "ran"),
     f"p2p-llm-forge/{'0' * 16}/{ALICE.public}",
 ])  # fmt: skip
 def test_logs_of_other_networks_have_no_place(origin):
@@ -109,12 +123,15 @@ def test_slots_are_given_out_once_even_when_a_round_is_opened_again():
 
 
 @pytest.mark.parametrize(("changes", "rule"), [
-    ({"network": "00" * 32}, "network"), ({"run": "00" * 32}, "run"), ({"round": 2}, "round"), ({"state_in": blob(9)}, "state_in"),
-    ({"tokens": 9999}, "tokens"), ({"slots": (1, 9), "tokens": 9000}, "slots"), ({"slots": (0, 11), "tokens": 11000}, "slots"),
+    ({"network": "00" * 32}, "network"), ({"run": "00" * 32}, "run"), ({"round": 2}, "round"),
+    ({"state_in": blob(9)}, "state_in"),
+    ({"tokens": 9999}, "tokens"), ({"slots": (1, 9), "tokens": 9000}, "slots"),
+    ({"slots": (0, 11), "tokens": 11000}, "slots"),
     ({"key": CAROL}, "account"),
 ])  # fmt: skip
 def test_a_receipt_that_does_not_fit_the_open_is_refused_by_name(changes, rule):
-    refused(after(3), receipt_of(**{"key": ALICE, "round_": 1, "state": S0, "start": 0, "count": 10} | _moved(changes)), rule)
+    good = {"key": ALICE, "round_": 1, "state": S0, "start": 0, "count": 10}
+    refused(after(3), receipt_of(**good | _moved(changes)), rule)
 
 
 def _moved(changes):
@@ -136,7 +153,8 @@ def test_a_member_has_one_receipt_per_round():
 
 @pytest.mark.parametrize(("entry", "rule"), [
     (Settle(round=2, receipts=(), state=S0), "round"), (Settle(round=1, receipts=(2,), state=S0), "receipts"),
-    (Settle(round=1, receipts=(3, 5), state=S0), "receipts"), (Settle(round=1, receipts=(), state=S0, validation=(2, 1)), "validation"),
+    (Settle(round=1, receipts=(3, 5), state=S0), "receipts"),
+    (Settle(round=1, receipts=(), state=S0, validation=(2, 1)), "validation"),
 ])  # fmt: skip
 def test_a_settle_that_does_not_fit_the_open_is_refused(entry, rule):
     refused(after(5), entry, rule)

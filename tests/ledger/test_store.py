@@ -8,7 +8,15 @@ import pytest
 from ledger import merkle, notes
 from ledger.entries import Close, Open, Seat, Send
 from ledger.errors import (
-    Behind, Conflict, EntryInvalid, GenesisInvalid, KeyInvalid, LedgerError, NoteInvalid, QuorumMissing, StoreBusy,
+    Behind,
+    Conflict,
+    EntryInvalid,
+    GenesisInvalid,
+    KeyInvalid,
+    LedgerError,
+    NoteInvalid,
+    QuorumMissing,
+    StoreBusy,
     StoreUnreadable,
 )  # fmt: skip
 from ledger.fold import conservation, fold
@@ -17,11 +25,24 @@ from ledger.notes import Checkpoint
 from ledger.store import Store
 
 from .world import (
-    ALICE, ALICE_LOG, BOB, BOB_LOG, GENESIS, NOW, RUN, RUN_LOG, WITNESS, blob, certify, fill, fund, key_of, receipt_of,
-    root_of, run_log,
+    ALICE,
+    ALICE_LOG,
+    BOB,
+    BOB_LOG,
+    GENESIS,
+    NOW,
+    RUN,
+    RUN_LOG,
+    WITNESS,
+    blob,
+    certify,
+    fill,
+    fund,
+    key_of,
+    receipt_of,
+    root_of,
+    run_log,
 )  # fmt: skip
-
-S0 = blob("state")
 
 
 @pytest.fixture
@@ -51,13 +72,18 @@ def data_of(log):
     return [entry.encode() for entry in log]
 
 
+def everything(store):
+    """What there is to know of the run's log, and the ledger."""
+    of_log = (store.head(RUN_LOG), store.certified(RUN_LOG), store.entries(RUN_LOG, 2, 4))
+    return store.origins(), store.ledger(), of_log
+
+
 def test_an_appended_log_is_there_after_opening_again(store, tmp_path):
     fill(store)
-    wanted = (store.origins(), store.ledger(), store.head(RUN_LOG), store.certified(RUN_LOG), store.entries(RUN_LOG, 2, 4))
+    wanted = everything(store)
     store.close()
     with Store.open(tmp_path / "ledger.db", GENESIS) as again:
-        got = (again.origins(), again.ledger(), again.head(RUN_LOG), again.certified(RUN_LOG), again.entries(RUN_LOG, 2, 4))
-        assert got == wanted
+        assert everything(again) == wanted
         assert again.rules(RUN_LOG).settled == 2
 
 
@@ -166,7 +192,8 @@ def test_a_certificate_without_a_quorum_or_by_a_stranger_is_refused(store, other
 
 def test_a_certificate_needs_its_quorum_of_four(tmp_path):
     witnesses = {f"w{number}": key_of(f"w{number}") for number in range(4)}
-    genesis = Genesis.create(name="four", supply={ALICE.public: 5}, witnesses=[(n, k.public) for n, k in witnesses.items()])
+    named = [(name, key.public) for name, key in witnesses.items()]
+    genesis = Genesis.create(name="four", supply={ALICE.public: 5}, witnesses=named)
     origin, log = genesis.origin(ALICE.public), [send()]
     note = notes.sign_head(Checkpoint(origin=origin, size=1, root=bytes.fromhex(root_of(log))), ALICE)
     lines = [notes.cosign(note, name, key, NOW) for name, key in witnesses.items()]
@@ -266,7 +293,8 @@ def test_a_damaged_entry_is_noticed_before_it_is_signed(store, tmp_path):
     connection.execute("UPDATE entry SET data = x'7b7d' WHERE idx = 4")
     connection.commit()
     connection.close()
-    with Store.open(tmp_path / "ledger.db", GENESIS) as again, pytest.raises(StoreUnreadable, match="entry 4 is damaged"):
+    damaged = pytest.raises(StoreUnreadable, match="entry 4 is damaged")
+    with Store.open(tmp_path / "ledger.db", GENESIS) as again, damaged:
         again.append(RUN_LOG, [], ALICE)
 
 
@@ -296,4 +324,3 @@ def test_a_log_of_another_network_has_no_place(store):
         with pytest.raises(LedgerError):
             call("elsewhere/0/" + ALICE.public)
     assert store.origins() == []
-    assert S0 == blob("state")

@@ -110,8 +110,9 @@ def test_invalid_entries_and_foreign_heads_are_refused(store, witness):
         cosign(witness, run_log(1)[:1] * 2, origin=RUN_LOG)
     with pytest.raises(EntryInvalid):
         witness.cosign(ALICE_LOG, 0, [b"{ }"], head_of(sends(1)), NOW)
+    empty = notes.sign_head(Checkpoint(origin=ALICE_LOG, size=0, root=bytes(32)), ALICE)
     with pytest.raises(NoteInvalid):
-        witness.cosign(ALICE_LOG, 0, [], notes.sign_head(Checkpoint(origin=ALICE_LOG, size=0, root=bytes(32)), ALICE), NOW)
+        witness.cosign(ALICE_LOG, 0, [], empty, NOW)
     assert store.origins() == []
 
 

@@ -82,7 +82,8 @@ def run_log(rounds: int = 2, close: bool = False, funding: Sequence[Entry] | Non
     state = blob("state")
     for round_ in range(1, rounds + 1):
         start = (round_ - 1) * 20
-        log.append(Open(round=round_, state=state, roster=(Seat(ALICE.public, start, 10), Seat(BOB.public, start + 10, 10))))
+        roster = (Seat(ALICE.public, start, 10), Seat(BOB.public, start + 10, 10))
+        log.append(Open(round=round_, state=state, roster=roster))
         first = len(log)
         log.append(receipt_of(ALICE, round_, state, start, 10))
         log.append(receipt_of(BOB, round_, state, start + 10, 8))
