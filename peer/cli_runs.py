@@ -189,7 +189,7 @@ def generate(run: str | None, home: Path, as_json: bool, **how: Any) -> None:
     """Let a run's newest model go on from a prompt."""
     daemon = client(home)
     answer = daemon.post(run_path(choose_run(daemon, run), "generate"), **how)
-    print_json(answer) if as_json else click.echo(answer["text"])
+    print_json(answer) if as_json else click.echo(how["prompt"] + answer["text"])
 
 
 COMMANDS = (submit, runs, status, watch, cancel, export, generate)

@@ -24,6 +24,7 @@ def configure_logging(level: str) -> None:
     number = getattr(logging, level.upper())
     logging.basicConfig(level=number, stream=sys.stderr, format="%(asctime)s [%(levelname)s] %(name)s: %(message)s")
     os.environ.setdefault("HIVEMIND_LOGLEVEL", level.upper() if number < logging.INFO else "WARNING")
+    logging.getLogger("uvicorn").setLevel(max(number, logging.WARNING))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -9,7 +9,6 @@ IO: below the demo's folder, daemons, standard output.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -18,16 +17,17 @@ from typing import Any
 
 import click
 
+from peer.client import run_path
 from peer.demo_peers import DemoFailed, DemoPeer, run_json, yard
 from peer.demo_plan import DemoOptions, make_folder
 from peer.demo_proof import fault_is_named, final_states, ledgers_verify, tamper
-from peer.demo_story import Story, journal, wait_until
+from peer.demo_story import THREADS, Story, journal, wait_until
 from peer.errors import ForgeError
 from peer.screen import screen
 from peer.view import RunView, credits, nats
 
 SETTLE_S = 20.0
-PROMPT = "In the year"
+PROMPT = "In the year 1300 the"
 MAX_STALL = 5.0
 """On few cores a newcomer's start takes its share of them; a blocked run would take far longer."""
 @dataclass(kw_only=True)
@@ -57,11 +57,6 @@ class Demo:
         return self.peers[0]
 
     @property
-    def threads(self) -> int:
-        """CPU threads for each daemon's training."""
-        return max(1, (os.cpu_count() or 1) // len(self.peers))
-
-    @property
     def network_file(self) -> Path:
         """What every other peer is given."""
         return self.first.home / "network.json"
@@ -81,7 +76,7 @@ class Demo:
         """The first peer makes the network, all but the last join it."""
         made = run_json("forge-peer", "network", "create", "--home", self.first.home, "--name", "demo")
         self.say(f"▸ peer 1 made the network {made['network'][:16]}")
-        options = ("--threads", self.threads, "--device", "cpu")
+        options = ("--threads", THREADS, "--device", "cpu")
         self.first.start(*options, "--name", self.first.label)
         self.first.wait_ready()
         self.say(f"▸ {self.first.label} runs: account {self.first.account[:8]}, {self.first.address}")
@@ -120,7 +115,6 @@ class Demo:
                 network_file=self.network_file,
                 screen=shown,
                 names=names,
-                threads=self.threads,
             )
             story.tell()
         wait_until(lambda: all(self.is_done(peer, run_id) for peer in self.peers), SETTLE_S)
@@ -159,7 +153,8 @@ class Demo:
 
     def is_done(self, peer: DemoPeer, run_id: str) -> bool:
         """Whether a peer has seen the close and taken its credits."""
-        return any(event["event"] == "claimed" for event in journal(peer, run_id))
+        closed = peer.client.get(run_path(run_id))["phase"] == "closed"
+        return bool(closed and peer.client.get("/tokens/balance/me")["claimable"] == 0)
 
     def take_home(self) -> None:
         """Exports the model, lets it speak, asks for the credits."""
@@ -167,9 +162,9 @@ class Demo:
         home, run_id = self.first.home, self.facts["run"]
         exported = run_json("forge-peer", "export", run_id, "--to", model, "--home", home)
         self.say(f"▸ the model lies in {model}: {', '.join(exported['files'])}")
-        words = ("--prompt", PROMPT, "--tokens", 40, "--home", home)
-        text = " ".join(str(run_json("forge-peer", "generate", run_id, *words)["text"]).split())
-        self.say(f"▸ it says: {text}")
+        words = ("--prompt", PROMPT, "--tokens", 48, "--temperature", 0.5, "--home", home)
+        text = " ".join((PROMPT + str(run_json("forge-peer", "generate", run_id, *words)["text"])).split())
+        self.say(f"▸ it says: {text} …")
         balances = {
             peer.account: run_json("forge-peer", "credits", "balance", "--home", peer.home) for peer in self.peers
         }
@@ -181,6 +176,8 @@ class Demo:
 
     def stop(self) -> None:
         """Every daemon ends cleanly."""
+        for peer in self.peers:
+            peer.ask_to_stop()
         ended = [peer.stop() for peer in self.peers]
         self.checks["every daemon ended cleanly"] = all(ended)
         self.say("▸ all daemons ended")

@@ -161,14 +161,19 @@ class DemoPeer:
             time.sleep(0.05)
         return left
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM, if it runs; does not wait."""
+        self.see_family()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
     def stop(self) -> bool:
         """Ends the daemon cleanly, at last with SIGKILL; whether clean was enough."""
         if self.process is None:
             return True
-        self.see_family()
+        self.ask_to_stop()
         clean = True
         if self.process.poll() is None:
-            self.process.terminate()
             try:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -206,9 +211,7 @@ def yard(peers: list[DemoPeer]) -> Iterator[None]:
         for number in before:
             signal.signal(number, signal.SIG_IGN)  # cleaning up must not be interrupted
         for peer in peers:
-            if peer.process is not None and peer.process.poll() is None:
-                peer.see_family()
-                peer.process.terminate()
+            peer.ask_to_stop()
         for peer in peers:
             peer.stop()
         for number, handler in before.items():

@@ -14,7 +14,7 @@ from pathlib import Path
 from peer.demo_peers import DemoFailed
 
 MARK = "forge-demo.txt"
-DEFAULT_ROUNDS = 20
+DEFAULT_ROUNDS = 24
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_corpus.txt"
 SPEC = """\
 # Written by `forge-peer demo`.
@@ -27,7 +27,7 @@ data:
   tokenizer: {{kind: bpe, vocab_size: 1024}}
 training:
   rounds: {rounds}
-  inner_steps: 40
+  inner_steps: 50
   batch_size: 8
   learning_rate: 0.003
   codec: {{kind: topk, k: 128}}

@@ -5,6 +5,7 @@ IO: runs `forge-ledger`, copies a ledger store and changes a byte in the copy.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -47,7 +48,7 @@ def fault_is_named(store: Path, network_file: Path, origin: str, index: int) -> 
     report: dict[str, Any] = run_json("forge-ledger", *words, expect=1)
     for fault in report["faults"]:
         if fault["origin"] == origin and fault["entry"] == index:
-            return True, str(fault["message"])
+            return True, re.sub(r"([0-9a-f]{12})[0-9a-f]{20,}", r"\1…", str(fault["message"]))
     return False, str(report["faults"])
 
 

@@ -25,6 +25,8 @@ TICK_S = 0.2
 JOIN_AFTER_ROUND = 2
 KILL_AFTER_ROUNDS = 2
 """Rounds that the newcomer has trained in before another member is killed."""
+THREADS = 1
+"""CPU threads of each daemon's training, so that three of them fit on two cores."""
 MID_ROUND = 0.4
 """Where in a round the member is killed, as a part of its usual length."""
 
@@ -43,8 +45,6 @@ class Story:
     """Where it is shown."""
     names: dict[str, str]
     """What to call accounts; the newcomer's is added when it is known."""
-    threads: int
-    """CPU threads of each daemon."""
     rows: list[Row] = field(default_factory=list)
     """The settled rounds."""
     rosters: dict[int, set[str]] = field(default_factory=dict)
@@ -65,6 +65,8 @@ class Story:
     """The victim's first round after that."""
     orphans: list[int] = field(default_factory=list)
     """What the killed daemon left running."""
+    told: set[int] = field(default_factory=set)
+    """Peers whose catching up was told."""
     reason: str = ""
     """Why the run closed."""
 
@@ -125,6 +127,10 @@ class Story:
     def act(self) -> None:
         """Makes happen what is due."""
         settled = self.rows[-1].round if self.rows else 0
+        for peer, number in ((self.newcomer, self.joined_round), (self.victim, self.back_round)):
+            if number and peer.number not in self.told:
+                self.told.add(peer.number)
+                self._tell_how_it_caught_up(peer)
         if not self.started_round and settled >= JOIN_AFTER_ROUND:
             self.started_round = settled + 1
             self.screen.say(f"▸ {self.newcomer.label} starts from nothing and joins the run")
@@ -141,7 +147,12 @@ class Story:
     def _options(self, peer: DemoPeer) -> tuple[object, ...]:
         """How a daemon of the demo is started."""
         through = ("--bootstrap", self.peers[0].address)
-        return (*through, "--threads", self.threads, "--device", "cpu", "--name", peer.label)
+        return (*through, "--threads", THREADS, "--device", "cpu", "--name", peer.label)
+
+    def _tell_how_it_caught_up(self, peer: DemoPeer) -> None:
+        """What the peer's own journal says of its way to the present."""
+        for event in [event for event in journal(peer, self.run) if event["event"] == "caught_up"][-1:]:
+            self.screen.say(f"▸ {peer.label} caught up by {event['by']} in {event['seconds']:.1f} s")
 
     def _kill_in_mid_round(self) -> None:
         """Kills the victim while it trains in the open round."""

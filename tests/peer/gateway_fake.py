@@ -70,7 +70,7 @@ class FakeNode:
 
     async def generate(self, run: str, **how: Any) -> dict[str, Any]:
         self.asked.append(("generate", run, how))
-        return {"text": how["prompt"] + " and so on"}
+        return {"text": " and so on"}
 
     async def balance(self, account: str) -> dict[str, Any]:
         return {"account": ME if account == "me" else account, "balance": 1_500_000, "claimable": 0}

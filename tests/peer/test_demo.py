@@ -148,11 +148,10 @@ DEEDS: list[str] = []
 def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     DEEDS.clear()
     monkeypatch.setattr(demo_story, "_trains", lambda *_: True)
+    monkeypatch.setattr(demo_story, "journal", lambda *_: [{"event": "caught_up", "by": "replay", "seconds": 1.5}])
     peers: list[DemoPeer] = [ToldPeer(number=n, home=tmp_path / f"peer-{n}") for n in (1, 2, 3)]
     peers[0].account, peers[1].account = A, B
-    return Story(
-        run="f" * 64, peers=peers, network_file=tmp_path, screen=PlainScreen(RunView()), names={}, threads=1
-    )
+    return Story(run="f" * 64, peers=peers, network_file=tmp_path, screen=PlainScreen(RunView()), names={})
 
 
 def opened(number: int, *members: str) -> dict[str, object]:
@@ -170,7 +169,7 @@ def rounds(story: Story, first: int, last: int, *members: str) -> None:
             story.act()
 
 
-def test_the_third_joins_one_is_killed_and_comes_back(story: Story) -> None:
+def test_the_third_joins_one_is_killed_and_comes_back(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     rounds(story, 1, 2, A, B)
     assert (DEEDS, story.started_round) == (["start 3"], 3)
     rounds(story, 3, 4, A, B)
@@ -188,6 +187,7 @@ def test_the_third_joins_one_is_killed_and_comes_back(story: Story) -> None:
     assert not story.back_round
     rounds(story, 10, 11, A, B, C)
     assert story.back_round == 10
+    assert capsys.readouterr().out.count("caught up by replay in 1.5 s") == 2
     assert story.killed_in_mid_round()
     assert story.stall() == pytest.approx(1.0)
 

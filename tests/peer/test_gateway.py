@@ -117,7 +117,7 @@ def test_every_route_reaches_the_node(tmp_path: Path) -> None:
         assert client.get("/nodes")[0]["account"] == ME
         assert client.get("/tokens/balance/me")["balance"] == 1_500_000
         assert client.post(f"/jobs/{RUN_A}/export", to="/m")["files"] == ["model.safetensors"]
-        assert client.post(f"/jobs/{RUN_A}/generate", prompt="Once")["text"] == "Once and so on"
+        assert client.post(f"/jobs/{RUN_A}/generate", prompt="Once")["text"] == " and so on"
         how = {"prompt": "Once", "tokens": 40, "temperature": 0.8, "top_k": 40, "seed": 0}
         assert node.asked[-1] == ("generate", RUN_A, how)
         assert client.post("/shutdown") == {"stopping": True}
