@@ -6,16 +6,13 @@ import sqlite3
 import pytest
 
 from ledger import merkle, notes
-from ledger.entries import Close, Open, Seat, Send
+from ledger.entries import Open, Seat, Send
 from ledger.errors import (
     Behind,
-    Conflict,
     EntryInvalid,
     GenesisInvalid,
     KeyInvalid,
     LedgerError,
-    NoteInvalid,
-    QuorumMissing,
     StoreBusy,
     StoreUnreadable,
 )  # fmt: skip
@@ -30,15 +27,12 @@ from .world import (
     BOB,
     BOB_LOG,
     GENESIS,
-    NOW,
     RUN,
     RUN_LOG,
-    WITNESS,
     blob,
     certify,
     fill,
     fund,
-    key_of,
     receipt_of,
     root_of,
     run_log,
@@ -51,25 +45,8 @@ def store(tmp_path):
         yield opened
 
 
-@pytest.fixture
-def other(tmp_path):
-    with Store.open(tmp_path / "other.db", GENESIS, create=True) as opened:
-        yield opened
-
-
 def send(amount: int = 1) -> Send:
     return Send(to=BOB.public, amount=amount)
-
-
-def certificate_of(origin, log, key=ALICE, witness=WITNESS):
-    """A certificate made without any store."""
-    head = Checkpoint(origin=origin, size=len(log), root=bytes.fromhex(root_of(log)))
-    note = notes.sign_head(head, key)
-    return notes.combine(note, [notes.cosign(note, "witness", witness, NOW)])
-
-
-def data_of(log):
-    return [entry.encode() for entry in log]
 
 
 def everything(store):
@@ -149,97 +126,6 @@ def test_signing_again_gives_the_same_head(store):
     assert store.append(ALICE_LOG, [], ALICE) == note
     with pytest.raises(Behind, match="nothing to sign"):
         store.append(BOB_LOG, [], BOB)
-
-
-def test_a_replica_takes_over_a_certified_log_in_parts(store, other):
-    fill(store)
-    first = store.certified(RUN_LOG)
-    other.accept(RUN_LOG, 0, store.entries(RUN_LOG, 0, first.size), first.note)
-    store.append(RUN_LOG, [Close(state=blob("after 2"), reason="")], ALICE)
-    certify(store, RUN_LOG)
-    second = store.certified(RUN_LOG)
-    other.accept(RUN_LOG, 8, store.entries(RUN_LOG, 8, second.size), second.note)  # an overlap is fine
-    other.accept(RUN_LOG, 0, [], first.note)  # and so is old news
-    assert other.certified(RUN_LOG) == second
-    assert other.ledger().pendings[0].rule == "size"  # the funder's log is still unknown
-    other.accept(ALICE_LOG, 0, store.entries(ALICE_LOG, 0, 1), store.certified(ALICE_LOG).note)
-    assert other.ledger() == store.ledger()
-
-
-def test_missing_entries_are_asked_for(store, other):
-    fill(store)
-    certificate = store.certified(RUN_LOG)
-    for start, end, size in ((0, 4, 4), (3, 10, 0)):
-        with pytest.raises(Behind) as caught:
-            other.accept(RUN_LOG, start, store.entries(RUN_LOG, start, end), certificate.note)
-        assert caught.value.size == size
-    assert other.size(RUN_LOG) == 0
-
-
-def test_a_certificate_without_a_quorum_or_by_a_stranger_is_refused(store, other):
-    store.append(ALICE_LOG, [send()], ALICE)
-    data = store.entries(ALICE_LOG, 0, 1)
-    with pytest.raises(QuorumMissing, match="nobody"):
-        other.accept(ALICE_LOG, 0, data, store.head(ALICE_LOG))
-    with pytest.raises(QuorumMissing):
-        other.accept(ALICE_LOG, 0, data, certificate_of(ALICE_LOG, [send()], witness=key_of("stranger")))
-    with pytest.raises(NoteInvalid, match="not signed"):
-        other.accept(ALICE_LOG, 0, data, certificate_of(ALICE_LOG, [send()], key=BOB))
-    with pytest.raises(NoteInvalid, match="wanted"):
-        other.accept(BOB_LOG, 0, data, certificate_of(ALICE_LOG, [send()]))
-    assert other.origins() == []
-
-
-def test_a_certificate_needs_its_quorum_of_four(tmp_path):
-    witnesses = {f"w{number}": key_of(f"w{number}") for number in range(4)}
-    named = [(name, key.public) for name, key in witnesses.items()]
-    genesis = Genesis.create(name="four", supply={ALICE.public: 5}, witnesses=named)
-    origin, log = genesis.origin(ALICE.public), [send()]
-    note = notes.sign_head(Checkpoint(origin=origin, size=1, root=bytes.fromhex(root_of(log))), ALICE)
-    lines = [notes.cosign(note, name, key, NOW) for name, key in witnesses.items()]
-    with Store.open(tmp_path / "four.db", genesis, create=True) as store:
-        with pytest.raises(QuorumMissing, match="wanted 3"):
-            store.accept(origin, 0, data_of(log), notes.combine(note, [lines[0], lines[1], lines[1]]))
-        store.accept(origin, 0, data_of(log), notes.combine(note, lines[1:]))
-        assert store.certified(origin).size == 1
-
-
-def test_entries_that_do_not_give_the_root_are_refused(other):
-    certificate = certificate_of(ALICE_LOG, [send(1), send(2)])
-    with pytest.raises(Conflict, match="root"):
-        other.accept(ALICE_LOG, 0, data_of([send(1), send(3)]), certificate)
-    assert other.origins() == []
-
-
-def test_a_certified_prefix_never_changes(other):
-    other.accept(ALICE_LOG, 0, data_of([send(1)]), certificate_of(ALICE_LOG, [send(1)]))
-    with pytest.raises(Conflict, match="two roots"):
-        other.accept(ALICE_LOG, 0, data_of([send(2)]), certificate_of(ALICE_LOG, [send(2)]))
-    with pytest.raises(Conflict, match="entry 0"):
-        longer = [send(2), send(3)]
-        other.accept(ALICE_LOG, 0, data_of(longer), certificate_of(ALICE_LOG, longer))
-
-
-def test_an_account_that_was_continued_elsewhere_does_not_sign_on(store):
-    store.append(ALICE_LOG, [send(1)], ALICE)
-    elsewhere = [send(2), send(3)]
-    with pytest.raises(Conflict, match="backup"):
-        store.accept(ALICE_LOG, 0, data_of(elsewhere), certificate_of(ALICE_LOG, elsewhere))
-
-
-def test_a_deposed_leaders_uncertified_tail_gives_way(store):
-    fill(store, rounds=1)
-    tail = Open(round=2, state=blob("after 1"), roster=(Seat(BOB.public, 20, 5),))
-    store.append(RUN_LOG, [tail], ALICE)
-    theirs = [*run_log(1), Close(state=blob("after 1"), reason="")]
-    certificate = certificate_of(RUN_LOG, theirs)
-    with pytest.raises(Behind) as caught:
-        store.certify(RUN_LOG, certificate)
-    assert caught.value.size == 6
-    store.accept(RUN_LOG, 6, data_of(theirs[6:]), certificate)
-    assert store.entries(RUN_LOG, 0, 99) == data_of(theirs)
-    assert store.rules(RUN_LOG).closed
-    assert store.ledger().runs[RUN].closed
 
 
 def test_inclusion_and_consistency_can_be_proven(store):
