@@ -117,9 +117,9 @@ class Host:
         origin = self._logs.genesis.run_origin(run_id)
         try:
             await self._logs.pull_log(leader, origin)
-            first = (await self._logs.entries(origin, 0))[:1]
-            spec = dict(first[0].spec) if first else {}
-            run = Run.create(run=run_id, home=self._home, logs=self._logs, spec=spec)
+            first = (await self._logs.entries(origin, 0))[0]
+            assert isinstance(first, Begin)  # the ledger refuses every other first entry
+            run = Run.create(run=run_id, home=self._home, logs=self._logs, spec=dict(first.spec))
         except (ForgeError, LedgerError) as exc:
             log.warning("join_failed", run=run_id[:16], leader=leader, reason=str(exc))
             return

@@ -14,8 +14,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
-from ledger.store import Store
-from ledger.witness import Witness
 
 from ledger.entries import Entry, parse
 from ledger.errors import Behind, LedgerError
@@ -23,6 +21,8 @@ from ledger.fold import Ledger
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.notes import combine
+from ledger.store import Store
+from ledger.witness import Witness
 from peer.errors import NetworkError, Refused, RunError
 from peer.messages import Bundle, Heads, LogRange, WitnessRequest
 from peer.network import Network
@@ -249,6 +249,8 @@ class Logs:
         while at < size:
             body = LogRange(origin=origin, start=at).body()
             bundle = Bundle.read(await self._network.call(peer, "ledger.entries", body, timeout_s=COSIGN_S))
+            if bundle.size <= start:
+                return 0  # they have nothing beyond ours
             if not bundle.entries or bundle.start != at or bundle.origin != origin:
                 raise RunError(
                     "FP-403",
@@ -288,4 +290,14 @@ class Logs:
         request = LogRange.read(body)
         async for bundle in self.bundles(request.origin, request.start):
             return bundle.body()
-        raise Refused("FP-403", f"no certified entries of {request.origin[:80]} from {request.start} on here")
+        certificate = await self._on_store(lambda: self._store.certified(request.origin))
+        if certificate is None:
+            raise Refused("FP-403", f"nothing certified of log {request.origin[:100]} is here")
+        nothing_new = Bundle(
+            origin=request.origin,
+            start=request.start,
+            entries=[],
+            certificate=certificate.note.decode(),
+            size=certificate.size,
+        )
+        return nothing_new.body()
