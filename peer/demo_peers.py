@@ -82,6 +82,8 @@ class DemoPeer:
     """Where others reach it."""
     process: subprocess.Popen[bytes] | None = None
     """Its daemon, while it runs."""
+    asked: bool = False
+    """Whether the daemon was asked to stop."""
     family: dict[int, psutil.Process] = field(default_factory=dict)
     """Every process that this daemon ever started, as far as we have seen."""
 
@@ -103,6 +105,7 @@ class DemoPeer:
     def start(self, *words: object) -> None:
         """Starts `forge-peer start` in a session of its own; does not wait."""
         command = [*program("forge-peer"), "start", "--home", str(self.home), *map(str, words)]
+        self.asked = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -162,9 +165,10 @@ class DemoPeer:
         return left
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, if it runs; does not wait."""
+        """SIGTERM, if it runs and was not asked yet (the second one would be rude); does not wait."""
         self.see_family()
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.process.poll() is None and not self.asked:
+            self.asked = True
             self.process.terminate()
 
     def stop(self) -> bool:
@@ -172,15 +176,13 @@ class DemoPeer:
         if self.process is None:
             return True
         self.ask_to_stop()
-        clean = True
-        if self.process.poll() is None:
-            try:
-                self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                clean = False
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
+        try:
+            clean = self.process.wait(STOP_S) == 0
+        except subprocess.TimeoutExpired:
+            clean = False
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         for pid in self.orphans(2.0):
             clean = False
             with contextlib.suppress(psutil.Error):
