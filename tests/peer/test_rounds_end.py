@@ -108,6 +108,13 @@ def test_a_round_that_used_less_than_its_quotas_leaves_money_for_the_next() -> N
     assert last(bench) == Close(state=S1, reason="budget spent")
 
 
+def test_what_an_open_round_reserved_counts_for_the_next() -> None:
+    bench = started(Bench(balance=4 * SEAT))
+    bench.settle(S1, A, B)
+    assert last(bench) == opened(2, S1, [A, B], slot=2 * QUOTA)
+    assert bench.balance == 0
+
+
 def test_cancel_settles_what_was_delivered_and_closes() -> None:
     bench = started(Bench())
     bench.deliver(A)
