@@ -19,6 +19,8 @@ CHECK_S = 30.0
 """How often connections to bootstrap peers are looked at."""
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+_REJOIN_PEERS = 8
+_REJOIN_S = 5.0
 
 
 class Dialer(Protocol):
@@ -33,6 +35,9 @@ class Dialer(Protocol):
 
     async def connected(self) -> list[str]:
         """PeerIDs with an open connection."""
+
+    def recent(self, count: int) -> list[str]:
+        """Addresses of peers that we know."""
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Bootstrap:
         self._on_event = on_event
         self._targets: list[_Target] = []
         self._wake = asyncio.Event()
+        self._alone = False
 
     def take(self, addresses: Iterable[str]) -> list[str]:
         """Remembers addresses; raises AddressInvalid where one does not end in a PeerID."""
@@ -69,6 +75,7 @@ class Bootstrap:
         """p2pd was started again: every connection is gone."""
         for target in self._targets:
             target.joined, target.next_try = False, 0.0
+        self._alone = True
         self._wake.set()
 
     async def first(self, timeout_s: float, required: bool) -> None:
@@ -95,6 +102,9 @@ class Bootstrap:
     async def keep(self) -> None:
         """Until cancelled: joins again what is lost, with back-off."""
         while True:
+            if self._alone:
+                self._alone = False
+                await self._rejoin()
             now = time.monotonic()
             await self._look()
             due = [target for target in self._targets if not target.joined and target.next_try <= now]
@@ -106,6 +116,14 @@ class Bootstrap:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def _rejoin(self) -> None:
+        """After a restart of p2pd: back to the peers we knew; whether they are still there does not matter."""
+        recent = self._network.recent(_REJOIN_PEERS)
+        dials = [self._network.connect(address, timeout_s=_REJOIN_S) for address in recent]
+        for outcome in await asyncio.gather(*dials, return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ForgeError):
+                raise outcome
 
     async def _look(self) -> None:
         if not any(target.joined for target in self._targets):

@@ -5,6 +5,10 @@ Pure: messages and their check.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from ledger.genesis import Genesis
 from peer.errors import IdentityInvalid, WrongNetwork
 from peer.peerkey import Binding
@@ -26,9 +30,11 @@ class Hello(Message):
     account: Account
     account_signature: Signature
     peer_signature: Signature
+    addresses: Annotated[list[Word], Field(max_length=16)]
+    """Where the peer can be found, for when the connection is gone."""
 
     @classmethod
-    def of(cls, genesis: Genesis, binding: Binding) -> Hello:
+    def of(cls, genesis: Genesis, binding: Binding, addresses: list[str]) -> Hello:
         """Our own."""
         return cls(
             network=genesis.id,
@@ -38,6 +44,7 @@ class Hello(Message):
             account=binding.account,
             account_signature=binding.account_signature,
             peer_signature=binding.peer_signature,
+            addresses=addresses[:16],
         )
 
 

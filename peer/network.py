@@ -226,7 +226,8 @@ class Network:
             link = await self._uplink.link()
             await link.connect(peer_id, [base])
             await self._hello(link, peer_id)
-            self.remember(peer_id, [address])
+            if peer_id not in self._book:
+                self.remember(peer_id, [address])
             await link.join_dht(peer_id)
         return peer_id
 
@@ -245,22 +246,33 @@ class Network:
             reply = unpack_reply(await link.call(peer_id, HELLO_PROTOCOL, frame))
         except Refused as exc:
             raise (WrongNetwork(exc.message) if exc.code == WrongNetwork.CODE else exc) from exc
-        return check_hello(Hello.read(reply.body), peer_id, self.genesis)
+        hello = check_hello(Hello.read(reply.body), peer_id, self.genesis)
+        self.remember(peer_id, hello.addresses)
+        return hello
 
     def _own_hello(self) -> Hello:
-        return Hello.of(self.genesis, self.identity.binding)
+        return Hello.of(self.genesis, self.identity.binding, self._addresses)
 
     async def _on_hello(self, caller: str, body: Body, payload: bytes) -> Reply:
-        check_hello(Hello.read(body), caller, self.genesis)
+        hello = check_hello(Hello.read(body), caller, self.genesis)
+        self.remember(caller, hello.addresses)
         return Reply(self._own_hello().body())
 
     def remember(self, peer_id: str, addresses: list[str]) -> None:
-        """Where a peer can be found, for when p2pd does not know."""
-        bases = [address.rpartition("/p2p/")[0] for address in addresses]
-        self._book[peer_id] = [base for base in bases if base][:16]
+        """Where a peer says that it can be found, for when p2pd does not know; what it says may be wrong."""
+        own = f"/p2p/{peer_id}"
+        bases = [address.removesuffix(own) for address in addresses if address.endswith(own) and address != own]
+        if not bases:
+            return
+        self._book[peer_id] = bases[:16]
         self._book.move_to_end(peer_id)
         if len(self._book) > _BOOK:
             self._book.popitem(last=False)
+
+    def recent(self, count: int) -> list[str]:
+        """Addresses of the peers that we learnt of last, one each."""
+        newest = list(self._book.items())[-count:]
+        return [f"{bases[0]}/p2p/{peer_id}" for peer_id, bases in reversed(newest)]
 
     # ------------------------------------------------------------------ records
 

@@ -12,9 +12,11 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -94,6 +96,7 @@ class P2pd:
             TransportFailed: it does not come up; the message has its last words.
         """
         sweep(pid_file)
+        _check_ports(options.listen)
         sockets = _socket_folder(pid_file.parent)
         try:
             self = cls(*await _spawn(sockets, key_file, options))
@@ -168,6 +171,21 @@ async def _ready(process: asyncio.subprocess.Process, tasks: asyncio.TaskGroup) 
 async def _drain(output: asyncio.StreamReader) -> None:
     while data := await output.read(1 << 16):
         log.debug("p2pd.says text=%r", data[:2000])
+
+
+def _check_ports(listen: tuple[str, ...]) -> None:
+    """p2pd shares ports with whoever allows it, and says nothing where it cannot listen; so we ask the system first."""
+    for address in listen:
+        found = re.fullmatch(r"/(ip4|ip6)/([^/]+)/tcp/([1-9][0-9]*)", address)
+        if found is None:
+            continue
+        family = socket.AF_INET if found[1] == "ip4" else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((found[2], int(found[3])))
+            except (OSError, OverflowError) as exc:
+                raise TransportFailed(f"p2pd cannot listen on {address}: {exc}", "choose another --listen") from exc
 
 
 def _socket_folder(home: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Blob ids, and the plan of whom to ask for which chunk: complete under any faults as long as one provider is honest."""
+"""Blob ids, and the plan of whom to ask for which chunk: complete while one provider is honest."""
 
 import random
 
@@ -29,7 +29,7 @@ def test_a_small_blob_is_its_own_leaf(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ab", "ab" * 32, "ab" * 32 + "-", "AB" * 32 + "-1", "ab" * 32 + "-01", "ab" * 32 + "-1\n", "ab" * 32 + "-9" * 16,
+    "text", ["", "ab", "ab" * 32, "ab" * 32 + "-", "AB" * 32 + "-1", "ab" * 32 + "-01", "ab" * 32 + "-1\n",
              "../" + "ab" * 32 + "-1", "ab" * 32 + "-9999999999999999"]
 )  # fmt: skip
 def test_what_is_no_id_is_refused(text: str) -> None:
@@ -47,11 +47,12 @@ def test_only_the_last_chunk_is_short() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.integers(1, 5))
-def test_every_chunk_arrives_while_one_provider_is_honest_whatever_the_others_do(seed: int, chunks: int, others: int) -> None:
+def test_every_chunk_arrives_while_one_provider_is_honest(seed: int, chunks: int, others: int) -> None:
     rng = random.Random(seed)
     names = [f"p{number}" for number in range(others)] + ["honest"]
     plan, now, flying, got = Plan(range(chunks), names), 0.0, [], set[int]()
-    faults = {name: rng.choice(["bad", "lacking", "failed", "silent", "fine"]) for name in names[:-1]} | {"honest": "fine"}
+    faults = {name: rng.choice(["bad", "lacking", "failed", "silent", "fine"]) for name in names[:-1]}
+    faults["honest"] = "fine"
     for _ in range(10_000):
         if plan.done:
             break

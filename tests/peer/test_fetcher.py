@@ -25,7 +25,7 @@ class FakeNetwork:
     """A network in one process; `faults` of a peer may change its answers or raise."""
 
     def __init__(self) -> None:
-        self.peers: dict[str, "FakePeer"] = {}
+        self.peers: dict[str, FakePeer] = {}
         self.asked: list[tuple[str, str]] = []
 
     def peer(self, name: str) -> "FakePeer":
@@ -240,7 +240,7 @@ async def test_a_late_caller_brings_its_providers_to_the_download_under_way(worl
     (await world.with_blob("slow", BIG)).fault = fault
     await world.with_blob("fast", BIG)
     first = asyncio.create_task(world.fetcher.fetch(id_of(BIG), ["slow"]))
-    while ("slow", "blob.chunk") not in world.network.asked:
+    while ("slow", "blob.chunk") not in world.network.asked:  # noqa: ASYNC110
         await asyncio.sleep(0)
     second = asyncio.create_task(world.fetcher.fetch(id_of(BIG), ["fast"]))
     assert (await first) == (await second)

@@ -19,7 +19,9 @@ BINDING = Binding.create(KEY, PEER)
 
 
 def advert(**fields: object) -> PeerAdvert:
-    return PeerAdvert.of(KEY, BINDING, **{"network": NETWORK, "now": NOW, "addresses": ["/ip4/1.2.3.4/tcp/5"], **fields})
+    return PeerAdvert.of(
+        KEY, BINDING, **{"network": NETWORK, "now": NOW, "addresses": ["/ip4/1.2.3.4/tcp/5"], **fields}
+    )
 
 
 def run_advert(key: PrivateKey = KEY, run: str = "cd" * 32) -> RunAdvert:

@@ -6,7 +6,16 @@ import logging
 import pytest
 
 from ledger.errors import LedgerError
-from peer.errors import BlobMissing, Busy, DeadlineExceeded, HandlerFailed, MessageInvalid, MethodUnknown, Oversize, Refused
+from peer.errors import (
+    BlobMissing,
+    Busy,
+    DeadlineExceeded,
+    HandlerFailed,
+    MessageInvalid,
+    MethodUnknown,
+    Oversize,
+    Refused,
+)
 from peer.limits import Allowance, Limits
 from peer.rpc import Body, Dispatcher, Event, log_event, write_request
 from peer.wire import FRAME_LIMIT, Reply, unpack_reply
@@ -33,7 +42,9 @@ class Asked:
         return self.reply
 
     async def ask(self, frame: bytes | None = None, timeout_s: float = 1.0) -> Reply:
-        return unpack_reply(await self.dispatcher.answer(frame or write_request("do", {"a": 2}, b"in", timeout_s), "them"))
+        return unpack_reply(
+            await self.dispatcher.answer(frame or write_request("do", {"a": 2}, b"in", timeout_s), "them")
+        )
 
 
 async def code_of(asked: Asked, frame: bytes | None = None, timeout_s: float = 1.0) -> str:
@@ -51,7 +62,11 @@ async def test_a_handler_gets_caller_body_and_payload_and_its_reply_goes_back() 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(BlobMissing("not here"), "FP-325"), (Refused("FP-422", "not you"), "FP-422"), (LedgerError("FP-230", "void"), "FP-230")],
+    [
+        (BlobMissing("not here"), "FP-325"),
+        (Refused("FP-422", "not you"), "FP-422"),
+        (LedgerError("FP-230", "void"), "FP-230"),
+    ],
 )
 async def test_what_a_handler_refuses_reaches_the_caller_with_its_code(error: Exception, code: str) -> None:
     asked = Asked()
@@ -60,7 +75,9 @@ async def test_what_a_handler_refuses_reaches_the_caller_with_its_code(error: Ex
     assert asked.events == []
 
 
-@pytest.mark.parametrize("error", [TypeError("bug"), KeyError("x"), OSError(5, "io"), ExceptionGroup("g", [ValueError()])])
+@pytest.mark.parametrize(
+    "error", [TypeError("bug"), KeyError("x"), OSError(5, "io"), ExceptionGroup("g", [ValueError()])]
+)
 async def test_a_bug_is_logged_here_and_told_there_without_its_details(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,7 +135,7 @@ async def test_the_memory_of_answers_is_bounded_too() -> None:
     asked = Asked(Limits(in_flight_bytes=1000), reply_bytes=800)
     asked.gate.clear()
     first = asyncio.create_task(asked.ask())
-    while asked.seen is None:
+    while asked.seen is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert await code_of(asked) == Busy.CODE
     asked.gate.set()

@@ -65,7 +65,8 @@ def test_a_frame_of_one_whole_chunk_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "payload"), [({}, bytes(PAYLOAD_LIMIT + 1)), ({"a": "x" * JSON_LIMIT}, b""), ({"a": "x" * 70_000}, bytes(1 << 20))]
+    ("head", "payload"),
+    [({}, bytes(PAYLOAD_LIMIT + 1)), ({"a": "x" * JSON_LIMIT}, b""), ({"a": "x" * 70_000}, bytes(1 << 20))],
 )
 def test_what_is_too_large_is_not_sent(head: dict[str, object], payload: bytes) -> None:
     with pytest.raises(Oversize):
@@ -82,7 +83,9 @@ def test_a_false_length_of_the_json_is_refused() -> None:
         unpack(b"F1" + (1 << 31).to_bytes(4, "big") + b"{}")
 
 
-@pytest.mark.parametrize("text", [b'{"a":1.5}', b'{"a":null}', b'{"a":true}', b'{"b":1,"a":2}', b'{"a":1,"a":1}', b"[]", b"3"])
+@pytest.mark.parametrize(
+    "text", [b'{"a":1.5}', b'{"a":null}', b'{"a":true}', b'{"b":1,"a":2}', b'{"a":1,"a":1}', b"[]", b"3"]
+)
 def test_json_that_is_not_canonical_is_refused(text: bytes) -> None:
     with pytest.raises(MessageInvalid):
         unpack(b"F1" + len(text).to_bytes(4, "big") + text)
@@ -100,7 +103,8 @@ def test_an_error_reaches_the_caller_with_its_code_and_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [{}, {"ok": {}, "error": {"code": "FP-300", "message": ""}}, {"error": {"code": "boom", "message": ""}}, {"ok": 3}]
+    "head",
+    [{}, {"ok": {}, "error": {"code": "FP-300", "message": ""}}, {"error": {"code": "boom", "message": ""}}, {"ok": 3}],
 )
 def test_a_reply_that_is_neither_answer_nor_error_is_refused(head: dict[str, object]) -> None:
     with pytest.raises(MessageInvalid):
