@@ -15,21 +15,28 @@ ROOT = Path(__file__).parents[1]
 # A file imports only files above it in its package. A folder's files are listed as folder/file.
 ORDER = {
     "ledger": """
-        errors codec keys merkle notes entries genesis fold store witness replica verify cli
+        errors codec values keys merkle notes receipt spec entries rules balances genesis fold_log fold
+        database logs store witness replica report verify describe tiles cli
     """.split(),
     "p2p_llm_forge": """
-        errors config
+        errors settings specfile config blobs
         data/corpus data/tokenize data/shards data/sampler
-        model codec outer inner worker
+        model memory state codec outer inner
+        protocol channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors config identity resources wire records blobs network supervisor
-        rounds/messages rounds/pace rounds/log
-        runs credits leader member node
-        gateway/events gateway/routes gateway/app
-        daemon client doctor demo cli
+        errors config files peerkey identity resources
+        wire messages records limits p2pd link chunks partial blobs rpc bootstrap hello uplink validator network
+        fetcher supervisor
+        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
+        rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
+        logs runs credits heart run_worker member leader directory matcher submission host node
+        gateway/address gateway/events gateway/routes gateway/app
+        daemon client view screen
+        demo_peers demo_plan demo_story demo_proof demo
+        cli_base cli_network cli_start cli_runs cli
     """.split(),
-}  # fmt: skip
+}
 
 LEDGER_MAY_USE = {"cryptography", "aiosqlite", "click"}
 NO_NETWORK = set("asyncio socket socketserver ssl http urllib requests httpx aiohttp hivemind uvicorn".split())
