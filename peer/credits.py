@@ -73,10 +73,10 @@ class Credits:
         return None
 
     async def _head(self, origin: str) -> tuple[int, str]:
-        certified = await self._logs.certified(origin)
-        if certified is None:
+        certificate = await self._logs.certificate(origin)
+        if certificate is None:
             raise RunError("FP-431", f"log {origin}: nothing certified in it yet")
-        return certified
+        return certificate.size, certificate.root
 
     async def claim(self) -> int:
         """Take over everything that others owe us; returns how much that was."""

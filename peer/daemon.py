@@ -34,6 +34,7 @@ from peer.logs import Logs
 from peer.network import Network
 from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert
+from peer.replication import Replication
 from peer.resources import measure
 from peer.run_worker import Hardware
 from peer.submission import Submitter
@@ -141,6 +142,7 @@ class Daemon:
             home=home.path,
             network=network,
             logs=self.logs,
+            replication=Replication(self.logs, network),
             credits=credits,
             store=self.blobs,
             directory=self.directory,

@@ -16,9 +16,9 @@ import structlog
 
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, Unreachable
-from peer.logs import Logs
 from peer.messages import Beat, Goodbye, Join, News
 from peer.network import Network
+from peer.replication import Replication
 from peer.runs import Run
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class Heart:
         *,
         run: Run,
         network: Network,
-        logs: Logs,
+        replication: Replication,
         advert: Callable[[], str],
         leader_peer: LeaderPeer,
         state: Callable[[], str],
@@ -54,7 +54,7 @@ class Heart:
         Args:
             run: the run.
             network: libp2p.
-            logs: the ledger replica, which takes up what the leader has beyond ours.
+            replication: takes up what the leader has of the log beyond ours.
             advert: our signed peer advert, which binds our PeerID to our account.
             leader_peer: where the leader is.
             state: id of the state that our worker holds, or empty.
@@ -64,7 +64,7 @@ class Heart:
         """PeerIDs of the run's members, as the leader last said."""
         self._run = run
         self._network = network
-        self._logs = logs
+        self._replication = replication
         self._advert = advert
         self._leader_peer = leader_peer
         self._state = state
@@ -122,7 +122,7 @@ class Heart:
         for update in news.updates:
             self._on_update(update, [leader])
         if news.size > self._run.log.size:
-            await self._logs.pull_log(leader, self._run.origin)
+            await self._replication.pull_log(leader, self._run.origin)
 
 
 class Prefetcher:

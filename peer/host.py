@@ -28,6 +28,7 @@ from peer.matcher import choose
 from peer.member import Member
 from peer.messages import Bundle, Gossip
 from peer.network import Network
+from peer.replication import Replication
 from peer.run_worker import Hardware, RunWorker
 from peer.runs import Run
 from peer.submission import begin
@@ -48,6 +49,7 @@ class Host:
         home: Path,
         network: Network,
         logs: Logs,
+        replication: Replication,
         credits: Credits,
         store: BlobStore,
         directory: Directory,
@@ -58,6 +60,7 @@ class Host:
         self._home = home
         self._network = network
         self._logs = logs
+        self._replication = replication
         self._store = store
         self._fetcher = BlobFetcher(store, network)
         self._directory = directory
@@ -108,7 +111,7 @@ class Host:
         peers = [*self._directory.witness_peers().values(), *self._directory.peers()]
         for peer in [peer for peer in dict.fromkeys(peers) if peer != self._network.peer_id][:2]:
             try:
-                await self._logs.pull(peer)
+                await self._replication.pull(peer)
             except (ForgeError, LedgerError) as exc:
                 log.info("sync_failed", peer=peer, reason=str(exc))
 
@@ -116,7 +119,7 @@ class Host:
         """Fetch a run's log from its leader; its certified first entry is the spec."""
         origin = self._logs.genesis.run_origin(run_id)
         try:
-            await self._logs.pull_log(leader, origin)
+            await self._replication.pull_log(leader, origin)
             first = (await self._logs.entries(origin, 0))[0]
             assert isinstance(first, Begin)  # the ledger refuses every other first entry
             run = Run.create(run=run_id, home=self._home, logs=self._logs, spec=dict(first.spec))
@@ -149,6 +152,7 @@ class Host:
             run=run,
             worker=worker,
             logs=self._logs,
+            replication=self._replication,
             network=self._network,
             key=self._logs.account,
             advert=self._directory.own_advert,
@@ -162,6 +166,7 @@ class Host:
                         run=run,
                         worker=worker,
                         logs=self._logs,
+                        replication=self._replication,
                         network=self._network,
                         account=self._logs.account.public,
                         member=member,

@@ -44,7 +44,15 @@ class Leader:
     """Leads one run until it is closed; `serve` is its life."""
 
     def __init__(
-        self, *, run: Run, worker: RunWorker, logs: Logs, network: Network, account: str, member: Member | None
+        self,
+        *,
+        run: Run,
+        worker: RunWorker,
+        logs: Logs,
+        replication: Replication,
+        network: Network,
+        account: str,
+        member: Member | None,
     ) -> None:
         """Take over the run where its log stands.
 
@@ -52,6 +60,8 @@ class Leader:
             run: the run, whose log we may write.
             worker: its worker.
             logs: the ledger replica.
+            replication: sends members what is new in it.
+            replication: sends members what is new in it.
             network: libp2p.
             account: ours.
             member: our own member role, which shares the worker; None if we do not train.
@@ -59,6 +69,7 @@ class Leader:
         self.run = run
         self._worker = worker
         self._logs = logs
+        self._replication = replication
         self._network = network
         self._account = account
         self._member = member
@@ -267,7 +278,7 @@ class Leader:
 
     async def _push_log(self, peer: str, since: int) -> None:
         """Send a member the newest entries; one that lacks older ones asks for them with its next heartbeat."""
-        async for bundle in self._logs.bundles(self.run.origin, since):
+        async for bundle in self._replication.bundles(self.run.origin, since):
             await self._push(peer, "run.news", bundle.body())
 
     async def _push(self, peer: str, method: str, body: Body) -> None:

@@ -1,4 +1,4 @@
-"""The daemon's replica of the ledger: appends to our own logs, has them certified, serves and fetches everybody's.
+"""The daemon's replica of the ledger: appends to our own logs, has them certified, keeps everybody's.
 
 One `Logs` owns the store; every access goes through it, one at a time, on a thread (commits wait for the disk).
 Whoever needs to know that a log grew waits on `grown`.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -21,10 +21,10 @@ from ledger.fold import Ledger
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.notes import combine
-from ledger.store import Store
+from ledger.store import Certificate, Store
 from ledger.witness import Witness
-from peer.errors import NetworkError, Refused, RunError
-from peer.messages import Bundle, Heads, LogRange, WitnessRequest
+from peer.errors import NetworkError, Refused
+from peer.messages import Bundle, WitnessRequest
 from peer.network import Network
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class Logs:
         network: Network,
         witness_peers: WitnessPeers,
     ) -> None:
-        """Serve `ledger.*` on the network; `witness` is ours if the genesis names our witness key."""
+        """Serve `ledger.cosign` on the network; `witness` is ours if the genesis names our witness key."""
         self.genesis = genesis
         self.account = account
         self._store = store
@@ -62,8 +62,6 @@ class Logs:
         self._lock = asyncio.Lock()
         self._grown = asyncio.Condition()
         network.serve("ledger.cosign", self._serve_cosign)
-        network.serve("ledger.heads", self._serve_heads)
-        network.serve("ledger.entries", self._serve_entries)
 
     @property
     def origin(self) -> str:
@@ -83,11 +81,6 @@ class Logs:
     def _certified_size(self, origin: str) -> int:
         certificate = self._store.certified(origin)
         return certificate.size if certificate else 0
-
-    async def certified(self, origin: str) -> tuple[int, str] | None:
-        """(size, root hex) of the newest certificate of a log."""
-        certificate = await self._on_store(lambda: self._store.certified(origin))
-        return (certificate.size, certificate.root) if certificate else None
 
     async def entries(self, origin: str, start: int) -> list[Entry]:
         """The certified entries of a log from `start` on."""
@@ -172,7 +165,7 @@ class Logs:
         """Send a witness what it lacks, then the head."""
         start = self._certified_size(origin)
         while True:
-            entries = await self._bundle(origin, start, None)
+            entries = await self.bundle(origin, start, None)
             body = WitnessRequest(origin=origin, start=start, entries=entries, note=note.decode()).body()
             answer = await self._network.call(peer, "ledger.cosign", body, timeout_s=COSIGN_S)
             if line := str(answer.get("cosignature", "")):
@@ -194,9 +187,9 @@ class Logs:
         async with self._grown:
             self._grown.notify_all()
 
-    # ------------------------------------------------------------------ bundles
+    # ------------------------------------------------------------------ for other peers
 
-    async def _bundle(self, origin: str, start: int, end: int | None) -> list[str]:
+    async def bundle(self, origin: str, start: int, end: int | None) -> list[str]:
         """Entries from `start` on, as many as one message holds."""
         stop = min(start + BUNDLE_ENTRIES, end if end is not None else start + BUNDLE_ENTRIES)
         kept: list[str] = []
@@ -208,60 +201,17 @@ class Logs:
             kept.append(data.decode())
         return kept
 
-    async def bundles(self, origin: str, start: int) -> AsyncIterator[Bundle]:
-        """The certified entries of a log from `start` on, message by message, for a peer that lacks them."""
-        certificate = await self._on_store(lambda: self._store.certified(origin))
-        if certificate is None:
-            return
-        while start < certificate.size:
-            entries = await self._bundle(origin, start, certificate.size)
-            yield Bundle(
-                origin=origin,
-                start=start,
-                entries=entries,
-                certificate=certificate.note.decode(),
-                size=certificate.size,
-            )
-            start += len(entries)
+    async def certificate(self, origin: str) -> Certificate | None:
+        """The newest certificate of a log."""
+        return await self._on_store(lambda: self._store.certified(origin))
 
-    async def pull(self, peer: str) -> int:
-        """Fetch from a peer whatever it has certified beyond ours; returns the number of entries stored.
+    async def heads(self) -> list[tuple[str, int]]:
+        """(origin, certified size) of every log."""
 
-        Raises:
-            NetworkError, LedgerError: the peer does not answer, or what it sent does not hold.
-        """
-        heads = Heads.read(await self._network.call(peer, "ledger.heads", {}, timeout_s=COSIGN_S))
-        stored = 0
-        for origin, theirs in heads.heads:
-            if theirs > await self.size(origin):
-                stored += await self.pull_log(peer, origin)
-        return stored
+        def read() -> list[tuple[str, int]]:
+            return [(origin, size) for origin in self._store.origins() if (size := self._certified_size(origin))]
 
-    async def pull_log(self, peer: str, origin: str) -> int:
-        """Fetch from a peer what it has certified of one log beyond ours; returns the number of entries stored.
-
-        Raises:
-            NetworkError, LedgerError: the peer does not answer, or what it sent does not hold.
-        """
-        start = await self.size(origin)
-        bundles: list[Bundle] = []
-        at, size = start, start + 1
-        while at < size:
-            body = LogRange(origin=origin, start=at).body()
-            bundle = Bundle.read(await self._network.call(peer, "ledger.entries", body, timeout_s=COSIGN_S))
-            if bundle.size <= start:
-                return 0  # they have nothing beyond ours
-            if not bundle.entries or bundle.start != at or bundle.origin != origin:
-                raise RunError(
-                    "FP-403",
-                    f"peer {peer}: sent entries {bundle.start}+{len(bundle.entries)} of a log, asked from {at}",
-                )
-            bundles.append(bundle)
-            at, size = at + len(bundle.entries), bundle.size
-        await self.accept(bundles)
-        return at - start
-
-    # ------------------------------------------------------------------ serving
+        return await self._on_store(read)
 
     async def _serve_cosign(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
         witness = self._witness
@@ -279,25 +229,3 @@ class Logs:
             log.warning("cosignature_refused", caller=caller, origin=request.origin[-20:], reason=str(exc))
             raise Refused(exc.code, str(exc)) from exc
         return {"cosignature": line.decode()}
-
-    async def _serve_heads(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
-        def heads() -> list[tuple[str, int]]:
-            return [(origin, size) for origin in self._store.origins() if (size := self._certified_size(origin))]
-
-        return Heads(heads=await self._on_store(heads)).body()
-
-    async def _serve_entries(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
-        request = LogRange.read(body)
-        async for bundle in self.bundles(request.origin, request.start):
-            return bundle.body()
-        certificate = await self._on_store(lambda: self._store.certified(request.origin))
-        if certificate is None:
-            raise Refused("FP-403", f"nothing certified of log {request.origin[:100]} is here")
-        nothing_new = Bundle(
-            origin=request.origin,
-            start=request.start,
-            entries=[],
-            certificate=certificate.note.decode(),
-            size=certificate.size,
-        )
-        return nothing_new.body()

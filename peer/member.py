@@ -19,6 +19,7 @@ from peer.heart import NOT_LEADING, UNKNOWN_MEMBER, Heart, LeaderPeer, Prefetche
 from peer.logs import Logs
 from peer.messages import Delivery
 from peer.network import Network
+from peer.replication import Replication
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
     Answered,
@@ -51,6 +52,7 @@ class Member:
         run: Run,
         worker: RunWorker,
         logs: Logs,
+        replication: Replication,
         network: Network,
         key: PrivateKey,
         advert: Callable[[], str],
@@ -62,6 +64,7 @@ class Member:
             run: the run.
             worker: its worker, shared with the leader role if we lead it.
             logs: the ledger replica.
+            replication: fetches what we lack of it.
             network: libp2p.
             key: our account, which signs receipts.
             advert: our signed peer advert, which binds our PeerID to our account.
@@ -74,7 +77,7 @@ class Member:
         self.heart = Heart(
             run=run,
             network=network,
-            logs=logs,
+            replication=replication,
             advert=advert,
             leader_peer=leader_peer,
             state=lambda: self.machine.state,
