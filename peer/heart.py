@@ -16,6 +16,7 @@ import structlog
 
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, Unreachable
+from peer.joined import UNKNOWN_MEMBER
 from peer.messages import Beat, Goodbye, Join, News
 from peer.network import Network
 from peer.replication import Replication
@@ -24,9 +25,10 @@ from peer.runs import Run
 log = structlog.get_logger(__name__)
 
 BEAT_S = 1.0
+BEAT_TIMEOUT_S = 1.5
+"""Shorter than the time after which the leader drops a silent member."""
 CALL_S = 5.0
 GOODBYE_S = 1.0
-UNKNOWN_MEMBER = "FP-420"
 NOT_LEADING = "FP-423"
 PREFETCHES = 4
 WAITING_UPDATES = 256
@@ -109,12 +111,12 @@ class Heart:
     async def _beat(self) -> None:
         body = Beat(run=self._run.id, state=self._state(), size=self._run.log.size).body()
         try:
-            news = News.read(await self.call("run.beat", body))
+            news = News.read(await self.call("run.beat", body, BEAT_TIMEOUT_S))
         except Refused as exc:
             if exc.code != UNKNOWN_MEMBER:
                 raise
             await self.call("run.join", Join(run=self._run.id, advert=self._advert()).body())
-            news = News.read(await self.call("run.beat", body))
+            news = News.read(await self.call("run.beat", body, BEAT_TIMEOUT_S))
         self.peers = [peer for peer in news.peers if peer != self._network.peer_id]
         leader = self._leader_peer()
         if leader is None or leader == self._network.peer_id:

@@ -18,12 +18,13 @@ import structlog
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, WorkerError
-from peer.heart import UNKNOWN_MEMBER
+from peer.files import write_atomic
+from peer.joined import Joined
 from peer.logs import Logs
 from peer.member import Member
-from peer.messages import Beat, Delivery, Goodbye, Gossip, Join, News
+from peer.messages import Beat, Delivery, Goodbye, Gossip, News
 from peer.network import Network
-from peer.records import PeerAdvert
+from peer.replication import Replication
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
@@ -32,10 +33,13 @@ from peer.runs import Run
 
 log = structlog.get_logger(__name__)
 
+CANCELLED = "cancelled"
 PUSH_S = 5.0
 TICK_S = 0.1
 RETRY_S = 1.0
 FETCH_S = 60.0
+NO_FAULT = {"FP-411", "FP-421"}
+"""Refusals that say nothing of the sender: its receipt is late or said again, or we are still starting."""
 
 Body = dict[str, Any]
 
@@ -73,8 +77,7 @@ class Leader:
         self._network = network
         self._account = account
         self._member = member
-        self._accounts: dict[str, str] = {}
-        """Account by PeerID, for those that joined with an advert that binds them."""
+        self._joined = Joined(run.id)
         self._machine: LeaderMachine | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = asyncio.Event()
@@ -93,6 +96,8 @@ class Leader:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             ticking = tasks.create_task(self._ticks())
+            if (self.run.folder / CANCELLED).exists():
+                self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
             if self._machine.phase is not Phase.CLOSED:
                 await self._closed.wait()
             ticking.cancel()
@@ -102,15 +107,16 @@ class Leader:
         return account.balance if account is not None else 0
 
     def cancel(self, reason: str) -> None:
-        """End the run: what was delivered is settled, the rest of its credits goes back."""
+        """End the run: what was delivered is settled, the rest of its credits goes back. A restart does not undo it."""
+        write_atomic(self.run.folder / CANCELLED, reason.encode())
         self._tell(rounds.Cancel(reason=reason))
 
     def peers(self) -> list[str]:
         """PeerIDs of the members whose heartbeats arrive."""
-        if self._machine is None:
-            return []
-        alive = {member.account for member in self._machine.roll.alive()}
-        return [peer for peer, account in self._accounts.items() if account in alive]
+        return self._joined.peers(self._alive())
+
+    def _alive(self) -> frozenset[str]:
+        return frozenset(member.account for member in self._machine.roll.alive()) if self._machine else frozenset()
 
     async def _ticks(self) -> None:
         while True:
@@ -127,22 +133,19 @@ class Leader:
 
     async def on_join(self, caller: str, body: Body) -> Body:
         """`run.join`: bind the caller's PeerID to its account by its advert."""
-        advert = PeerAdvert.verify(Join.read(body).advert.encode())
-        if advert.peer_id != caller:
-            raise Refused("FP-422", f"the advert is of peer {advert.peer_id}, you are {caller}")
-        self._accounts[caller] = advert.account
+        self._joined.join(caller, body)
         return {}
 
     async def on_beat(self, caller: str, body: Body) -> Body:
         """`run.beat`: note that the member lives, answer with what it may not know."""
         beat = Beat.read(body)
-        self._tell(rounds.Beat(account=self._account_of(caller), state=beat.state))
+        self._tell(rounds.Beat(account=self._joined.account_of(caller), state=beat.state))
         updates = self._machine.updates if self._machine is not None else []
         return News(size=self.run.log.size, peers=self.peers(), updates=updates).body()
 
     async def on_receipt(self, caller: str, body: Body) -> Body:
         """`run.receipt`: take a receipt, or refuse it by name."""
-        account = self._account_of(caller)
+        account = self._joined.account_of(caller)
         try:
             receipt = parse(Delivery.read(body).receipt.encode())
             if not isinstance(receipt, Receipt):
@@ -150,29 +153,23 @@ class Leader:
             if receipt.account != account:
                 raise Refused("FP-416", f"receipt of {receipt.account[:16]}: delivered by {account[:16]}")
             receipt.verify()
+            known = self._machine is not None and receipt.account in self._machine.delivered
             self._tell(rounds.Delivered(receipt=receipt))
         except (ForgeError, LedgerError) as exc:
-            await self.run.journal.add(
-                "refused", account=account, round=self.run.log.round + 1, code=exc.code, reason=exc.message
-            )
+            if exc.code not in NO_FAULT:
+                await self.run.journal.add(
+                    "refused", account=account, round=self.run.log.round + 1, code=exc.code, reason=exc.message
+                )
             raise Refused(exc.code, exc.message) from exc
-        self._clock["last_receipt"] = time.monotonic()
+        if not known:
+            self._clock["last_receipt"] = time.monotonic()
         return {}
 
     async def on_leave(self, caller: str, body: Body) -> Body:
         """`run.leave`: the member goes; nobody waits for it."""
         goodbye = Goodbye.read(body)
-        self._tell(rounds.Left(account=self._account_of(caller), reason=goodbye.reason))
+        self._tell(rounds.Left(account=self._joined.account_of(caller), reason=goodbye.reason))
         return {}
-
-    def _account_of(self, caller: str) -> str:
-        account = self._accounts.get(caller)
-        if account is None:
-            raise Refused(UNKNOWN_MEMBER, f"peer {caller} has not joined run {self.run.id[:16]}")
-        return account
-
-    def _peer_of(self, account: str) -> str | None:
-        return next((peer for peer, known in self._accounts.items() if known == account), None)
 
     # ------------------------------------------------------------------ effects
 
@@ -208,7 +205,7 @@ class Leader:
 
     async def _check(self, receipt: Receipt) -> None:
         """Fetch an update, say who has it, decode it."""
-        peer = self._peer_of(receipt.account)
+        peer = self._joined.peer_of(receipt.account)
         refusal: tuple[str, str] | None
         try:
             async with asyncio.timeout(FETCH_S):
@@ -234,9 +231,8 @@ class Leader:
 
     def _gossip(self, gossip: Gossip, sender: str) -> None:
         assert self._tasks is not None
-        for peer in self.peers():
-            if self._accounts[peer] != sender:
-                self._tasks.create_task(self._push(peer, "run.gossip", gossip.body()))
+        for peer in self._joined.peers(self._alive() - {sender}):
+            self._tasks.create_task(self._push(peer, "run.gossip", gossip.body()))
 
     async def _apply(self, effect: ApplyRound) -> LeaderMessage:
         open_round = self.run.log.open

@@ -15,7 +15,8 @@ from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, Refused, WorkerError
-from peer.heart import NOT_LEADING, UNKNOWN_MEMBER, Heart, LeaderPeer, Prefetcher
+from peer.heart import NOT_LEADING, Heart, LeaderPeer, Prefetcher
+from peer.joined import UNKNOWN_MEMBER
 from peer.logs import Logs
 from peer.messages import Delivery
 from peer.network import Network
@@ -177,7 +178,11 @@ class Member:
                 await self._worker.stop()
                 return None
             case Deliver():
-                return await self._deliver(self._sign(effect))
+                receipt = self._sign(effect)
+                await self.run.journal.add(
+                    "delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6
+                )
+                return await self._deliver(receipt)
             case Redeliver():
                 return await self._redeliver()
 
@@ -244,7 +249,6 @@ class Member:
         return await self._deliver(receipt)
 
     async def _deliver(self, receipt: Receipt) -> MemberMessage:
-        await self.run.journal.add("delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6)
         body = Delivery(run=self.run.id, receipt=receipt.encode().decode()).body()
         try:
             await self.heart.call("run.receipt", body)
