@@ -27,11 +27,7 @@ class BlobStore:
     """Blobs of one peer. Written only through this object, by tasks of one loop."""
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
-        """Reads the folder: temporary files of a crash are deleted, parts of downloads are kept.
-
-        Raises:
-            HomeError: the folder cannot be written to.
-        """
+        """Reads the folder: temporary files of a crash are deleted, parts of downloads kept. Raises HomeError."""
         self._folder = folder
         self._quota = quota_bytes
         self._sizes: dict[str, int] = {}  # in order of use, oldest first
@@ -279,13 +275,15 @@ def _settle(temporary: Path, place: Path) -> None:
 
 
 def _write(place: Path, data: bytes) -> None:
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(place, data)
+    with disk_errors(place, len(data)):
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomic(place, data)
 
 
 def _finish(partial: Partial, place: Path) -> None:
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    partial.finish(place)
+    with disk_errors(place):
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        partial.finish(place)
 
 
 def _read_at(path: Path, size: int, offset: int) -> bytes:

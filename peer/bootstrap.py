@@ -19,6 +19,8 @@ CHECK_S = 30.0
 """How often connections to bootstrap peers are looked at."""
 MIN_RETRY_S = 1.0
 MAX_RETRY_S = 60.0
+TRY_S = 15.0
+"""How long one try may take."""
 _REJOIN_PEERS = 8
 _REJOIN_S = 5.0
 
@@ -108,7 +110,7 @@ class Bootstrap:
             now = time.monotonic()
             await self._look()
             due = [target for target in self._targets if not target.joined and target.next_try <= now]
-            await asyncio.gather(*(self._try(target, MAX_RETRY_S / 4) for target in due))
+            await asyncio.gather(*(self._try(target, TRY_S) for target in due))
             waits = [target.next_try - time.monotonic() for target in self._targets if not target.joined]
             self._wake.clear()
             try:

@@ -226,8 +226,7 @@ class Network:
             link = await self._uplink.link()
             await link.connect(peer_id, [base])
             await self._hello(link, peer_id)
-            if peer_id not in self._book:
-                self.remember(peer_id, [address])
+            self.remember(peer_id, [address])
             await link.join_dht(peer_id)
         return peer_id
 
@@ -262,16 +261,14 @@ class Network:
         """Where a peer says that it can be found, for when p2pd does not know; what it says may be wrong."""
         own = f"/p2p/{peer_id}"
         bases = [address.removesuffix(own) for address in addresses if address.endswith(own) and address != own]
-        if not bases:
-            return
-        self._book[peer_id] = bases[:16]
+        self._book[peer_id] = list(dict.fromkeys([*bases, *self._book.get(peer_id, [])]))[:16]  # newest first
         self._book.move_to_end(peer_id)
         if len(self._book) > _BOOK:
             self._book.popitem(last=False)
 
     def recent(self, count: int) -> list[str]:
         """Addresses of the peers that we learnt of last, one each."""
-        newest = list(self._book.items())[-count:]
+        newest = [(peer_id, bases) for peer_id, bases in self._book.items() if bases][-count:]
         return [f"{bases[0]}/p2p/{peer_id}" for peer_id, bases in reversed(newest)]
 
     # ------------------------------------------------------------------ records
@@ -294,6 +291,6 @@ class Network:
                     if isinstance(record, kind) and record.subkey == subkey:
                         records.append(record)
                         addresses: Any = getattr(record, "addresses", None)
-                        if addresses and record.peer_id not in self._book:
+                        if addresses:
                             self.remember(record.peer_id, list(addresses))
         return records

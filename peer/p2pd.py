@@ -96,7 +96,7 @@ class P2pd:
             TransportFailed: it does not come up; the message has its last words.
         """
         sweep(pid_file)
-        _check_ports(options.listen)
+        check_ports(options.listen)
         sockets = _socket_folder(pid_file.parent)
         try:
             self = cls(*await _spawn(sockets, key_file, options))
@@ -173,7 +173,7 @@ async def _drain(output: asyncio.StreamReader) -> None:
         log.debug("p2pd.says text=%r", data[:2000])
 
 
-def _check_ports(listen: tuple[str, ...]) -> None:
+def check_ports(listen: tuple[str, ...]) -> None:
     """p2pd shares ports with whoever allows it, and says nothing where it cannot listen; so we ask the system first."""
     for address in listen:
         found = re.fullmatch(r"/(ip4|ip6)/([^/]+)/tcp/([1-9][0-9]*)", address)

@@ -6,6 +6,7 @@ IO: two files, the bytes and the list of leaf hashes; every method blocks, so ca
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 from pathlib import Path
@@ -13,6 +14,16 @@ from pathlib import Path
 from peer.chunks import CHUNK_BYTES, BlobName, leaf_of
 from peer.errors import BlobMissing
 from peer.files import disk_errors, sync_folder, write_atomic
+
+
+def _allocate(handle: int, length: int) -> None:
+    """Keeps the room where the file system can, so that a full disk shows now and not near the end."""
+    try:
+        os.posix_fallocate(handle, 0, length)
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(handle, length)
 
 
 class Partial:
@@ -47,7 +58,7 @@ class Partial:
         with disk_errors(self._data, length):
             self._handle = os.open(self._data, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(self._handle, 0, length)
+                _allocate(self._handle, length)
                 if resumed:
                     self.have = {index for index in range(self.name.chunks) if self._holds(index)}
                 else:

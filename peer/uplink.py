@@ -6,6 +6,7 @@ IO: the p2pd process and its sockets.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peer.errors import TransportFailed
+from peer.files import write_atomic
 from peer.limits import Allowance
-from peer.p2pd import P2pd, P2pdOptions
+from peer.p2pd import P2pd, P2pdOptions, check_ports
 from peer.rpc import Event, OnEvent
 
 if TYPE_CHECKING:
@@ -62,10 +64,12 @@ class Uplink:
             TransportFailed: the first start fails, or several later ones in a row.
         """
         failures, first = 0, True
+        port_file = pid_file.with_name("port")
+        options = replace(options, listen=_last_port(options.listen, port_file))
         while True:
             began = time.monotonic()
             try:
-                options, reason = await self._once(pid_file, key_file, options)
+                options, reason = await self._once(pid_file, key_file, options, port_file)
                 first = False
             except TransportFailed as exc:
                 if first:
@@ -77,14 +81,18 @@ class Uplink:
             self._on_event(Event(kind="p2pd_lost", detail={"reason": reason, "failures": failures}))
             await asyncio.sleep(min(5.0, 0.05 * 2**failures))
 
-    async def _once(self, pid_file: Path, key_file: Path, options: P2pdOptions) -> tuple[P2pdOptions, str]:
+    async def _once(
+        self, pid_file: Path, key_file: Path, options: P2pdOptions, port_file: Path
+    ) -> tuple[P2pdOptions, str]:
         """One p2pd from start to death; returns the options to start the next one with, and why it died."""
         kind = import_module("peer.link").Link  # imports hivemind and torch: seconds
         async with (
             P2pd.start(pid_file=pid_file, key_file=key_file, options=options) as p2pd,
             kind.open(p2pd, self._prefix, self._validator, self._allowance) as link,
         ):
-            listen = same_ports(options.listen, await self._attach(link))
+            addresses = await self._attach(link)
+            listen = same_ports(options.listen, addresses)
+            write_atomic(port_file, json.dumps(listen).encode())
             self._link = link
             self._linked.set()
             try:
@@ -107,6 +115,18 @@ def same_ports(listen: tuple[str, ...], addresses: list[str]) -> tuple[str, ...]
     ports = [word for address in addresses if (word := _tcp_port(address))]
     chosen = ports[0] if len(set(ports)) == 1 else "0"
     return tuple(re.sub(r"/tcp/0(?=/|$)", f"/tcp/{chosen}", item) for item in listen)
+
+
+def _last_port(listen: tuple[str, ...], port_file: Path) -> tuple[str, ...]:
+    """Where we listened last time, if that fits what is asked now and is still free: others know that address."""
+    try:
+        last = json.loads(port_file.read_bytes())
+        if [re.sub(r"/tcp/[0-9]+", "/tcp/0", item) for item in last] == list(listen):
+            check_ports(tuple(last))
+            return tuple(last)
+    except (OSError, ValueError, TypeError, TransportFailed):
+        pass
+    return listen
 
 
 def _tcp_port(address: str) -> str:

@@ -41,6 +41,7 @@ from peer.network import Network
 from peer.p2pd import sweep
 from peer.records import PeerAdvert
 from peer.rpc import Body, Event
+from peer.uplink import same_ports
 from peer.wire import Reply
 
 WITNESS = PrivateKey.generate().public
@@ -414,3 +415,29 @@ def test_a_sweep_ends_only_what_is_really_ours(tmp_path: Path) -> None:
     note.write_text("nonsense")
     assert not sweep(note)
     assert not sweep(tmp_path / "missing")
+
+
+async def test_a_peer_comes_back_on_the_port_it_had_unless_that_is_taken(peers: Peers) -> None:
+    async with peers.start("a") as a:
+        before = await address_of(a)
+    async with peers.start("a") as a:
+        assert await address_of(a) == before
+    port = before.split("/")[4]
+    async with peers.start("b", listen=[f"/ip4/127.0.0.1/tcp/{port}"]), peers.start("a") as a:
+        assert await address_of(a) != before
+
+
+async def test_a_peer_that_moved_is_found_again_through_its_newest_address(peers: Peers) -> None:
+    async with peers.start("a") as a, peers.start("b", await address_of(a)) as b:
+        async with peers.start("c", await address_of(a)) as c:
+            assert (await b.call(c.peer_id, "echo", {}))["caller"] == b.peer_id
+        (peers.folder / "c" / "port").unlink()
+        async with peers.start("c", await address_of(a)) as c:
+            assert (await b.call(c.peer_id, "echo", {}))["caller"] == b.peer_id
+
+
+def test_only_port_zero_is_replaced_by_the_chosen_port() -> None:
+    addresses = ["/ip4/10.0.0.1/tcp/4555/p2p/x", "/ip4/127.0.0.1/tcp/4555/p2p/x"]
+    assert same_ports(("/ip4/0.0.0.0/tcp/0",), addresses) == ("/ip4/0.0.0.0/tcp/4555",)
+    assert same_ports(("/ip4/0.0.0.0/tcp/4001",), addresses) == ("/ip4/0.0.0.0/tcp/4001",)
+    assert same_ports(("/ip4/0.0.0.0/tcp/0",), []) == ("/ip4/0.0.0.0/tcp/0",)
