@@ -441,3 +441,14 @@ def test_only_port_zero_is_replaced_by_the_chosen_port() -> None:
     assert same_ports(("/ip4/0.0.0.0/tcp/0",), addresses) == ("/ip4/0.0.0.0/tcp/4555",)
     assert same_ports(("/ip4/0.0.0.0/tcp/4001",), addresses) == ("/ip4/0.0.0.0/tcp/4001",)
     assert same_ports(("/ip4/0.0.0.0/tcp/0",), []) == ("/ip4/0.0.0.0/tcp/0",)
+
+
+async def test_a_home_with_a_long_path_still_gets_private_sockets(peers: Peers) -> None:
+    async with peers.start("long-" * 25) as a:  # a unix socket's path has room for 107 bytes
+        link = a._uplink._link
+        assert link is not None
+        sockets = link.daemon.sockets
+        assert not sockets.is_relative_to(peers.folder)
+        assert sockets.stat().st_mode & 0o077 == 0
+        assert (await a.call(a.peer_id, "echo", {}))["caller"] == a.peer_id
+    assert not sockets.exists()
