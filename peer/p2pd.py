@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 MESSAGE_LIMIT = 2 << 20
 """p2pd refuses unary messages above this; ours are smaller (wire.FRAME_LIMIT), so a false length costs no more."""
 _START_TIMEOUT_S = 20.0
-_SOCKET_PATH_LIMIT = 100
-"""Unix socket paths hold 107 bytes; some are left for p2pd's own naming."""
+_SOCKET_PATH_LIMIT = 106
+"""Unix socket paths hold 107 bytes."""
+_SOCKET_NAME = len("/sockets/p2pd-12345678.sock")
 _LAUNCH = (
     "import ctypes,os,sys\n"
     "if sys.platform=='linux': ctypes.CDLL(None).prctl(1,9)\n"  # PR_SET_PDEATHSIG, SIGKILL
@@ -190,13 +191,13 @@ def check_ports(listen: tuple[str, ...]) -> None:
 
 def _socket_folder(home: Path) -> Path:
     """A private folder whose socket paths fit the kernel's limit; in the home where that is short enough."""
-    if len(os.fsencode(home)) + 40 <= _SOCKET_PATH_LIMIT:
+    if len(os.fsencode(home)) + _SOCKET_NAME <= _SOCKET_PATH_LIMIT:
         folder = home / "sockets"
         shutil.rmtree(folder, ignore_errors=True)  # we hold the home's lock: whatever is there is stale
         make_folder(folder)
         return folder
     for base in (tempfile.gettempdir(), "/tmp"):
-        if len(os.fsencode(base)) + 40 <= _SOCKET_PATH_LIMIT:
+        if len(os.fsencode(base)) + 2 * _SOCKET_NAME <= _SOCKET_PATH_LIMIT:
             return Path(tempfile.mkdtemp(prefix="forge-", dir=base))  # mode 0700
     raise TransportFailed(f"no folder short enough for a unix socket: {home}", "set TMPDIR to a short path")
 
