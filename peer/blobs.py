@@ -1,8 +1,10 @@
 """The blob store: files named by their ids, whole or not there, within a quota.
 
 A file appears under its name only after its bytes were hashed, synced and renamed. What no owner pins may be evicted,
-least recently used first; pin before you fetch. Parts of unfinished downloads survive a restart and are verified again
-before they are believed. IO: the store's folder; hashing and disk work run in threads.
+least recently used first; pin before you fetch. Parts of unfinished downloads survive a restart and are verified
+again before they are believed.
+
+IO: the store's folder; hashing and disk work run in threads.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Blobs as chunks: ids, sizes, leaf lists, and the plan of which chunk to ask of whom.
 
-A blob's id is the RFC 6962 root over its chunks of 1 MiB and its length. Pure: bytes and times in, decisions out.
+A blob's id is the RFC 6962 root over its chunks of 1 MiB and its length.
+
+Pure: bytes and times in, decisions out.
 """
 
 from __future__ import annotations

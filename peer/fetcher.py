@@ -2,7 +2,9 @@
 
 A blob of one chunk (the usual update) costs one round trip. For longer ones the leaf list comes first and is checked
 against the id. A provider that sends a bad chunk is noted and not asked again for that blob; several callers of one
-blob share one download. IO: the network and the blob store.
+blob share one download.
+
+IO: the network and the blob store.
 """
 
 from __future__ import annotations

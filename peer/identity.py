@@ -1,6 +1,7 @@
 """Who a peer is: its home folder and lock, its keys, and the network it belongs to.
 
 One home belongs to one running daemon. Imports no hivemind and no pydantic, so that `--help` stays fast.
+
 IO: the home folder.
 """
 

@@ -1,6 +1,8 @@
 """How much one remote peer may ask of us: a token bucket of requests and of bytes, and what it may hold in flight.
 
-The table itself is bounded: the peer that was quiet for longest is forgotten first. Pure: time is an argument.
+The table itself is bounded: the peer that was quiet for longest is forgotten first.
+
+Pure: time is an argument.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 Everything here dies with its p2pd; `uplink` replaces the whole link. No stream handler is ever registered, so nobody
 can send us a stream: one frame with a false length would otherwise fill the memory. The only file that imports
-hivemind, and torch with it; import it late. IO: sockets.
+hivemind, and torch with it; import it late.
+
+IO: sockets.
 """
 
 from __future__ import annotations

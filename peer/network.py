@@ -1,7 +1,9 @@
 """This peer on the network: calls to other peers and from them, the DHT, and joining; over one watched p2pd.
 
 A peer of another network is refused, naming both. p2pd is started again when it dies; calls wait for it within their
-deadlines. The context ends with TransportFailed if p2pd cannot be kept alive. IO: sockets and the p2pd process.
+deadlines. The context ends with TransportFailed if p2pd cannot be kept alive.
+
+IO: sockets and the p2pd process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """One libp2p daemon process (p2pd): started so that it dies with us, its sockets private, leftovers of a crash swept.
 
 hivemind's own start leaves p2pd running after a SIGKILL of its owner and puts its sockets, unauthenticated, into the
-shared temporary folder; so we start the binary ourselves. IO: processes and the socket folder.
+shared temporary folder; so we start the binary ourselves.
+
+IO: processes and the socket folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """libp2p identities: the PeerID of an Ed25519 key, the key file that p2pd reads, the binding of a PeerID to an account.
 
 A PeerID of an Ed25519 key embeds the public key (libp2p specs, peer-ids), so a binding verifies without any look-up.
-Imports no hivemind: the key file is hivemind's `crypto_pb2.PrivateKey` written by hand. IO: `PeerKey.load` and `save`.
+Imports no hivemind: the key file is hivemind's `crypto_pb2.PrivateKey` written by hand.
+
+IO: `PeerKey.load` and `save`.
 """
 
 from __future__ import annotations

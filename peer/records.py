@@ -1,7 +1,9 @@
 """What peers tell each other through the DHT: signed, expiring records.
 
 A record is canonical JSON with the signature of its account inside. Records are hints: they prove who said something,
-not that it is so. Pure: bytes in, records out; the time is an argument.
+not that it is so.
+
+Pure: bytes in, records out; the time is an argument.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 A handler is `async (caller PeerID, body) -> body`, or with payloads `async (caller, body, payload) -> Reply`. What it
 raises on purpose reaches the caller as a code and a message; a programming error reaches the caller without its
-details, and our own log and events with them. IO: only what the handlers do.
+details, and our own log and events with them.
+
+IO: only what the handlers do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What the DHT node of this peer stores and believes: whole, signed, timely records of this network, within quotas.
 
 Checked when a record is stored and again when it is read, because nodes without this validator exist. hivemind itself
-has no quotas: one peer could fill the memory of all others. Pure: the clock is given.
+has no quotas: one peer could fill the memory of all others.
+
+Pure: the clock is given.
 """
 
 from __future__ import annotations

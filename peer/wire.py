@@ -1,7 +1,9 @@
 """What peers say to each other: frames of canonical JSON plus raw bytes, and strict frozen message models.
 
-A frame is `F1`, u32be length of the JSON, the canonical JSON, then the payload. Everything is size-capped before it is
-parsed; what does not parse is refused with a reason. Pure: bytes in, values out.
+A frame is `F1`, u32be length of the JSON, the canonical JSON, then the payload. Everything is size-capped before it
+is parsed; what does not parse is refused with a reason.
+
+Pure: bytes in, values out.
 """
 
 from __future__ import annotations
