@@ -30,7 +30,7 @@ ORDER = {
         fetcher supervisor
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
-        logs runs credits heart run_worker member leader directory matcher submission host node
+        logs replication runs credits joined heart run_worker member leader directory matcher submission host node
         gateway/address gateway/events gateway/routes gateway/app
         daemon client view screen
         demo_peers demo_plan demo_story demo_proof demo
