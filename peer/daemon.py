@@ -22,22 +22,22 @@ from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.store import Store
 from ledger.witness import Witness
-from peer.blobs import BlobStore
+from peer.blobs.store import BlobStore
 from peer.config import Settings
 from peer.credits import Credits
 from peer.directory import Directory
 from peer.files import write_atomic
 from peer.gateway.app import serve
-from peer.host import Host
 from peer.identity import Home, PeerIdentity
 from peer.logs import Logs
-from peer.network import Network
+from peer.network.network import Network
 from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert
 from peer.replication import Replication
 from peer.resources import measure
-from peer.run_worker import Hardware
-from peer.submission import Submitter
+from peer.runs.host import Host
+from peer.runs.submission import Submitter
+from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
 
 log = structlog.get_logger(__name__)

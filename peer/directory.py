@@ -16,7 +16,7 @@ import structlog
 
 from ledger.genesis import Genesis
 from peer.errors import ForgeError
-from peer.network import Network
+from peer.network.network import Network
 from peer.records import PeerAdvert, RunAdvert
 
 log = structlog.get_logger(__name__)

@@ -25,7 +25,7 @@ from ledger.store import Certificate, Store
 from ledger.witness import Witness
 from peer.errors import NetworkError, Refused
 from peer.messages import Bundle, WitnessRequest
-from peer.network import Network
+from peer.network.network import Network
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from typing import Any
 from peer.credits import Credits
 from peer.directory import Directory
 from peer.errors import RunError
-from peer.host import Host
 from peer.logs import Logs
-from peer.network import Network
-from peer.runs import Run
-from peer.submission import Submitter
+from peer.network.network import Network
+from peer.runs.host import Host
+from peer.runs.run import Run
+from peer.runs.submission import Submitter
 from peer.supervisor import Fields
 
 

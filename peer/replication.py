@@ -11,7 +11,7 @@ from typing import Any
 from peer.errors import Refused, RunError
 from peer.logs import Logs
 from peer.messages import Bundle, Heads, LogRange
-from peer.network import Network
+from peer.network.network import Network
 
 CALL_S = 10.0
 

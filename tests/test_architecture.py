@@ -25,16 +25,20 @@ ORDER = {
         protocol channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors config files peerkey identity resources
-        wire messages records limits p2pd link chunks partial blobs rpc bootstrap hello uplink validator network
-        fetcher supervisor
+        errors files config peerkey identity resources wire messages records
+        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
+        network/validator network/network
+        blobs/chunks blobs/partial blobs/store blobs/fetcher
+        supervisor logs replication credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
-        logs replication runs credits joined heart run_worker member leader directory matcher submission host node
+        runs/run runs/joined runs/heart runs/worker runs/member runs/leader
+        directory runs/matcher runs/submission runs/host node
         gateway/address gateway/events gateway/routes gateway/app
-        daemon client view screen
-        demo_peers demo_plan demo_story demo_proof demo
-        cli_base cli_network cli_start cli_runs cli
+        daemon
+        cli/client cli/view cli/screen
+        demo/peers demo/plan demo/story demo/proof demo/main
+        cli/base cli/network cli/start cli/runs cli/main
     """.split(),
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.demo_peers import DemoPeer, program, run, run_json, yard
+from peer.demo.peers import DemoPeer, program, run, run_json, yard
 from peer.gateway.address import find_socket
 
 pytestmark = pytest.mark.e2e

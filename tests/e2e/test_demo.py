@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from peer.demo_peers import program
-from peer.demo_story import wait_until
+from peer.demo.peers import program
+from peer.demo.story import wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -15,11 +15,11 @@ from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from peer.config import Settings
 from peer.identity import Home
-from peer.limits import Limits
-from peer.network import Network
+from peer.network.limits import Limits
+from peer.network.network import Network
+from peer.network.rpc import Body, Event
 from peer.peerkey import PeerKey
 from peer.records import PeerAdvert
-from peer.rpc import Body, Event
 
 WITNESS = PrivateKey.generate().public
 GENESIS = Genesis.create(name="ours", supply=[], witnesses=[("w", WITNESS)])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from peer.blobs import BlobStore
-from peer.chunks import CHUNK_BYTES, id_of, leaves_of
+from peer.blobs.chunks import CHUNK_BYTES, id_of, leaves_of
+from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, DiskFull, Oversize, QuotaFull
 
 BIG = os.urandom(3 * CHUNK_BYTES + 7)

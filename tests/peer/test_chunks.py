@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import merkle
-from peer.chunks import CHUNK_BYTES, Ask, BlobName, Plan, id_of, leaf_of, leaves_of
+from peer.blobs.chunks import CHUNK_BYTES, Ask, BlobName, Plan, id_of, leaf_of, leaves_of
 from peer.errors import BlobInvalid
 
 

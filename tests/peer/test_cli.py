@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from peer.cli import forge_peer
-from peer.cli_base import call
-from peer.screen import screen
-from peer.view import RunView
+from peer.cli.base import call
+from peer.cli.main import forge_peer
+from peer.cli.screen import screen
+from peer.cli.view import RunView
 from tests.peer.gateway_fake import EVENTS, ME, RUN_A, RUN_B, running_gateway
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -53,7 +53,7 @@ def spec(tmp_path: Path) -> Path:
 def test_help_answers_at_once() -> None:
     def seconds() -> float:
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "peer.cli", "--help"], check=True, capture_output=True, timeout=30)
+        subprocess.run([sys.executable, "-m", "peer.cli.main", "--help"], check=True, capture_output=True, timeout=30)
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(4)) < 0.3
@@ -200,7 +200,7 @@ def test_a_network_file_of_another_network_is_refused(cli: Cli, tmp_path: Path) 
 
 def test_logs_are_one_line_each_on_standard_error(tmp_path: Path) -> None:
     code = (
-        "import structlog; from peer.cli_start import configure_logging; configure_logging('info')\n"
+        "import structlog; from peer.cli.start import configure_logging; configure_logging('info')\n"
         "log = structlog.get_logger('x'); log.debug('unseen'); log.info('round_settled', round=3, seconds=1.5)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)

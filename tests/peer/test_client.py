@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.client import Client, run_path
+from peer.cli.client import Client, run_path
 from peer.errors import ForgeError
 
 

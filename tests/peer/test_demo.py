@@ -14,12 +14,13 @@ import psutil
 import pytest
 
 from p2p_llm_forge.config import RunSpec
-from peer import demo_peers, demo_story
-from peer.demo_peers import DemoFailed, DemoPeer, yard
-from peer.demo_plan import MARK, DemoOptions, make_folder
-from peer.demo_story import Story
-from peer.screen import PlainScreen
-from peer.view import RunView
+from peer.cli.screen import PlainScreen
+from peer.cli.view import RunView
+from peer.demo import peers as demo_peers
+from peer.demo import story as demo_story
+from peer.demo.peers import DemoFailed, DemoPeer, yard
+from peer.demo.plan import MARK, DemoOptions, make_folder
+from peer.demo.story import Story
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"

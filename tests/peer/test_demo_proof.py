@@ -6,8 +6,8 @@ IO: ledger stores in temporary folders, `forge-ledger` as a process.
 from pathlib import Path
 
 from ledger.store import Store
-from peer.demo_peers import run_json
-from peer.demo_proof import fault_is_named, tamper
+from peer.demo.peers import run_json
+from peer.demo.proof import fault_is_named, tamper
 from peer.identity import NetworkFile
 from tests.ledger.world import GENESIS, fill
 

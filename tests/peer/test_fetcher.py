@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from peer.blobs import BlobStore
-from peer.chunks import CHUNK_BYTES, id_of, leaves_of
+from peer.blobs.chunks import CHUNK_BYTES, id_of, leaves_of
+from peer.blobs.fetcher import BlobFetcher
+from peer.blobs.store import BlobStore
 from peer.errors import BlobInvalid, BlobUnavailable, Busy, DeadlineExceeded, DiskFull, ForgeError, Refused, Unreachable
-from peer.fetcher import BlobFetcher
-from peer.rpc import Body, BytesHandler, Event
+from peer.network.rpc import Body, BytesHandler, Event
 from peer.wire import Reply
 
 BIG = os.urandom(5 * CHUNK_BYTES + 9)

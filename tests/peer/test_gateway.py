@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from peer.client import Client
+from peer.cli.client import Client
 from peer.errors import ForgeError
 from peer.gateway.address import MAX_PATH_BYTES, claimed_socket, find_socket
 from tests.peer.gateway_fake import EVENTS, ME, RUN_A, RUN_B, running_gateway

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import Busy
-from peer.limits import Allowance, Bucket, Limits
+from peer.network.limits import Allowance, Bucket, Limits
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 5)), max_size=50))

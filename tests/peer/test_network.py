@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from ledger import codec
-from peer.blobs import BlobStore
-from peer.chunks import CHUNK_BYTES, id_of
+from peer.blobs.chunks import CHUNK_BYTES, id_of
+from peer.blobs.fetcher import BlobFetcher
+from peer.blobs.store import BlobStore
 from peer.errors import (
     AddressInvalid,
     DeadlineExceeded,
@@ -25,10 +26,9 @@ from peer.errors import (
     Unreachable,
     WrongNetwork,
 )
-from peer.fetcher import BlobFetcher
-from peer.limits import Limits
+from peer.network.limits import Limits
+from peer.network.rpc import Body
 from peer.records import PeerAdvert
-from peer.rpc import Body
 from peer.wire import Reply
 from tests.peer.network_kit import FOREIGN, GENESIS, Peers, address_of, advert, p2pd_of, stranger_id
 
@@ -143,7 +143,7 @@ async def test_a_bootstrap_peer_that_is_not_there_is_named(peers: Peers) -> None
 
 
 async def test_a_bootstrap_peer_that_comes_later_is_joined_then(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peer.bootstrap.MAX_RETRY_S", 0.3)
+    monkeypatch.setattr("peer.network.bootstrap.MAX_RETRY_S", 0.3)
     async with peers.start("a") as a:
         address = await address_of(a)
         port = address.split("/")[4]

@@ -19,10 +19,10 @@ from peer.errors import (
     TransportFailed,
     Unreachable,
 )
-from peer.p2pd import sweep
+from peer.network.p2pd import sweep
+from peer.network.rpc import Body
+from peer.network.uplink import same_ports
 from peer.records import PeerAdvert
-from peer.rpc import Body
-from peer.uplink import same_ports
 from tests.peer.network_kit import GENESIS, Peers, address_of, advert, p2pd_of, until
 
 
@@ -93,7 +93,7 @@ from pathlib import Path
 from ledger.genesis import Genesis
 from peer.config import Settings
 from peer.identity import Home
-from peer.network import Network
+from peer.network.network import Network
 async def main():
     home, genesis = Home(Path(sys.argv[1])), Genesis.parse(bytes.fromhex(sys.argv[2]))
     with home.lock():

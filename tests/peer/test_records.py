@@ -8,9 +8,9 @@ import pytest
 from ledger import codec
 from ledger.keys import PrivateKey
 from peer.errors import MessageInvalid, RecordInvalid
+from peer.network.validator import RecordValidator, _dht_id, unpack_string
 from peer.peerkey import Binding, PeerKey
 from peer.records import MAX_TTL_S, SHARDS, TTL_S, PeerAdvert, RunAdvert
-from peer.validator import RecordValidator, _dht_id, unpack_string
 
 NETWORK = "ab" * 32
 NOW = 1_800_000_000.0
@@ -100,7 +100,7 @@ def test_a_record_larger_than_the_limit_is_not_made() -> None:
 
 
 def test_our_dht_keys_are_those_of_hivemind() -> None:
-    from peer.link import DHTNode  # noqa: F401  # its import is the quiet one
+    from peer.network.link import DHTNode  # noqa: F401  # its import is the quiet one
     from hivemind.dht.routing import DHTID  # isort: skip
 
     for key in PeerAdvert.keys(NETWORK) + RunAdvert.keys(NETWORK):

@@ -16,8 +16,8 @@ from peer.errors import (
     Oversize,
     Refused,
 )
-from peer.limits import Allowance, Limits
-from peer.rpc import Body, Dispatcher, Event, log_event, write_request
+from peer.network.limits import Allowance, Limits
+from peer.network.rpc import Body, Dispatcher, Event, log_event, write_request
 from peer.wire import FRAME_LIMIT, Reply, unpack_reply
 
 

@@ -6,7 +6,7 @@ Pure: values only.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.view import RunView, credits, size
+from peer.cli.view import RunView, credits, size
 from tests.peer.gateway_fake import EVENTS, ME
 
 

@@ -1,4 +1,4 @@
-"""The leader role of a simulated node: carries out a LeaderMachine's effects as `peer.leader` does.
+"""The leader role of a simulated node: carries out a LeaderMachine's effects as `peer.runs.leader` does.
 
 Pure: time and randomness are the world's.
 """

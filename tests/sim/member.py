@@ -1,4 +1,4 @@
-"""The member role of a simulated node: carries out a MemberMachine's effects as `peer.member` does.
+"""The member role of a simulated node: carries out a MemberMachine's effects as `peer.runs.member` does.
 
 Pure: time and randomness are the world's.
 """

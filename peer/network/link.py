@@ -18,8 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any, Protocol
 
 from peer.errors import AddressInvalid, IdentityInvalid, Unreachable
-from peer.limits import Allowance
-from peer.p2pd import MESSAGE_LIMIT, P2pd
+from peer.network.limits import Allowance
+from peer.network.p2pd import MESSAGE_LIMIT, P2pd
 from peer.peerkey import public_of
 
 with warnings.catch_warnings():

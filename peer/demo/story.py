@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peer.client import run_path
-from peer.demo_peers import DemoFailed, DemoPeer
+from peer.cli.client import run_path
+from peer.cli.screen import Screen
+from peer.cli.view import Event, Row, row_of
+from peer.demo.peers import DemoFailed, DemoPeer
 from peer.errors import ForgeError
-from peer.screen import Screen
-from peer.view import Event, Row, row_of
 
 SILENCE_S = 90.0
 """No event for so long means that the run is stuck."""

@@ -17,14 +17,14 @@ from typing import Any
 
 import click
 
-from peer.client import run_path
-from peer.demo_peers import DemoFailed, DemoPeer, run_json, yard
-from peer.demo_plan import DemoOptions, make_folder
-from peer.demo_proof import fault_is_named, final_states, ledgers_verify, tamper
-from peer.demo_story import THREADS, Story, journal, wait_until
+from peer.cli.client import run_path
+from peer.cli.screen import screen
+from peer.cli.view import RunView, credits, nats
+from peer.demo.peers import DemoFailed, DemoPeer, run_json, yard
+from peer.demo.plan import DemoOptions, make_folder
+from peer.demo.proof import fault_is_named, final_states, ledgers_verify, tamper
+from peer.demo.story import THREADS, Story, journal, wait_until
 from peer.errors import ForgeError
-from peer.screen import screen
-from peer.view import RunView, credits, nats
 
 SETTLE_S = 20.0
 PROMPT = "In the year 1300 the"

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from peer.cli_base import print_facts, print_json, with_home, with_json
+from peer.cli.base import print_facts, print_json, with_home, with_json
 from peer.errors import HomeError
 
 DEFAULT_SUPPLY = 1_000_000
@@ -81,7 +81,7 @@ def show(home: Path, as_json: bool) -> None:
 @with_json
 def identity(home: Path, as_json: bool) -> None:
     """Show who this peer is, and where it listens if it runs."""
-    from peer.client import Client
+    from peer.cli.client import Client
     from peer.identity import Home
 
     place = Home(home)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from peer.view import COLUMNS, Event, RunView
+from peer.cli.view import COLUMNS, Event, RunView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -21,7 +21,7 @@ from typing import Any
 
 from ledger.errors import LedgerError
 from peer.errors import DeadlineExceeded, ForgeError, HandlerFailed, MethodUnknown, Oversize
-from peer.limits import Allowance
+from peer.network.limits import Allowance
 from peer.wire import FRAME_LIMIT, Reply, Request, check, pack, pack_error, pack_reply, unpack
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from peer.demo_peers import DemoFailed
+from peer.demo.peers import DemoFailed
 
 MARK = "forge-demo.txt"
 DEFAULT_ROUNDS = 24

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ledger.genesis import Genesis
-from peer.bootstrap import Bootstrap
 from peer.config import Settings
 from peer.errors import (
     DeadlineExceeded,
@@ -26,12 +25,12 @@ from peer.errors import (
     Unreachable,
     WrongNetwork,
 )
-from peer.hello import HELLO, Hello, check_hello
 from peer.identity import Home, PeerIdentity
-from peer.limits import Allowance, Limits
-from peer.p2pd import P2pdOptions
-from peer.records import Record
-from peer.rpc import (
+from peer.network.bootstrap import Bootstrap
+from peer.network.hello import HELLO, Hello, check_hello
+from peer.network.limits import Allowance, Limits
+from peer.network.p2pd import P2pdOptions
+from peer.network.rpc import (
     Body,
     BytesHandler,
     Dispatcher,
@@ -42,12 +41,13 @@ from peer.rpc import (
     read_request,
     write_request,
 )
-from peer.uplink import Uplink, split_address
-from peer.validator import RecordValidator
+from peer.network.uplink import Uplink, split_address
+from peer.network.validator import RecordValidator
+from peer.records import Record
 from peer.wire import Reply, pack_reply, unpack_reply
 
 if TYPE_CHECKING:
-    from peer.link import Link
+    from peer.network.link import Link
 
 HELLO_PROTOCOL = "/p2p-llm-forge/hello/1"
 CONNECT_TIMEOUT_S = 15.0

@@ -16,11 +16,11 @@ import structlog
 
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, Unreachable
-from peer.joined import UNKNOWN_MEMBER
 from peer.messages import Beat, Goodbye, Join, News
-from peer.network import Network
+from peer.network.network import Network
 from peer.replication import Replication
-from peer.runs import Run
+from peer.runs.joined import UNKNOWN_MEMBER
+from peer.runs.run import Run
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-from peer.chunks import CHUNK_BYTES, BlobName, leaf_of
+from peer.blobs.chunks import CHUNK_BYTES, BlobName, leaf_of
 from peer.errors import BlobMissing
 from peer.files import disk_errors, sync_folder, write_atomic
 

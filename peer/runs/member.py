@@ -15,11 +15,9 @@ from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, Refused, WorkerError
-from peer.heart import NOT_LEADING, Heart, LeaderPeer, Prefetcher
-from peer.joined import UNKNOWN_MEMBER
 from peer.logs import Logs
 from peer.messages import Delivery
-from peer.network import Network
+from peer.network.network import Network
 from peer.replication import Replication
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
@@ -36,8 +34,10 @@ from peer.rounds.messages import (
     Stop,
     Train,
 )
-from peer.run_worker import RunWorker
-from peer.runs import Run
+from peer.runs.heart import NOT_LEADING, Heart, LeaderPeer, Prefetcher
+from peer.runs.joined import UNKNOWN_MEMBER
+from peer.runs.run import Run
+from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from peer.errors import AddressInvalid, ForgeError, Unreachable, WrongNetwork
-from peer.rpc import Event, OnEvent
+from peer.network.rpc import Event, OnEvent
 
 CHECK_S = 30.0
 """How often connections to bootstrap peers are looked at."""

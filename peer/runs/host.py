@@ -17,21 +17,21 @@ import structlog
 
 from ledger.entries import Begin
 from ledger.errors import LedgerError
-from peer.blobs import BlobStore
+from peer.blobs.fetcher import BlobFetcher
+from peer.blobs.store import BlobStore
 from peer.credits import Credits
 from peer.directory import Directory
 from peer.errors import ForgeError, Refused
-from peer.fetcher import BlobFetcher
-from peer.leader import Leader
 from peer.logs import Logs
-from peer.matcher import choose
-from peer.member import Member
 from peer.messages import Bundle, Gossip
-from peer.network import Network
+from peer.network.network import Network
 from peer.replication import Replication
-from peer.run_worker import Hardware, RunWorker
-from peer.runs import Run
-from peer.submission import begin
+from peer.runs.leader import Leader
+from peer.runs.matcher import choose
+from peer.runs.member import Member
+from peer.runs.run import Run
+from peer.runs.submission import begin
+from peer.runs.worker import Hardware, RunWorker
 from peer.supervisor import Fields, Keeper
 
 log = structlog.get_logger(__name__)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ledger import merkle
-from peer.blobs import BlobStore
-from peer.chunks import LEAF_BYTES, LEAVES_PER_PAGE, Ask, BlobName, Plan, leaf_of
+from peer.blobs.chunks import LEAF_BYTES, LEAVES_PER_PAGE, Ask, BlobName, Plan, leaf_of
+from peer.blobs.partial import Partial
+from peer.blobs.store import BlobStore
 from peer.errors import BlobError, BlobInvalid, BlobMissing, BlobUnavailable, Busy, NetworkError, Refused
-from peer.partial import Partial
-from peer.rpc import Body, BytesHandler, Event
+from peer.network.rpc import Body, BytesHandler, Event
 from peer.wire import BlobId, Message, Natural, Reply
 
 OnProgress = Callable[[int, int], None]

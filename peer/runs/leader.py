@@ -19,17 +19,17 @@ from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, WorkerError
 from peer.files import write_atomic
-from peer.joined import Joined
 from peer.logs import Logs
-from peer.member import Member
 from peer.messages import Beat, Delivery, Goodbye, Gossip, News
-from peer.network import Network
+from peer.network.network import Network
 from peer.replication import Replication
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
-from peer.run_worker import RunWorker
-from peer.runs import Run
+from peer.runs.joined import Joined
+from peer.runs.member import Member
+from peer.runs.run import Run
+from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 

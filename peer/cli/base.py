@@ -17,7 +17,7 @@ import click
 from peer.errors import ForgeError
 
 if TYPE_CHECKING:
-    from peer.client import Client
+    from peer.cli.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 USAGE = "FP-500"
@@ -50,7 +50,7 @@ def with_json(command: F) -> F:
 
 def client(home: Path) -> Client:
     """The gateway of the home's daemon."""
-    from peer.client import Client
+    from peer.cli.client import Client
 
     return Client(home)
 

@@ -17,10 +17,10 @@ import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
-from peer.chunks import CHUNK_BYTES, BlobName, blob_id, leaf_of, leaves_of
+from peer.blobs.chunks import CHUNK_BYTES, BlobName, blob_id, leaf_of, leaves_of
+from peer.blobs.partial import Partial
 from peer.errors import BlobError, BlobMissing, Oversize, QuotaFull
 from peer.files import TEMPORARY, disk_errors, make_folder, write_atomic
-from peer.partial import Partial
 
 PARTS = "parts"
 

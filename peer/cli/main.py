@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 
-from peer import cli_network, cli_runs, cli_start
-from peer.cli_base import call, client, print_facts, print_json, print_table, with_home, with_json
+from peer.cli import network, runs, start
+from peer.cli.base import call, client, print_facts, print_json, print_table, with_home, with_json
+from peer.cli.view import credits as in_credits
+from peer.cli.view import size
 from peer.errors import ForgeError
-from peer.view import credits as in_credits
-from peer.view import size
 
 STOP_S = 10.0
 
@@ -97,13 +97,13 @@ def stop(home: Path, as_json: bool) -> None:
 @click.option("--json", "summary", type=click.Path(path_type=Path), help="Write a summary to this file.")
 def demo(**options: Any) -> int:
     """Show the main job: three peers train a model; one joins late, one is killed and comes back; all is verified."""
-    from peer.demo import run_demo
-    from peer.demo_plan import DemoOptions
+    from peer.demo.main import run_demo
+    from peer.demo.plan import DemoOptions
 
     return run_demo(DemoOptions(**options))
 
 
-for _command in (*cli_network.COMMANDS, *cli_start.COMMANDS, *cli_runs.COMMANDS):
+for _command in (*network.COMMANDS, *start.COMMANDS, *runs.COMMANDS):
     forge_peer.add_command(_command)
 
 

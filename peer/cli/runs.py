@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from peer.cli_base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
-from peer.client import Client, run_path
+from peer.cli.base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
+from peer.cli.client import Client, run_path
+from peer.cli.screen import on_a_terminal, screen
+from peer.cli.view import Event, RunView, credits, nats
 from peer.errors import ForgeError
-from peer.screen import on_a_terminal, screen
-from peer.view import Event, RunView, credits, nats
 
 RUN = click.argument("run", required=False)
 

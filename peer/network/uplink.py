@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from peer.errors import TransportFailed
 from peer.files import write_atomic
-from peer.limits import Allowance
-from peer.p2pd import P2pd, P2pdOptions, check_ports
-from peer.rpc import Event, OnEvent
+from peer.network.limits import Allowance
+from peer.network.p2pd import P2pd, P2pdOptions, check_ports
+from peer.network.rpc import Event, OnEvent
 
 if TYPE_CHECKING:
-    from peer.link import Link, Validator
+    from peer.network.link import Link, Validator
 
 _ATTEMPTS = 5
 """Failures in a row before giving up."""
@@ -85,7 +85,7 @@ class Uplink:
         self, pid_file: Path, key_file: Path, options: P2pdOptions, port_file: Path
     ) -> tuple[P2pdOptions, str]:
         """One p2pd from start to death; returns the options to start the next one with, and why it died."""
-        kind = import_module("peer.link").Link  # imports hivemind and torch: seconds
+        kind = import_module("peer.network.link").Link  # imports hivemind and torch: seconds
         async with (
             P2pd.start(pid_file=pid_file, key_file=key_file, options=options) as p2pd,
             kind.open(p2pd, self._prefix, self._validator, self._allowance) as link,
@@ -106,7 +106,7 @@ class Uplink:
 
 def split_address(address: str) -> tuple[str, str]:
     """A multiaddress and the PeerID at its end; raises AddressInvalid."""
-    parts: tuple[str, str] = import_module("peer.link").split_address(address)
+    parts: tuple[str, str] = import_module("peer.network.link").split_address(address)
     return parts
 
 

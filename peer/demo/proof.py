@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from peer.demo_peers import DemoFailed, DemoPeer, run_json
+from peer.demo.peers import DemoFailed, DemoPeer, run_json
 from peer.errors import ForgeError
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import structlog
 
 from ledger.entries import Receipt
-from peer.blobs import BlobStore
+from peer.blobs.fetcher import BlobFetcher
+from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, RunError, WorkerRefused
-from peer.fetcher import BlobFetcher
 from peer.rounds.messages import Trained
-from peer.runs import Run
+from peer.runs.run import Run
 from peer.supervisor import Fields, Worker
 
 log = structlog.get_logger(__name__)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ledger.entries import run_id
-from peer.blobs import BlobStore
+from peer.blobs.store import BlobStore
 from peer.credits import Credits, nonce
 from peer.errors import RunError
 from peer.logs import Logs
-from peer.run_worker import Hardware
-from peer.runs import Run, plan_of
+from peer.runs.run import Run, plan_of
+from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Worker
 
 MICRO = 1_000_000

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from peer.cli_base import with_home
+from peer.cli.base import with_home
 from peer.errors import NetworkFileInvalid
 
 

@@ -1,0 +1,1 @@
+"""The main job, shown: three daemons, a late joiner, a kill, a forged ledger."""

@@ -1,0 +1,1 @@
+"""libp2p: one p2pd, calls and signed records, limits for every remote peer."""
