@@ -1,0 +1,83 @@
+"""A finished run applied again from its log and its blobs, by a worker of its own: no daemon, no network.
+
+IO: reads a stopped peer's home; a worker process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import Peer, environment
+
+from ledger.entries import parse
+from ledger.store import Store
+from peer.identity import Home
+from peer.rounds.log import RunLog, SettledRound
+from peer.supervisor import Worker
+
+
+def run_log(peer: Peer, run: str) -> RunLog:
+    """A run's certified log, from the store of a stopped peer."""
+    home, log = Home(peer.home), RunLog()
+    genesis = home.network().genesis
+    with Store.open(home.ledger_file, genesis) as store:
+        origin = genesis.run_origin(run)
+        certificate = store.certified(origin)
+        size = certificate.size if certificate else 0
+        log.extend([parse(data) for data in store.entries(origin, 0, size)])
+    return log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What one replay found."""
+
+    states: list[str]
+    """State ids after each round, as the worker computed them."""
+    seconds: list[float]
+    """How long each round took, the call to the worker included."""
+
+
+def replay(
+    peer: Peer, log: RunLog, folder: Path, *, threads: int, variables: Mapping[str, str] | None = None
+) -> Replayed:
+    """Apply every settled round from the initial state on.
+
+    Args:
+        peer: whose blobs to read; its daemon has ended.
+        log: the run's log.
+        folder: for the worker's files.
+        threads: CPU threads of the worker.
+        variables: extra environment variables of the worker.
+    """
+    with environment(**(variables or {})):
+        return asyncio.run(_replay(peer, log, folder, threads))
+
+
+async def _replay(peer: Peer, log: RunLog, folder: Path, threads: int) -> Replayed:
+    spec: dict[str, Any] = log.spec
+    blobs = {name: str(peer.blob(spec["blobs"][name])) for name in ("model", "tokenizer", "manifest", "state")}
+    states: list[str] = []
+    seconds: list[float] = []
+    worker = await Worker.start(folder, threads=threads, device="cpu")
+    try:
+        await worker.call("open", config=spec["config"], shards=[], **blobs)
+        for settled in log.settled:
+            started = time.perf_counter()
+            answer = await worker.call("apply", round=settled.round, updates=_updates(peer, settled))
+            seconds.append(time.perf_counter() - started)
+            states.append(str(answer["state"]))
+    finally:
+        await worker.close()
+    return Replayed(states=states, seconds=seconds)
+
+
+def _updates(peer: Peer, settled: SettledRound) -> list[dict[str, Any]]:
+    return [
+        {"path": str(peer.blob(receipt.update)), "tokens": receipt.tokens, "mine": 0} for receipt in settled.receipts
+    ]
