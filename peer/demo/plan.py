@@ -15,7 +15,7 @@ from peer.demo.peers import DemoFailed
 
 MARK = "forge-demo.txt"
 DEFAULT_ROUNDS = 24
-SAMPLE = Path(__file__).parents[1] / "data" / "sample_corpus.txt"
+SAMPLE = Path(__file__).parents[2] / "data" / "sample_corpus.txt"
 SPEC = """\
 # Written by `forge-peer demo`.
 name: demo

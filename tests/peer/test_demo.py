@@ -84,7 +84,7 @@ def test_sigterm_ends_the_yard_like_ctrl_c(as_daemon, tmp_path: Path) -> None:
 
 def test_what_the_demo_starts_dies_with_it(tmp_path: Path) -> None:
     code = (
-        "import os, sys, subprocess\nfrom peer.demo_peers import LEASH\n"
+        "import os, sys, subprocess\nfrom peer.demo.peers import LEASH\n"
         "child = subprocess.Popen([sys.executable, '-c', LEASH, str(os.getpid()), sys.executable, '-c',"
         " 'import time; print(1, flush=True); time.sleep(600)'], stdout=subprocess.PIPE)\n"
         "child.stdout.readline()\nprint(child.pid, flush=True)\nos.kill(os.getpid(), 9)\n"
