@@ -217,6 +217,7 @@ class Daemon:
                 members=len(run.log.open.roster) if run.log.open else 0,
                 min_members=run.plan.min_members,
                 max_members=run.plan.max_members,
+                parameters=int(run.spec["parameters"]),
             )
             for run in self.host.led()
         ]

@@ -9,6 +9,7 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,10 @@ class Host:
 
     async def resume(self) -> None:
         """Take up the runs in the home folder; those that are not closed go on."""
-        for folder in sorted((self._home / "runs").glob("[0-9a-f]*")):
+        runs = self._home / "runs"
+        for unfinished in runs.glob(".prepare-*"):
+            await asyncio.to_thread(shutil.rmtree, unfinished, True)
+        for folder in sorted(path.parent for path in runs.glob("[0-9a-f]*/spec.json")):
             run = Run.load(folder, self._logs)
             await run.refresh()
             self.runs[run.id] = run
@@ -126,8 +130,11 @@ class Host:
         except (ForgeError, LedgerError) as exc:
             log.warning("join_failed", run=run_id[:16], leader=leader, reason=str(exc))
             return
-        log.info("joining", run=run_id[:16], name=run.name)
         await run.refresh()
+        if run.log.close is not None:
+            self.runs[run.id] = run  # over before we came: nothing to do, and not asked again
+            return
+        log.info("joining", run=run_id[:16], name=run.name)
         self.host(run)
 
     def host(self, run: Run) -> None:
@@ -139,7 +146,7 @@ class Host:
     async def _serve_run(self, run: Run) -> None:
         """Host one run until it is closed and our claims are in."""
         leading = run.leaders[0] == self._logs.account.public
-        if leading:
+        if run.spec["submitter"] == self._logs.account.public:
             await begin(self._credits, run)
             await run.refresh()
         worker = self.worker(run)

@@ -8,8 +8,8 @@ IO: the run's folder, and the ledger replica through `Logs`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,9 +40,10 @@ class Journal:
         self._events: list[Event] = []
         self._news = asyncio.Condition()
         if path.exists():
-            for line in path.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):
-                    self._events.append(json.loads(line))
+            whole, _, half = path.read_bytes().rpartition(b"\n")
+            if half:
+                os.truncate(path, len(whole) + 1 if whole else 0)
+            self._events = [json.loads(line) for line in whole.split(b"\n") if line]
 
     @property
     def events(self) -> list[Event]:

@@ -11,9 +11,9 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ledger.entries import run_id
+from p2p_llm_forge.config import default_price
 from peer.blobs.store import BlobStore
 from peer.credits import Credits, nonce
 from peer.errors import RunError
@@ -23,8 +23,6 @@ from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Worker
 
 MICRO = 1_000_000
-FLOP_PER_MICRO_CREDIT = 10**9
-"""1 credit is 1 PFLOP of training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +71,31 @@ class Submitter:
 
     async def _begin(self, prepared: Fields) -> Fields:
         """Name the run by its spec, then fund it and start its log."""
-        ids = await self._keep(prepared)
+        spec = await self._spec(prepared)
+        run = run_id(spec)
+        created = Run.create(run=run, home=self.home, logs=self.logs, spec=spec)
+        await created.journal.add("submitted", run=run, name=created.name, budget=spec["budget"])
+        await begin(self.credits, created)
+        return {"event": "submitted", "run": run, "name": created.name, "budget": spec["budget"]}
+
+    async def _spec(self, prepared: Fields) -> Fields:
+        """The run's spec, once its blobs are kept and we can pay for it."""
         config = prepared["config"]
-        price = _price(config, int(prepared["flops_per_token"]))
         spec: Fields = {
             "version": 1,
             "name": config["name"],
             "submitter": self.logs.account.public,
             "leaders": [self.logs.account.public],
-            "price": price,
+            "price": _price(config, int(prepared["parameters"])),
             "tokens_per_slot": prepared["tokens_per_slot"],
             "slots_per_epoch": prepared["slots_per_epoch"],
             "rounds": int(config["training"]["rounds"]),
             "nonce": nonce(),
             "config": config,
-            "blobs": ids,
+            "blobs": await self._keep(prepared),
+            "parameters": prepared["parameters"],
         }
-        run = run_id(spec)
-        plan = plan_of(spec, run=run, network=self.logs.genesis.id)
+        plan = plan_of(spec, run="", network=self.logs.genesis.id)
         budget = _budget(config, plan.rounds * plan.max_members * plan.worth(plan.quota))
         await self.credits.require(budget)
         if plan.seats_for(budget) < plan.min_members:
@@ -100,10 +105,7 @@ class Submitter:
                 f"which is {plan.min_members * plan.worth(plan.quota)}",
                 "raise credits.budget, or lower price, inner_steps or batch_size",
             )
-        created = Run.create(run=run, home=self.home, logs=self.logs, spec=spec)
-        await created.journal.add("submitted", run=run, name=config["name"], budget=budget)
-        await begin(self.credits, created)
-        return {"event": "submitted", "run": run, "name": config["name"], "budget": budget}
+        return {**spec, "budget": budget}
 
     async def _keep(self, prepared: Fields) -> dict[str, str]:
         """Move what was prepared into the blob store; the ids are computed again here."""
@@ -123,19 +125,17 @@ class Submitter:
 
 
 async def begin(credits: Credits, run: Run) -> None:
-    """Start and fund the run's log; after a crash it goes on where it was."""
-    submitted = run.journal.last("submitted")
-    if submitted is not None:
-        await credits.begin(run.id, run.spec, int(submitted["budget"]))
+    """Start and fund the run's log, if we submitted it; after a crash it goes on where it was."""
+    await credits.begin(run.id, run.spec, int(run.spec["budget"]))
 
 
-def _price(config: Fields, flops_per_token: int) -> int:
+def _price(config: Fields, parameters: int) -> int:
     """micro-credits per million tokens: what the spec says, or what the model's training FLOPs are worth."""
     price = config.get("credits", {}).get("price")
-    return int(price) if price is not None else max(1, flops_per_token * MICRO // FLOP_PER_MICRO_CREDIT)
+    return int(price) if price is not None else default_price(parameters)
 
 
 def _budget(config: Fields, most: int) -> int:
     """Micro-credits to set aside: what the spec says (in credits), or what all rounds with all seats can cost."""
-    budget: Any = config.get("credits", {}).get("budget")
-    return int(float(budget) * MICRO) if budget is not None else most
+    budget = config.get("credits", {}).get("budget")
+    return round(float(budget) * MICRO) if budget is not None else most
