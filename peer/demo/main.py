@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import click
 from peer.cli.client import run_path
 from peer.cli.screen import screen
 from peer.cli.view import RunView, credits, nats
-from peer.demo.peers import DemoFailed, DemoPeer, run_json, yard
+from peer.demo.peers import DemoFailed, DemoPeer, program, run_json, yard
 from peer.demo.plan import DemoOptions, make_folder
 from peer.demo.proof import fault_is_named, final_states, ledgers_verify, tamper
 from peer.demo.story import THREADS, Story, journal, wait_until
@@ -209,12 +210,15 @@ class Demo:
         for peer in self.peers:
             click.echo(f"  {peer.label} {peer.account[:8]} owns {credits(facts['credits'][peer.account])} credits")
         click.echo(f"\nEverything lies in {self.folder}. Try next:")
-        click.echo(f"  forge-ledger verify --home {self.first.home}")
-        click.echo(f"  forge-ledger verify --store {self.folder / 'forged-ledger.db'} --network {self.network_file}")
+        # As long as .venv is not activated, the short names mean nothing in the user's shell.
+        names = ("forge-ledger", "forge-peer")
+        ledger, peer_command = (name if shutil.which(name) else program(name)[-1] for name in names)
+        click.echo(f"  {ledger} verify --home {self.first.home}")
+        click.echo(f"  {ledger} verify --store {self.folder / 'forged-ledger.db'} --network {self.network_file}")
         if self.options.keep:
-            click.echo(f"  forge-peer start --home {self.first.home}   # then: forge-peer generate --prompt …")
+            click.echo(f"  {peer_command} start --home {self.first.home}   # then: forge-peer generate --prompt …")
         code = f"pipeline('text-generation', '{facts['model_folder']}')('{PROMPT}')"
-        click.echo(f'  python -c "from transformers import pipeline; print({code})"')
+        click.echo(f'  {sys.executable} -c "from transformers import pipeline; print({code})"')
         return not failed
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -48,7 +49,14 @@ def test_the_main_job_holds(tmp_path: Path) -> None:
     assert 1 < told["joined_at_round"] < told["killed_at_round"] < told["rejoined_at_round"] <= told["rounds"]
     assert len(set(told["state_ids"].values())) == 1
     assert len(told["state_ids"]) == told["peers"] == 3
-    assert (Path(told["model_folder"]) / "model.safetensors").is_file()
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        "tokens = T.from_pretrained(sys.argv[1])('In the year', return_tensors='pt'); "
+        "print(M.from_pretrained(sys.argv[1]).generate(**tokens, max_new_tokens=5).shape[1])"
+    )
+    loads = [sys.executable, "-c", code, told["model_folder"]]
+    spoken = subprocess.run(loads, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert int(spoken.split()[-1]) > 5
     assert living(folder) == []
 
 
