@@ -106,36 +106,37 @@ class Trouble:
         """`first` is the peer to join through."""
         self.back = 0
         """How often the victim was killed and has delivered again since."""
-        self.snapshots = 0
         self._victim, self._first, self._kills, self._rng = victim, first, kills, rng
-        self._killed_at = self._ready_at = self._due = 0.0
+        self._killed_at = self._started_at = self._due = 0.0
         self._round = self._away = 0
         self._settled = 0
 
     @property
-    def away(self) -> bool:
-        """Whether the victim is dead now."""
-        return bool(self._killed_at) and not self._ready_at
+    def away(self) -> Seen | None:
+        """The member that is dead now."""
+        return self._victim if self._killed_at and not self._started_at else None
 
     def settled(self, event: Event) -> None:
         """The leader settled a round."""
         self._settled = event["round"]
-        if self._ready_at and self._victim.peer.account in event["accounts"] and event["round"] > self._round:
+        if self._started_at and self._victim.peer.account in event["accounts"] and event["round"] > self._round:
             self.back += 1
             seconds = time.monotonic() - self._killed_at
-            say(f"round {event['round']}: killed in {self._round}, back after {seconds:.1f} s ({self.back} of {self._kills})")
-            self._killed_at = self._ready_at = self._due = 0.0
+            count = f"{self.back} of {self._kills}"
+            say(f"round {event['round']}: killed in {self._round}, back after {seconds:.1f} s ({count})")
+            self._killed_at = self._started_at = self._due = 0.0
 
     def tick(self) -> None:
         """Kill or start again, if it is time."""
         now = time.monotonic()
         if not self._killed_at:
             self._maybe_kill(now)
-        elif not self._ready_at and self._settled >= self._round + self._away:
+        elif not self._started_at and self._settled >= self._round + self._away:
             self._victim.peer.begin(self._first)
-            self._ready_at = now
-        elif self._ready_at and now - self._ready_at > BACK_S:
-            raise DemoFailed(f"{self._victim.peer.label}: not back after {BACK_S:.0f} s", f"see {self._victim.peer.log}")
+            self._started_at = now
+        elif self._started_at and now - self._started_at > BACK_S:
+            peer = self._victim.peer
+            raise DemoFailed(f"{peer.label}: not back after {BACK_S:.0f} s", f"see {peer.log}")
 
     def _maybe_kill(self, now: float) -> None:
         """At any moment after the victim has begun a round: in training, delivering, or applying."""
@@ -161,7 +162,7 @@ def train(peers: Sequence[Peer], run: str, size: Size) -> tuple[list[Seen], Trou
     while not all(any(event["event"] == "claimed" for event in one.journal.events) for one in seen):
         for one in seen:
             one.look(run)
-            if one.peer is not trouble._victim.peer or not trouble.away:
+            if one is not trouble.away:
                 one.peer.must_run()
         for event in leader.journal.events[told:]:
             last = time.monotonic()
@@ -190,7 +191,8 @@ def _capability(wanted: str) -> str:
     """What torch really uses when it is asked for this."""
     code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
     given = {**os.environ, "ATEN_CPU_CAPABILITY": wanted}
-    return subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def replays(peer: Peer, log: RunLog, folder: Path, tried: Sequence[tuple[str, int]]) -> dict[str, int]:
@@ -198,10 +200,10 @@ def replays(peer: Peer, log: RunLog, folder: Path, tried: Sequence[tuple[str, in
     wanted = [settled.state for settled in log.settled]
     found = {}
     for name, threads in tried:
-        variables = {"ATEN_CPU_CAPABILITY": name}
+        label, variables = f"{name}, {threads} threads", {"ATEN_CPU_CAPABILITY": name}
         done = replay.replay(peer, log, folder / f"{name}-{threads}", threads=threads, variables=variables)
-        found[f"{name}, {threads} threads"] = differing(done.states, wanted)
-        say(f"replayed {len(done.states)} rounds with {name}, {threads} threads: {found[f'{name}, {threads} threads']} differ")
+        found[label] = differing(done.states, wanted)
+        say(f"replayed {len(done.states)} rounds with {label}: {found[label]} differ")
     return found
 
 
@@ -247,7 +249,8 @@ def measure(options: Options) -> Result:
 def draw(result: Result, path: Path) -> None:
     """How many states were compared, and how many differed."""
     metrics = result.metrics
-    rows = {f"{label} (live)": (count, len(metrics["strangers"][label])) for label, count in metrics["computed"].items()}
+    strangers = metrics["strangers"]
+    rows = {f"{label} (live)": (count, len(strangers[label])) for label, count in metrics["computed"].items()}
     rows |= {f"replay, {name}": (metrics["rounds"], count) for name, count in metrics["replayed"].items()}
     title = f"States compared with the log: {metrics['mismatches']} differ, {metrics['kills']} kills"
     with harness.new_figure(path, title=title, height=1.5 + 0.35 * len(rows)) as axes:

@@ -25,6 +25,8 @@ import cluster
 import harness
 from harness import Options, Result, say
 
+from peer.demo.peers import DemoFailed
+
 LAYERS, HIDDEN, HEADS, VOCABULARY = 4, 128, 4, 1024
 LENGTH, BATCH, RATE = 128, 8, 0.003
 SPEC = f"""\
@@ -162,11 +164,11 @@ def measure(options: Options) -> Result:
             events = peers[0].events(run)
             members.append(median(member_speeds(events)))
             runs.append(run_speed(events))
-            ratio = members[-1] / mean(bursts[-2:])
-            say(f"turn {turn + 1}: member {members[-1]:,.0f} tokens/s, plain {mean(bursts[-2:]):,.0f}, ratio {ratio:.3f}")
+            member, beside = members[-1], mean(bursts[-2:])
+            say(f"turn {turn + 1}: member {member:,.0f} tokens/s, plain {beside:,.0f}, ratio {member / beside:.3f}")
             parameters = state_parameters(peers[0], run)
         if parameters != plain.parameters:
-            raise SystemExit(f"the models differ: {parameters} parameters in the daemon, {plain.parameters} in the loop")
+            raise DemoFailed(f"the models differ: {parameters} parameters in the daemon, {plain.parameters} beside")
         counted = {"threads": threads, "parameters": plain.parameters}
     return Result(
         name="efficiency", metrics=compare(members, runs, bursts, each) | counted, targets={"ratio": (">=", 0.95)}

@@ -26,7 +26,10 @@ from harness import Options, Result, say
 
 from peer.demo.peers import program
 
-COMMANDS = {"forge-peer --help": ("forge-peer", "--help"), "forge-ledger verify --help": ("forge-ledger", "verify", "--help")}
+COMMANDS = {
+    "forge-peer --help": ("forge-peer", "--help"),
+    "forge-ledger verify --help": ("forge-ledger", "verify", "--help"),
+}
 FULL_RUNS, QUICK_RUNS = 11, 3
 FULL_IDLE_S, QUICK_IDLE_S = 30.0, 4.0
 SETTLING_S = 10.0

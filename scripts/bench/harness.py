@@ -1,7 +1,7 @@
 """What all benchmarks share: the options, the result file with its targets, the table, the plot.
 
 `python scripts/bench/NAME.py --json FILE [--plot FILE] [--quick] [--folder DIR]`; exit status 0 if every target is met,
-1 if one is missed, 2 if nothing could be measured.
+1 if one is missed, 2 if nothing could be measured (without --folder the logs are gone then).
 
 IO: standard error, and the files that the options name.
 """
@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from peer.errors import ForgeError
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, "==": operator.eq, ">=": operator.ge, ">": operator.gt,
@@ -103,7 +105,8 @@ def table(results: Sequence[Result]) -> str:
             if metric not in result.targets and isinstance(value, int | float):
                 rows.append((result.name, metric, figure(value), "", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def figure(value: object) -> str:
@@ -204,7 +207,11 @@ def main(
     signal.signal(signal.SIGTERM, interrupt)
     where = machine(quick=given.quick)
     with work_folder(given.folder, name) as folder:
-        result = measure(Options(json=given.json, plot=given.plot, quick=given.quick, folder=folder))
+        try:
+            result = measure(Options(json=given.json, plot=given.plot, quick=given.quick, folder=folder))
+        except ForgeError as exc:
+            print(f"{name}: {exc} {exc.fix}".rstrip(), file=sys.stderr)
+            return 2
     seconds = round(time.monotonic() - STARTED, 1)
     result = Result(
         name=name, metrics=result.metrics, targets=result.targets, machine={**where, "seconds": seconds}

@@ -6,12 +6,14 @@ IO: reads a stopped peer's home; a worker process.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from cluster import Peer, environment
 
 from ledger.entries import parse
@@ -55,13 +57,16 @@ def replay(
         threads: CPU threads of the worker.
         variables: extra environment variables of the worker.
     """
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with environment(**(variables or {})):
         return asyncio.run(_replay(peer, log, folder, threads))
 
 
 async def _replay(peer: Peer, log: RunLog, folder: Path, threads: int) -> Replayed:
     spec: dict[str, Any] = log.spec
-    blobs = {name: str(peer.blob(spec["blobs"][name])) for name in ("model", "tokenizer", "manifest", "state")}
+    blobs: dict[str, Any] = {
+        name: str(peer.blob(spec["blobs"][name])) for name in ("model", "tokenizer", "manifest", "state")
+    }
     states: list[str] = []
     seconds: list[float] = []
     worker = await Worker.start(folder, threads=threads, device="cpu")

@@ -22,6 +22,8 @@ import harness
 import replay
 from harness import Options, Result, say
 
+from peer.demo.peers import DemoFailed
+
 MEMBERS = 3
 SPEC = f"""\
 name: round-overhead
@@ -134,7 +136,7 @@ def measure(options: Options) -> Result:
         journals = [peer.events(run) for peer in peers]
     found = gaps(journals[0], journals)
     if not found:
-        raise SystemExit("no round in which all members delivered and went on; the machine is too busy")
+        raise DemoFailed("no round in which all members delivered and went on; the machine is too busy")
     log = replay.run_log(peers[0], run)
     applied = replay.replay(peers[0], log, options.folder / "floor", threads=1).seconds
     metrics = summary(found, applied)

@@ -1,0 +1,6 @@
+"""The benchmarks are scripts beside each other: here they can be imported as they import each other."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "bench"))

@@ -1,0 +1,68 @@
+"""The cheap benchmarks run, and keep the contract of the result file; their timings decide nothing here.
+
+IO: a real daemon, processes.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "scripts" / "bench"
+LONG = BENCH.parent / "long"
+NAMES = ("footprint", "efficiency", "round_overhead", "agreement")
+
+
+def run(*words: object, status: set[int]) -> str:
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in status, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.e2e
+def test_footprint_measures_help_and_an_idle_daemon(tmp_path: Path) -> None:
+    file, plot = tmp_path / "footprint.json", tmp_path / "footprint.svg"
+    table = run(BENCH / "footprint.py", "--quick", "--json", file, "--plot", plot, status={0, 1})
+    told: dict[str, Any] = json.loads(file.read_text())
+    assert told["name"] == "footprint"
+    assert set(told["targets"]) == {"help_s", "idle_cpu_percent", "idle_rss_mb"}
+    assert set(told["targets"]) < set(told["metrics"])
+    assert told["metrics"]["processes"] == 2
+    assert "idle_rss_mb" in table
+    assert plot.stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_has_the_options_of_the_contract(name: str) -> None:
+    said = run(BENCH / f"{name}.py", "--help", status={0})
+    assert all(option in said for option in ("--json", "--plot", "--quick"))
+
+
+def test_an_unknown_benchmark_is_refused_before_anything_runs() -> None:
+    run(BENCH / "run_all.py", "speed", status={2})
+
+
+def test_the_long_simulation_tells_how_its_runs_ended() -> None:
+    said = run(LONG / "seeds.py", "--count", 20, "--first", 300, "--processes", 1, status={0})
+    assert said.startswith("20 runs from seed 300: ")
+
+
+def test_the_long_property_tests_get_more_examples(tmp_path: Path) -> None:
+    test = tmp_path / "test_some.py"
+    test.write_text(
+        "from hypothesis import given, settings, strategies as st\n"
+        "seen = set()\n"
+        "@settings(max_examples=3, database=None)\n"
+        "@given(st.integers())\n"
+        "def test_some(n): seen.add(n)\n"
+        "def test_more(): assert len(seen) > 30\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "more_examples", "-p", "no:cacheprovider", str(test)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(LONG)}, capture_output=True, text=True, timeout=120, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
