@@ -43,6 +43,8 @@ from peer.supervisor import Fields, Keeper, Worker
 log = structlog.get_logger(__name__)
 
 STOP_S = 4.0
+MEASURE_AFTER_S = 6.0
+"""Measuring waits until the peer had time to find a run, and until it has none: training comes first."""
 
 
 def run(settings: Settings, *, quiet: bool = False) -> None:
@@ -249,6 +251,10 @@ class Daemon:
         key = f"{self._device} {self.hardware.threads} {self._resources.cpu}"
         known = json.loads(path.read_bytes()) if path.exists() else {}
         if key not in known:
+            idle = False
+            while not idle:
+                await asyncio.sleep(MEASURE_AFTER_S)
+                idle = not self.host.busy
             worker = await Worker.start(
                 self._home.runs / ".measure", threads=self.hardware.threads, device=self._settings.device
             )

@@ -99,8 +99,9 @@ class Directory:
         return [peer for peer in self._peers if peer != self.own.peer_id]
 
     def peer_of(self, account: str) -> str | None:
-        """PeerID of an account, the newest advert's where there are several."""
-        known = [advert for advert in self._peers.values() if advert.account == account]
+        """PeerID of an account, as the newest advert of it or of a run that it leads says."""
+        adverts: list[PeerAdvert | RunAdvert] = [*self._peers.values(), *self._runs.values()]
+        known = [advert for advert in adverts if advert.account == account]
         return max(known, key=lambda advert: advert.expires).peer_id if known else None
 
     def witness_peers(self) -> dict[str, str]:

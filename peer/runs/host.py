@@ -81,6 +81,11 @@ class Host:
         """From now on runs can be hosted, by tasks of `keeper`."""
         self._keeper = keeper
 
+    @property
+    def busy(self) -> int:
+        """How many runs we work on."""
+        return sum(run.log.close is None for run in self.runs.values())
+
     def led(self) -> list[Run]:
         """The runs that we lead just now."""
         return [self.runs[run] for run in self.leaders]
@@ -102,9 +107,8 @@ class Host:
         synced = 0.0
         while True:
             await asyncio.sleep(LOOK_S)
-            busy = sum(run.log.close is None for run in self.runs.values())
             adverts = self._directory.runs()
-            for advert in choose(adverts, taken=self.runs.keys(), busy=busy, max_runs=self._max_runs):
+            for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy, max_runs=self._max_runs):
                 await self._join(advert.run, advert.peer_id)
             if time.monotonic() - synced >= SYNC_S:
                 synced = time.monotonic()
