@@ -8,6 +8,7 @@ IO: the ledger replica.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,7 @@ class Credits:
     def __init__(self, logs: Logs) -> None:
         """Work on the logs of `logs.account`."""
         self._logs = logs
+        self._claiming = asyncio.Lock()
 
     async def balance(self, account: str) -> dict[str, int]:
         """Spendable and claimable micro-credits of an account."""
@@ -51,6 +53,8 @@ class Credits:
     async def begin(self, run: str, spec: Mapping[str, Any], budget: int) -> None:
         """Start the run's log and fund it; what is already done is not done again."""
         origin = self._logs.genesis.run_origin(run)
+        for own in (origin, self._logs.origin):
+            await self._logs.certify(own)  # what a crash left appended but not certified is seen only after this
         if await self._logs.size(origin) == 0:
             await self._logs.append(origin, [Begin(spec=spec)])
         if budget == 0:
@@ -80,6 +84,11 @@ class Credits:
 
     async def claim(self) -> int:
         """Take over everything that others owe us; returns how much that was."""
+        async with self._claiming:  # two runs may end at once; nothing is claimed twice
+            await self._logs.certify(self._logs.origin)  # a claim that a crash interrupted is not made twice
+            return await self._claim()
+
+    async def _claim(self) -> int:
         account = self._logs.account.public
         owed = dict((await self._logs.ledger()).claimable.get(account, {}))
         for origin, amount in owed.items():

@@ -110,14 +110,22 @@ class Logs:
         """
         data = [entry.encode() for entry in entries]
         await self._on_store(lambda: self._store.append(origin, data, self.account))
-        await self.certify(origin)
+        await self._certify(origin)
 
     async def certify(self, origin: str) -> None:
-        """Have our newest head of a log certified; unreachable witnesses are tried until a quorum has signed."""
+        """Have all that we have of a log of ours certified; unreachable witnesses are tried until a quorum has signed.
+
+        Entries that a crash left without a signature are signed first.
+        """
+        if await self._on_store(lambda: self._store.size(origin)) == 0:
+            return
+        await self._on_store(lambda: self._store.append(origin, [], self.account))
+        await self._certify(origin)
+
+    async def _certify(self, origin: str) -> None:
         while True:
             note = await self._on_store(lambda: self._store.head(origin))
-            if note is None:
-                return
+            assert note is not None  # `append` signed one
             lines, problems = await self._cosignatures(origin, note)
             if len(lines) >= self.genesis.quorum:
                 await self._on_store(lambda note=note, lines=lines: self._store.certify(origin, combine(note, lines)))  # type: ignore[misc]
