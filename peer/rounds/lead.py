@@ -141,6 +141,7 @@ class LeaderMachine:
             who, strikes = receipt.account[:16], self.roll.STRIKES
             raise RoundError("FP-415", f"receipt of {who}: excluded from this run after {strikes} refused updates")
         self._desk.take(receipt)
+        self.roll.holds(receipt.account, receipt.state_in)
         return [Check(receipt=receipt)]
 
     def _checked(self, message: Checked, now: float) -> Effects:

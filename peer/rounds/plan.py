@@ -29,6 +29,8 @@ class Plan:
     """Held-out loss after every so many rounds and after the last; 0: never."""
     time_budget_s: float
     """A member stops training after this long even if its quota is not used up."""
+    most_update_bytes: int = 1 << 53
+    """No update is longer; one that claims to be is refused before anybody fetches it."""
     lost_after_s: float = 3.0
     """A member without heartbeats for this long is dropped."""
 

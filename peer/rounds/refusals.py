@@ -16,7 +16,7 @@ def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None,
 
     Raises:
         RoundError: FP-410 wrong run or network, FP-411 wrong round, FP-412 not on the roster, FP-413 slots, tokens or
-            state that differ from what the round gave out.
+            state that differ from what the round gave out, FP-419 an update longer than any can be.
     """
     place = f"receipt of {receipt.account[:16]}"
     if receipt.network != plan.network or receipt.run != plan.run:
@@ -39,6 +39,9 @@ def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None,
             f"{place}: trained from state {receipt.state_in[:16]}, "
             f"round {open_round.round} starts from {open_round.state[:16]}",
         )
+    update_bytes = int(receipt.update.rpartition("-")[2])
+    if update_bytes > plan.most_update_bytes:
+        raise RoundError("FP-419", f"{place}: an update of {update_bytes} bytes, at most {plan.most_update_bytes} fit")
     start, count = receipt.slots
     if start != seat.start or not 1 <= count <= seat.quota:
         raise RoundError("FP-413", f"{place}: slots {start}+{count}, its seat is {seat.start}+{seat.quota}")

@@ -53,6 +53,11 @@ class Roll:
         member = self._members.setdefault(account, Member(account=account, beat_at=now, state=state))
         member.beat_at, member.state, member.alive = now, state, True
 
+    def holds(self, account: str, state: str) -> None:
+        """A receipt says what the member held, also where rounds are quicker than heartbeats."""
+        if account in self._members:
+            self._members[account].state = state
+
     def leave(self, account: str) -> Member | None:
         """The member is gone; returns it if it was there."""
         member = self._members.get(account)

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 KEEP_STATES = 3
 KEEP_UPDATES = 64
+UNSOUND = "FP-107"
+"""The engine's code for an update that no honest member sends."""
 MANIFEST_BYTES = 64 << 20
 
 Providers = Callable[[], Sequence[str]]
@@ -185,6 +187,8 @@ class RunWorker:
         try:
             await worker.call("check", update=str(update))
         except WorkerRefused as exc:
+            if exc.code != UNSOUND:
+                raise  # our own worker's trouble (not open yet, no disk) says nothing of the update
             return exc.code, exc.message
         return None
 
