@@ -249,6 +249,6 @@ class Host:
     async def _on_gossip(self, caller: str, body: Fields) -> Fields:
         gossip = Gossip.read(body)
         member = self.members.get(gossip.run)
-        if member is not None:
+        if member is not None and caller == self._directory.peer_of(member.run.leaders[0]):
             member.prefetcher.want(gossip.update, [gossip.peer])
         return {}

@@ -8,6 +8,7 @@ IO: the run's folder, and the ledger replica through `Logs`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 Event = dict[str, Any]
 SPEC_BYTES = 16 * 1024
+UPDATE_HEAD_BYTES = 1 << 16
+"""An update has at most one fp32 value for each that the state has, and a header."""
 
 
 class Journal:
@@ -43,7 +46,9 @@ class Journal:
             whole, _, half = path.read_bytes().rpartition(b"\n")
             if half:
                 os.truncate(path, len(whole) + 1 if whole else 0)
-            self._events = [json.loads(line) for line in whole.split(b"\n") if line]
+            for line in whole.split(b"\n"):
+                with contextlib.suppress(ValueError):
+                    self._events.append(json.loads(line))
 
     @property
     def events(self) -> list[Event]:
@@ -65,14 +70,13 @@ class Journal:
 
     async def follow(self, *, until_closed: bool) -> AsyncIterator[Event]:
         """All events so far; then, if `until_closed`, the news until the run is closed."""
-        at = 0
+        at, closed = 0, False
         while True:
             for event in self._events[at:]:
                 at += 1
+                closed = closed or event["event"] == "closed"
                 yield event
-                if event["event"] == "closed":
-                    return
-            if not until_closed:
+            if closed or not until_closed:
                 return
             async with self._news:
                 await self._news.wait_for(lambda seen=at: len(self._events) > seen)  # type: ignore[misc]
@@ -91,6 +95,7 @@ class Run:
         self.plan = plan_of(spec, run=run, network=logs.genesis.id)
         self.origin = logs.genesis.run_origin(run)
         self._logs = logs
+        self._refreshing = asyncio.Lock()
         self._opened_at: dict[int, float] = {}
         self._paid = 0
 
@@ -138,6 +143,10 @@ class Run:
 
     async def refresh(self) -> bool:
         """Take up what the certified log has beyond what we have seen; returns whether there was anything."""
+        async with self._refreshing:  # both roles call this; no entry may be taken up twice
+            return await self._refresh()
+
+    async def _refresh(self) -> bool:
         entries = await self._logs.entries(self.origin, self.log.size)
         if not entries:
             return False
@@ -250,6 +259,7 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
             max_members=int(members["max"]),
             evaluate_every=int(config["evaluation"]["every"]),
             time_budget_s=float(training["time_budget_s"]),
+            most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise RunError("FP-405", f"spec of run {run[:16]}: {type(exc).__name__} {exc}") from exc
