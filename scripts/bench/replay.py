@@ -1,6 +1,6 @@
-"""A finished run applied again from its log and its blobs, by a worker of its own: no daemon, no network.
+"""A finished run once more, from its log and its blobs: applied by a worker, written to a store; no daemon, no network.
 
-IO: reads a stopped peer's home; a worker process.
+IO: reads a stopped peer's home; a worker process; a ledger store of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from typing import Any
 import structlog
 from cluster import Peer, environment
 
-from ledger.entries import parse
+from ledger.entries import Close, Entry, Open, parse
+from ledger.keys import PrivateKey
+from ledger.notes import combine
 from ledger.store import Store
+from ledger.witness import Witness
 from peer.identity import Home
 from peer.rounds.log import RunLog, SettledRound
 from peer.supervisor import Worker
@@ -33,6 +36,47 @@ def run_log(peer: Peer, run: str) -> RunLog:
         size = certificate.size if certificate else 0
         log.extend([parse(data) for data in store.entries(origin, 0, size)])
     return log
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogCosts:
+    """Seconds of writing each round to a ledger store that nobody else uses."""
+
+    append: list[float]
+    """Check, store, sign and commit."""
+    cosign: list[float]
+    """Have a witness of the same process replay and sign it, and commit the certificate."""
+
+
+def write_again(peer: Peer, run: str, folder: Path) -> LogCosts:
+    """Write a run's log into a new store, in the batches in which the leader wrote it.
+
+    Args:
+        peer: the stopped leader, which is the only witness as well.
+        run: the run.
+        folder: for the store.
+    """
+    home, costs, batch = Home(peer.home), LogCosts(append=[], cosign=[]), list[Entry]()
+    genesis, key = home.network().genesis, PrivateKey.load(home.account_key_file)
+    origin = genesis.run_origin(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Store.open(home.ledger_file, genesis) as store:
+        entries = [parse(data) for data in store.entries(origin, 0, store.size(origin))]
+    with Store.open(folder / "ledger.db", genesis, create=True) as store:
+        witness = Witness(store, genesis, PrivateKey.load(home.witness_key_file), genesis.witnesses[0][0])
+        for entry in entries:
+            batch.append(entry)
+            if not isinstance(entry, Open | Close):
+                continue
+            started = time.perf_counter()
+            note = store.append(origin, [one.encode() for one in batch], key)
+            appended = time.perf_counter()
+            line = witness.cosign(origin, store.size(origin), [], note, int(time.time()))
+            store.certify(origin, combine(note, [line]))
+            costs.append.append(appended - started)
+            costs.cosign.append(time.perf_counter() - appended)
+            batch.clear()
+    return costs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,12 +28,19 @@ def test_a_runs_speed_counts_what_lies_between_its_rounds() -> None:
 
 
 def test_each_run_is_compared_with_the_bursts_beside_it() -> None:
-    found = efficiency.compare(members=[95.0, 196.0, 99.0], runs=[90.0, 180.0, 90.0],
-                               bursts=[90.0, 110.0, 190.0, 210.0, 100.0, 100.0], each=7)  # fmt: skip
+    bursts = {"passive": [90.0, 110.0, 190.0, 210.0, 100.0, 100.0], "active": [50.0] * 6}
+    found = efficiency.compare(members=[95.0, 196.0, 99.0], runs=[90.0, 180.0, 90.0], bursts=bursts)
     assert found["ratios"] == [0.95, 0.98, 0.99]
     assert (found["ratio"], found["ratio_lowest"], found["ratio_highest"]) == (0.98, 0.95, 0.99)
     assert found["ratio_with_gaps"] == 0.9
-    assert found["burst_steps"] == 7
+    assert found["plain_policy"] == "passive"
+
+
+def test_the_faster_plain_loop_counts() -> None:
+    found = efficiency.compare(
+        members=[100.0], runs=[100.0], bursts={"passive": [80.0, 80.0], "active": [125.0, 125.0]}
+    )
+    assert (found["plain_policy"], found["ratio"]) == ("active", 0.8)
 
 
 def three_members(number: int) -> tuple[list[Event], list[list[Event]]]:
@@ -74,12 +81,14 @@ def test_gaps_of_the_warm_up_and_of_absent_members_do_not_count() -> None:
     assert round_overhead.gaps(leader, homes) == []
 
 
-def test_the_summary_compares_the_median_with_two_applies() -> None:
+def test_the_summary_compares_the_median_with_two_applies_and_the_log() -> None:
     leader, homes = three_members(5)
-    found = round_overhead.summary(round_overhead.gaps(leader, homes), [9.0, 9.0, 0.05, 0.05])
+    alone = {"apply": [9.0, 9.0, 0.04, 0.04], "append": [9.0, 9.0, 0.015], "cosign": [9.0, 9.0, 0.005]}
+    found = round_overhead.summary(round_overhead.gaps(leader, homes), alone)
     assert found["p50_s"] == pytest.approx(0.4)
-    assert found["floor_s"] == 0.1
+    assert found["floor_s"] == pytest.approx(0.1)
     assert found["over_floor"] == 4.0
+    assert (found["append_alone_s"], found["cosign_alone_s"]) == (0.015, 0.005)
     assert found["gaps"] == len(found["totals_s"]) == 1
 
 
