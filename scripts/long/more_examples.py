@@ -26,6 +26,12 @@ class More(_settings):  # type: ignore[misc]
         super().__init__(*arguments, **values)
 
 
-_settings.register_profile("nightly", max_examples=FACTOR * USUAL, deadline=None)
+os.environ["HYPOTHESIS_PROFILE"] = "nightly"  # tests/conftest.py leaves it alone then
+_settings.register_profile(
+    "nightly",
+    max_examples=FACTOR * USUAL,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 _settings.load_profile("nightly")
 hypothesis.settings = More  # type: ignore[misc]
