@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ledger.fold import conservation
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.store import Store
@@ -300,3 +301,23 @@ def advert_of(network: MemoryNetwork) -> str:
     return PeerAdvert.of(
         identity.account_key, identity.binding, network=network.genesis.id, now=time.time(), addresses=[]
     ).text()
+
+
+async def ready_for_the_next_round(leader: Peer, run: str, member: Peer) -> None:
+    """Waits until the leader knows that the member holds the state of the open round."""
+    machine = leader.daemon.host.leaders[run]._machine
+    assert machine is not None
+    await until(lambda: machine.roll.working(member.account, {machine.log.state}))
+
+
+async def finish(run: str, *peers: Peer) -> None:
+    """All are through with the run, hold its final state bit for bit, and no credit is lost."""
+    for peer in peers:
+        await peer.event(run, "claimed")
+    log = peers[0].run(run).log
+    assert log.close is not None
+    for peer in peers:
+        assert peer.run(run).log.settled == log.settled
+        assert peer.daemon.host.workers[run].newest_state() == (log.round, log.state)
+        assert peer.daemon.blobs.path(log.state).read_bytes()
+    conservation(await peers[0].daemon.logs.ledger())
