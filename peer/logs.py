@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 BUNDLE_BYTES = 600_000
 BUNDLE_ENTRIES = 256
 COSIGN_S = 10.0
+COSIGN_ENTRIES = 4096
+COSIGN_ASKS = 4
+"""A witness that then still lacks entries must replicate the log first; we ask again later."""
 RETRY_S = 1.0
 
 T = TypeVar("T")
@@ -172,13 +175,14 @@ class Logs:
     async def _cosign_there(self, peer: str, origin: str, note: bytes) -> bytes:
         """Send a witness what it lacks, then the head."""
         start = self._certified_size(origin)
-        while True:
-            entries = await self.bundle(origin, start, None)
+        for _ in range(COSIGN_ASKS):
+            entries = await self.bundle(origin, start, None, most=COSIGN_ENTRIES)
             body = WitnessRequest(origin=origin, start=start, entries=entries, note=note.decode()).body()
             answer = await self._network.call(peer, "ledger.cosign", body, timeout_s=COSIGN_S)
             if line := str(answer.get("cosignature", "")):
                 return line.encode()
             start = int(answer["behind"])
+        raise Refused("FP-424", f"it lacks more of the log than one message holds, from entry {start} on")
 
     async def accept(self, bundles: Sequence[Bundle]) -> None:
         """Store certified entries of somebody's log: consecutive bundles under the last one's certificate.
@@ -197,9 +201,9 @@ class Logs:
 
     # ------------------------------------------------------------------ for other peers
 
-    async def bundle(self, origin: str, start: int, end: int | None) -> list[str]:
-        """Entries from `start` on, as many as one message holds."""
-        stop = min(start + BUNDLE_ENTRIES, end if end is not None else start + BUNDLE_ENTRIES)
+    async def bundle(self, origin: str, start: int, end: int | None, *, most: int = BUNDLE_ENTRIES) -> list[str]:
+        """Entries from `start` on, as many as one message holds and at most so many."""
+        stop = min(start + most, end if end is not None else start + most)
         kept: list[str] = []
         room = BUNDLE_BYTES
         for data in await self._on_store(lambda: self._store.entries(origin, start, stop)):
