@@ -182,7 +182,7 @@ class Logs:
             if line := str(answer.get("cosignature", "")):
                 return line.encode()
             start = int(answer["behind"])
-        raise Refused("FP-424", f"it lacks more of the log than one message holds, from entry {start} on")
+        raise Refused("FP-425", f"it lacks more of the log than one message holds, from entry {start} on")
 
     async def accept(self, bundles: Sequence[Bundle]) -> None:
         """Store certified entries of somebody's log: consecutive bundles under the last one's certificate.
