@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.peer.memory_net import World
+from tests.peer.daemons import World
+from tests.peer.ledger_kit import Ledgers
 
 
 @pytest.fixture
@@ -15,3 +16,12 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     """Peers with fake workers, in one process."""
     async with World(tmp_path, monkeypatch) as world:
         yield world
+
+
+@pytest.fixture
+def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
+    """Ledger replicas of a witness and of Alice, who has all the credits; more on demand."""
+    monkeypatch.setattr("peer.logs.RETRY_S", 0.02)
+    ledgers = Ledgers(tmp_path)
+    yield ledgers
+    ledgers.close()

@@ -1,8 +1,6 @@
-"""Whole daemons in one process: the real `Daemon` on an in-memory network, with fake or real workers.
+"""A network in one process: frames, limits, errors and signed records are the real ones; p2pd and the DHT are not.
 
-Frames, limits, errors and signed records are the real ones; only p2pd and the DHT are not there.
-
-IO: home folders under a test's own.
+Pure: memory only.
 """
 
 from __future__ import annotations
@@ -10,46 +8,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
-from ledger.fold import conservation
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.store import Store
-from peer.config import Settings
-from peer.daemon import Daemon
 from peer.errors import Unreachable
-from peer.identity import Home, NetworkFile, PeerIdentity
+from peer.identity import PeerIdentity
 from peer.network.limits import Allowance, Limits
 from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Handler, deadline, write_request
 from peer.peerkey import Binding, PeerKey
 from peer.records import PeerAdvert, Record
-from peer.runs.run import Run
-from peer.supervisor import Keeper
 from peer.wire import Reply, unpack_reply
-from tests.peer.fake_worker import Engine, fake_workers, spec_fields
 
 DEADLINE_S = 20.0
-SUPPLY = 10**12
-FAST = {
-    "peer.directory.LOOK_S": 0.05,
-    "peer.runs.host.LOOK_S": 0.05,
-    "peer.runs.host.SYNC_S": 0.1,
-    "peer.runs.heart.BEAT_S": 0.1,
-    "peer.runs.leader.TICK_S": 0.02,
-    "peer.runs.leader.RETRY_S": 0.05,
-    "peer.runs.member.TICK_S": 0.02,
-    "peer.rounds.delivery.REMIND_S": 0.3,
-    "peer.rounds.pause.RETRY_S": 0.05,
-    "peer.logs.RETRY_S": 0.05,
-    "peer.supervisor.FIRST_PAUSE_S": 0.05,
-}
-"""The daemon's pauses, shortened; none of them decides what happens."""
 
 R = TypeVar("R", bound=Record)
 
@@ -62,11 +36,11 @@ async def until(what: Callable[[], Any], timeout_s: float = DEADLINE_S) -> Any:
         return found
 
 
-def new_identity(folder: Path, key: PrivateKey | None = None) -> PeerIdentity:
+def new_identity(key: PrivateKey | None = None) -> PeerIdentity:
     """An identity without a home."""
     account, peer = key or PrivateKey.generate(), PeerKey.generate()
     binding = Binding.create(account, peer)
-    return PeerIdentity(binding=binding, account_key=account, peer_key=peer, peer_key_file=folder / "peer.key")
+    return PeerIdentity(binding=binding, account_key=account, peer_key=peer, peer_key_file=Path("peer.key"))
 
 
 @dataclass
@@ -140,159 +114,14 @@ class MemoryNetwork:
         return [kind.verify(data, network=self.genesis.id, now=time.time()) for data in found]
 
 
-class Peer:
-    """One daemon: start it, end it as people do, or kill it."""
-
-    def __init__(self, world: World, name: str, home: Home, settings: Mapping[str, object]) -> None:
-        self.name, self.home, self._world, self._settings = name, home, world, settings
-        self.engine = world.engines.setdefault(name, Engine())
-        self.identity = home.identity()
-        self.account = self.identity.account
-        self._task: asyncio.Task[None] | None = None
-        self._stop = asyncio.Event()
-
-    async def start(self) -> Peer:
-        """As `forge-peer start`; also after `stop` or `kill`."""
-        self._stop = asyncio.Event()
-        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._live(ready), name=self.name)
-        await asyncio.wait([self._task, ready], return_when=asyncio.FIRST_COMPLETED)
-        if self._task.done():
-            await self._task
-        return self
-
-    async def _live(self, ready: asyncio.Future[None]) -> None:
-        world = self._world
-        self.network = MemoryNetwork(world.air, self.identity, world.genesis)
-        settings = Settings.load(self.home.path, {"device": "cpu", "threads": 1, **self._settings}, {})
-        self.store = Store.open(self.home.ledger_file, world.genesis, create=True)
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                self.keeper = Keeper(tasks)
-                self.daemon = Daemon(
-                    home=self.home, settings=settings, identity=self.identity, network=self.network,
-                    store=self.store, stop=self._stop,
-                )  # fmt: skip
-                await self.daemon.start(self.keeper)
-                ready.set_result(None)
-                await self._stop.wait()
-                await self.daemon.close()
-                self.keeper.cancel()
-        finally:
-            world.air.peers.pop(self.network.peer_id, None)
-            self.store.close()
-
-    async def stop(self) -> None:
-        """As Ctrl-C."""
-        if self._task is not None:
-            self._stop.set()
-            task, self._task = self._task, None
-            await task
-
-    async def kill(self) -> None:
-        """As SIGKILL: nothing is said to anybody, and the workers die too."""
-        assert self._task is not None
-        self._world.air.peers.pop(self.network.peer_id, None)
-        for worker in self.engine.workers:
-            await worker.kill()
-        task, self._task = self._task, None
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    # ------------------------------------------------------------------ looking at it
-
-    def run(self, run: str) -> Run | None:
-        """The run as this daemon knows it."""
-        return self.daemon.host.runs.get(run)
-
-    def events(self, run: str, name: str) -> list[dict[str, Any]]:
-        """What the run's journal says of one kind of event."""
-        known = self.run(run)
-        return [event for event in known.journal.events if event["event"] == name] if known else []
-
-    async def event(self, run: str, name: str, **fields: object) -> dict[str, Any]:
-        """Waits until the journal has such an event with these fields."""
-
-        def found() -> dict[str, Any] | None:
-            events = self.events(run, name)
-            return next((event for event in events if fields.items() <= event.items()), None)
-
-        try:
-            event: dict[str, Any] = await until(found)
-        except TimeoutError:
-            known = self.run(run)
-            story = "\n".join(map(str, known.journal.events)) if known else "the run is not known"
-            raise AssertionError(f"{self.name} never told of {name} {fields}; its journal:\n{story}") from None
-        return event
-
-    async def spendable(self) -> int:
-        """Our balance in micro-credits."""
-        return int((await self.daemon.node.balance("me"))["balance"])
-
-    async def submit(self, **changes: Any) -> str:
-        """Submit a run of the fake engine's; returns its id."""
-        async for event in self.daemon.node.submit(spec_fields(**changes)):
-            if event["event"] == "submitted":
-                return str(event["run"])
-        raise AssertionError("nothing was submitted")
-
-
-class World:
-    """A network with one witness, which is the first peer's; use as an async context."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, *, fake: bool = True) -> None:
-        self.folder, self.air, self._fake = folder, Air(), fake
-        self.engines: dict[str, Engine] = {}
-        self.peers: dict[str, Peer] = {}
-        self._patch = patch
-        self.rich = PrivateKey.generate()
-        self.witness = PrivateKey.generate()
-        self.genesis = Genesis.create(
-            name="memory", supply=[(self.rich.public, SUPPLY)], witnesses=[("w", self.witness.public)]
-        )
-
-    async def peer(self, name: str, **settings: object) -> Peer:
-        """A new peer, running; the first one is the witness and has all the credits."""
-        home = Home(self.folder / name)
-        home.create()
-        NetworkFile(genesis=self.genesis, bootstrap=()).save(home.network_file)
-        if not self.peers:
-            self.rich.save(home.account_key_file)
-            self.witness.save(home.witness_key_file)
-        self.peers[name] = Peer(self, name, home, settings)
-        return await self.peers[name].start()
-
-    def engine_of(self, folder: Path) -> Engine:
-        """The engine of the peer in whose home this folder lies."""
-        name = folder.relative_to(self.folder).parts[0]
-        return self.engines.setdefault(name, Engine())
-
-    async def __aenter__(self) -> World:
-        self._contexts = contextlib.ExitStack()
-        local = self._contexts.enter_context(self._patch.context())
-        for name, value in FAST.items():
-            local.setattr(name, value)
-        if self._fake:
-            self._contexts.enter_context(fake_workers(local, self.engine_of))
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        try:
-            for peer in reversed(self.peers.values()):
-                await peer.stop()
-        finally:
-            self._contexts.close()
-
-
 @contextlib.asynccontextmanager
-async def outsider(world: World, key: PrivateKey | None = None) -> AsyncIterator[MemoryNetwork]:
+async def outsider(air: Air, genesis: Genesis, key: PrivateKey | None = None) -> AsyncIterator[MemoryNetwork]:
     """Somebody on the network who runs no daemon of ours."""
-    network = MemoryNetwork(world.air, new_identity(world.folder, key), world.genesis)
+    network = MemoryNetwork(air, new_identity(key), genesis)
     try:
         yield network
     finally:
-        world.air.peers.pop(network.peer_id, None)
+        air.peers.pop(network.peer_id, None)
 
 
 def advert_of(network: MemoryNetwork) -> str:
@@ -301,23 +130,3 @@ def advert_of(network: MemoryNetwork) -> str:
     return PeerAdvert.of(
         identity.account_key, identity.binding, network=network.genesis.id, now=time.time(), addresses=[]
     ).text()
-
-
-async def ready_for_the_next_round(leader: Peer, run: str, member: Peer) -> None:
-    """Waits until the leader knows that the member holds the state of the open round."""
-    machine = leader.daemon.host.leaders[run]._machine
-    assert machine is not None
-    await until(lambda: machine.roll.working(member.account, {machine.log.state}))
-
-
-async def finish(run: str, *peers: Peer) -> None:
-    """All are through with the run, hold its final state bit for bit, and no credit is lost."""
-    for peer in peers:
-        await peer.event(run, "claimed")
-    log = peers[0].run(run).log
-    assert log.close is not None
-    for peer in peers:
-        assert peer.run(run).log.settled == log.settled
-        assert peer.daemon.host.workers[run].newest_state() == (log.round, log.state)
-        assert peer.daemon.blobs.path(log.state).read_bytes()
-    conservation(await peers[0].daemon.logs.ledger())

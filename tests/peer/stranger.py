@@ -18,8 +18,9 @@ from peer.blobs.store import BlobStore
 from peer.errors import NetworkError, Refused
 from peer.messages import Beat, Delivery, Join
 from peer.rounds.log import OpenRound
+from tests.peer.daemons import Peer, World
 from tests.peer.fake_worker import TOKENS_PER_SLOT, update_bytes
-from tests.peer.memory_net import MemoryNetwork, Peer, World, advert_of, outsider, until
+from tests.peer.memory_net import MemoryNetwork, advert_of, outsider, until
 
 
 class Stranger:
@@ -96,7 +97,7 @@ class Stranger:
 @contextlib.asynccontextmanager
 async def stranger(world: World, leader: Peer, run: str, *, serves: bool = True) -> AsyncIterator[Stranger]:
     """A stranger; `serves`: it joins and sends heartbeats by itself."""
-    async with outsider(world) as network:
+    async with outsider(world.air, world.genesis) as network:
         one = Stranger(network, leader, run)
         task = asyncio.create_task(one.serve()) if serves else None
         try:

@@ -8,8 +8,9 @@ import pytest
 
 from peer.errors import RunError
 from peer.messages import Gossip
+from tests.peer.daemons import SUPPLY, World, finish, ready_for_the_next_round
 from tests.peer.fake_worker import TOKENS_PER_SLOT
-from tests.peer.memory_net import SUPPLY, World, finish, outsider, ready_for_the_next_round, until
+from tests.peer.memory_net import outsider, until
 
 QUOTA = 4
 SEAT = QUOTA * TOKENS_PER_SLOT
@@ -106,8 +107,7 @@ async def test_a_peer_that_comes_after_the_end_leaves_the_run_alone(world: World
     run = await alice.submit(training={"rounds": 1})
     await finish(run, alice, bob)
     carol = await world.peer("carol")
-    await until(lambda: carol.daemon.directory.runs())
-    await until(lambda: run in carol.daemon.host.runs or not world.air.records)
+    await until(carol.daemon.directory.peers)
     assert carol.engine.workers == []
 
 
@@ -129,7 +129,7 @@ async def test_gossip_of_others_than_the_leader_fetches_nothing(world: World) ->
     gate = alice.engine.hold(1)
     run = await alice.submit(training={"rounds": 1})
     await alice.event(run, "opened")
-    async with outsider(world) as mallory:
+    async with outsider(world.air, world.genesis) as mallory:
         asked = []
         mallory.serve_bytes("blob.chunk", lambda *call: asked.append(call))
         gossip = Gossip(run=run, update=f"{os.urandom(32).hex()}-100", peer=mallory.peer_id).body()

@@ -14,8 +14,9 @@ from peer.blobs.chunks import id_of
 from peer.errors import Refused
 from peer.messages import Goodbye
 from peer.wire import Reply
+from tests.peer.daemons import Peer, World
 from tests.peer.fake_worker import update_bytes
-from tests.peer.memory_net import Peer, World, advert_of, until
+from tests.peer.memory_net import advert_of, until
 from tests.peer.stranger import stranger
 
 

@@ -9,9 +9,8 @@ import pytest
 from ledger.entries import Receipt, parse
 from peer.errors import Unreachable
 from peer.wire import Message
-from tests.peer.memory_net import World, finish, ready_for_the_next_round, until
-
-
+from tests.peer.daemons import World, finish, ready_for_the_next_round
+from tests.peer.memory_net import until
 
 
 async def test_survivors_do_not_wait_for_a_killed_member_which_replays_and_comes_back(world: World) -> None:
