@@ -22,6 +22,7 @@ from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.store import Store
 from ledger.witness import Witness
+from peer import addressbook
 from peer.blobs.store import BlobStore
 from peer.config import Settings
 from peer.credits import Credits
@@ -42,7 +43,6 @@ from peer.supervisor import Fields, Keeper, Worker
 
 log = structlog.get_logger(__name__)
 
-STOP_S = 4.0
 MEASURE_AFTER_S = 6.0
 """Measuring waits until the peer had time to find a run, and until it has none: training comes first."""
 
@@ -64,7 +64,12 @@ async def _main(home: Home, settings: Settings) -> None:
     _on_signals(stop)
     async with (
         Network.start(
-            home=home, identity=identity, genesis=file.genesis, settings=settings, bootstrap=file.bootstrap
+            home=home,
+            identity=identity,
+            genesis=file.genesis,
+            settings=settings,
+            bootstrap=file.bootstrap,
+            known=addressbook.load(home.peers_file),
         ) as network,
         _open_store(home, file.genesis) as store,
         asyncio.TaskGroup() as tasks,
@@ -76,8 +81,8 @@ async def _main(home: Home, settings: Settings) -> None:
             await daemon.announce()
             await stop.wait()
             log.info("stopping")
-        await daemon.close()
-        keeper.cancel()
+        await daemon.host.say_goodbye()
+        keeper.cancel()  # a run's task ends its worker
     log.info("stopped")
 
 
@@ -172,6 +177,7 @@ class Daemon:
         keeper.keep("directory", self.directory.serve)
         keeper.keep("host", self.host.look)
         keeper.keep("measure", self._measure)
+        keeper.keep("addresses", lambda: addressbook.keep(self._home.peers_file, self._network.recent))
 
     async def announce(self) -> None:
         """Tell the volunteer what is running and how to stop it."""
@@ -179,11 +185,6 @@ class Daemon:
         log.info("ready", **facts)
         for address in await self._network.addresses():
             log.info("listening", address=address)
-
-    async def close(self) -> None:
-        """Say goodbye and end the workers."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.host.close(), STOP_S)
 
     # ------------------------------------------------------------------ adverts
 

@@ -158,6 +158,11 @@ class Home:
         return self.path / "p2pd.json"
 
     @property
+    def peers_file(self) -> Path:
+        """Addresses of peers met before."""
+        return self.path / "peers.json"
+
+    @property
     def lock_file(self) -> Path:
         """Locked while a daemon runs; holds its pid."""
         return self.path / "lock"

@@ -122,11 +122,12 @@ class Worker:
         worker = cls(process, folder)
         try:
             worker.facts = await asyncio.wait_for(asyncio.shield(worker._ready), READY_S)
-        except TimeoutError:
+        except BaseException as exc:  # cancelled, too: a process that nobody knows would run on
             await worker.kill()
-            raise WorkerDied(
-                f"worker in {folder}: not ready after {READY_S:.0f} s; see {folder / 'worker.log'}"
-            ) from None
+            if isinstance(exc, TimeoutError):
+                place = folder / "worker.log"
+                raise WorkerDied(f"worker in {folder}: not ready after {READY_S:.0f} s; see {place}") from None
+            raise
         log.info("worker_started", pid=process.pid, **{k: v for k, v in worker.facts.items() if k != "event"})
         return worker
 
@@ -170,10 +171,12 @@ class Worker:
             self._calls.pop(number, None)
 
     async def close(self) -> None:
-        """Ask it to end; kill it after a few seconds."""
+        """Ask it to end after its current step; kill it after a few seconds. What it wrote is whole or absent."""
         if self.alive:
             with contextlib.suppress(WorkerDied, WorkerRefused, TimeoutError):
-                await asyncio.wait_for(self.call("close"), CLOSE_S)
+                async with asyncio.timeout(CLOSE_S):
+                    await self.call("stop")
+                    await self.call("close")
         await self.kill()
 
     async def kill(self) -> None:
@@ -193,17 +196,19 @@ class Worker:
             log.error("worker_line_too_long", pid=self.pid, limit_bytes=LINE_BYTES)
         finally:
             self._end()
+            if self._process.returncode is None:  # it may still run: nobody hears it any more
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
 
     def _take(self, line: bytes) -> None:
-        try:
-            message = json.loads(line)
-        except ValueError:
+        message = _message(line)
+        if message is None:
             log.error("worker_line_unreadable", pid=self.pid, line=line[:200].decode(errors="replace"))
             return
         if message.get("event") == "ready" and not self._ready.done():
             self._ready.set_result(message)
             return
-        future, on_event = self._calls.get(message.get("id"), (None, None))
+        future, on_event = self._calls.get(message.get("id", 0), (None, None))
         if future is None or future.done():
             return
         if "event" in message:
@@ -232,3 +237,16 @@ class Worker:
             lines = (self._folder / "worker.log").read_text(errors="replace").strip().splitlines()
             tail = f": {lines[-1][:200]}" if lines else ""
         return WorkerDied(f"worker {self.pid} in {self._folder} ended{tail}")
+
+
+def _message(line: bytes) -> Fields | None:
+    """One line of a worker, if it is what the protocol allows: ready, or a numbered event, answer or error."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    numbered = isinstance(message.get("id"), int)
+    answer = isinstance(message.get("ok"), dict) or isinstance(message.get("error"), dict)
+    return message if message.get("event") == "ready" or (numbered and ("event" in message or answer)) else None

@@ -25,7 +25,7 @@ ORDER = {
         protocol channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors files config peerkey identity resources wire messages records
+        errors files addressbook config peerkey identity resources wire messages records
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher

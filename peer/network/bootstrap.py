@@ -48,6 +48,8 @@ class _Target:
 
     address: str
     peer_id: str
+    quiet: bool = False
+    """Known from last time, not given: it may be gone for good, and nobody wants to hear of it."""
     joined: bool = False
     failures: int = 0
     next_try: float = 0.0
@@ -64,14 +66,15 @@ class Bootstrap:
         self._wake = asyncio.Event()
         self._alone = False
 
-    def take(self, addresses: Iterable[str]) -> list[str]:
-        """Remembers addresses; raises AddressInvalid where one does not end in a PeerID."""
+    def take(self, addresses: Iterable[str], *, quiet: bool = False) -> list[str]:
+        """Remembers addresses; `quiet` ones are tried without a word. Raises AddressInvalid: no PeerID at the end."""
         for address in dict.fromkeys(addresses):
             peer_id = address.rpartition("/p2p/")[2]
             if "/p2p/" not in address:
                 raise AddressInvalid(f"bootstrap address {address!r}: it does not end in /p2p/<PeerID>")
-            self._targets.append(_Target(address=address, peer_id=peer_id))
-        return [target.address for target in self._targets]
+            if all(target.address != address for target in self._targets):
+                self._targets.append(_Target(address=address, peer_id=peer_id, quiet=quiet))
+        return [target.address for target in self._targets if not target.quiet]
 
     def wake(self) -> None:
         """p2pd was started again: every connection is gone."""
@@ -81,15 +84,16 @@ class Bootstrap:
         self._wake.set()
 
     async def first(self, timeout_s: float, required: bool) -> None:
-        """One try of every address, before the peer does anything else.
+        """One try of every given address, before the peer does anything else.
 
         Raises:
             WrongNetwork: whoever answered belongs to another network.
             Unreachable: nobody answered, and that is required.
             AddressInvalid: a malformed address.
         """
-        await asyncio.gather(*(self._try(target, timeout_s) for target in self._targets))
-        others = [target for target in self._targets if target.peer_id != self._network.peer_id]
+        given = [target for target in self._targets if not target.quiet]
+        await asyncio.gather(*(self._try(target, timeout_s) for target in given))
+        others = [target for target in given if target.peer_id != self._network.peer_id]
         if not others or any(target.joined for target in others):
             return
         for kind in (AddressInvalid, WrongNetwork):
@@ -137,7 +141,7 @@ class Bootstrap:
         for target in self._targets:
             if target.joined and target.peer_id not in connected and target.peer_id != self._network.peer_id:
                 target.joined = False
-                self._on_event(Event(kind="bootstrap_lost", peer_id=target.peer_id, detail={"address": target.address}))
+                self._tell(target, "bootstrap_lost")
 
     async def _try(self, target: _Target, timeout_s: float) -> None:
         try:
@@ -148,11 +152,12 @@ class Bootstrap:
             target.failures += 1
             target.next_try = time.monotonic() + wait_s
             kind = "bootstrap_refused" if isinstance(exc, WrongNetwork) else "bootstrap_unreachable"
-            detail: dict[str, str | int | float] = {
-                "address": target.address, "reason": exc.message, "retry_s": round(wait_s, 1),
-            }  # fmt: skip
-            self._on_event(Event(kind=kind, peer_id=target.peer_id, detail=detail))
+            self._tell(target, kind, reason=exc.message, retry_s=round(wait_s, 1))
             return
         target.joined, target.failures, target.error = True, 0, None
         if target.peer_id != self._network.peer_id:
-            self._on_event(Event(kind="bootstrap_joined", peer_id=target.peer_id, detail={"address": target.address}))
+            self._tell(target, "bootstrap_joined")
+
+    def _tell(self, target: _Target, kind: str, **detail: str | float) -> None:
+        if not target.quiet:
+            self._on_event(Event(kind=kind, peer_id=target.peer_id, detail={"address": target.address, **detail}))

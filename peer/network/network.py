@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ledger.genesis import Genesis
 from peer.config import Settings
-from peer.errors import (
-    DeadlineExceeded,
-    ForgeError,
-    RecordInvalid,
-    Refused,
-    Unreachable,
-    WrongNetwork,
-)
+from peer.errors import DeadlineExceeded, ForgeError, RecordInvalid, Refused, Unreachable, WrongNetwork
 from peer.identity import Home, PeerIdentity
 from peer.network.bootstrap import Bootstrap
 from peer.network.hello import HELLO, Hello, check_hello
@@ -93,10 +86,13 @@ class Network:
         genesis: Genesis,
         settings: Settings,
         bootstrap: Iterable[str] = (),
+        known: Iterable[str] = (),
         on_event: OnEvent = log_event,
         limits: Limits | None = None,
     ) -> AsyncIterator[Network]:
         """Runs p2pd and joins the network; `home` must be locked by this process.
+
+        `bootstrap` adds to the addresses of the settings; `known` are those of peers met before, tried quietly.
 
         Raises:
             TransportFailed: p2pd does not start, or cannot be kept alive later.
@@ -106,6 +102,7 @@ class Network:
         """
         self = cls(identity, genesis, on_event, limits or Limits())
         addresses = self._bootstrap.take([*settings.bootstrap, *bootstrap])
+        self._bootstrap.take(known, quiet=True)
         options = P2pdOptions(listen=settings.listen, announce=settings.announce, relay=settings.relay)
         try:
             async with asyncio.TaskGroup() as tasks:

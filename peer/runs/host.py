@@ -213,11 +213,10 @@ class Host:
         first = self._directory.peer_of(run.leaders[0])
         return [peer for peer in dict.fromkeys([*peers, *([first] if first else [])]) if peer != self._network.peer_id]
 
-    async def close(self) -> None:
-        """Say goodbye to the leaders and end the workers."""
+    async def say_goodbye(self) -> None:
+        """Tell the leaders that we stop."""
         goodbyes = [member.heart.say_goodbye("the peer stops") for member in self.members.values()]
         await asyncio.gather(*goodbyes, return_exceptions=True)
-        await asyncio.gather(*(worker.close() for worker in self.workers.values()), return_exceptions=True)
 
     # ------------------------------------------------------------------ other peers' calls
 

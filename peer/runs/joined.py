@@ -13,6 +13,7 @@ from peer.messages import Join
 from peer.records import PeerAdvert
 
 UNKNOWN_MEMBER = "FP-420"
+MOST_PEERS = 4096
 
 
 class Joined:
@@ -32,6 +33,8 @@ class Joined:
         advert = PeerAdvert.verify(Join.read(body).advert.encode())
         if advert.peer_id != caller:
             raise Refused("FP-422", f"the advert is of peer {advert.peer_id}, you are {caller}")
+        if len(self._accounts) >= MOST_PEERS and caller not in self._accounts:
+            raise Refused("FP-424", f"run {self._run[:16]}: {MOST_PEERS} peers have joined, no more are taken")
         self._accounts[caller] = advert.account
 
     def account_of(self, caller: str) -> str:

@@ -81,6 +81,8 @@ class Leader:
         self._machine: LeaderMachine | None = None
         self._tasks: asyncio.TaskGroup | None = None
         self._closed = asyncio.Event()
+        self._applied = ""
+        """Id of the state after the open round, once our worker has it; the log names it a little later."""
         self._clock: dict[str, float] = {}
         """When the steps of the open round happened, for the journal's `timing`."""
 
@@ -244,12 +246,13 @@ class Leader:
         )
         self._clock |= {f"apply_{part}": seconds for part, seconds in answer["seconds"].items()}
         self._clock["applied"] = time.monotonic()
+        self._applied = str(answer["state"])
         if self._member is not None:
-            self._member.tell(rounds.Holds(round=effect.round, state=str(answer["state"])))
-        return rounds.Applied(round=effect.round, state=str(answer["state"]))
+            self._member.tell(rounds.Holds(round=effect.round, state=self._applied))
+        return rounds.Applied(round=effect.round, state=self._applied)
 
     async def _evaluate(self, effect: Evaluate) -> LeaderMessage:
-        state = self._worker.state or self.run.log.state
+        state = self._applied if self.run.log.round < effect.round else self.run.log.state_after(effect.round)
         sequences = int(self.run.config["evaluation"]["sequences"])
         loss = await self._worker.evaluate(state=state, sequences=sequences)
         await self.run.journal.add("evaluated", round=effect.round, validation=loss / 1e6)
