@@ -194,11 +194,10 @@ class Worker:
                 self._take(line)
         except ValueError:
             log.error("worker_line_too_long", pid=self.pid, limit_bytes=LINE_BYTES)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()  # it still runs, and nobody hears it any more
         finally:
             self._end()
-            if self._process.returncode is None:  # it may still run: nobody hears it any more
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
 
     def _take(self, line: bytes) -> None:
         message = _message(line)

@@ -125,10 +125,16 @@ class RunWorker:
             files = await self._fetch_files()
             path = await self.fetch(state)
             self.state = ""
+            if self._worker is not None:
+                await self._worker.kill()  # it may run on, although nobody hears it
             self._worker = await Worker.start(
                 self.run.folder / "work", threads=self._hardware.threads, device=self._hardware.device
             )
-            answer = await self._worker.call("open", config=self.run.config, state=str(path), **files)
+            try:
+                answer = await self._worker.call("open", config=self.run.config, state=str(path), **files)
+            except BaseException:
+                await self._worker.kill()  # half opened it would refuse everything; the next attempt starts another
+                raise
             self.state = str(answer["state"])
         elif self.state != state:
             path = await self.fetch(state)
