@@ -98,6 +98,8 @@ class FakeWorker(Worker):
             engine.dies_in.remove(do)
             self._dead.set()
             raise WorkerDied(f"fake worker: died in {do}")
+        if do in ("load", "train", "check", "apply", "evaluate") and not self._state:
+            raise WorkerRefused("FP-109", "no run is open; send open first")
         if code := engine.errs_in.pop(do, ""):
             raise WorkerRefused(code, f"fake worker: {do} does not work")
         engine.did[do] += 1

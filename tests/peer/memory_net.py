@@ -75,6 +75,9 @@ class MemoryNetwork:
     async def addresses(self) -> list[str]:
         return [f"/memory/p2p/{self.peer_id}"]
 
+    def recent(self, count: int) -> list[str]:
+        return []
+
     def serve(self, method: str, handler: Handler, *, reply_bytes: int = 1 << 16) -> None:
         async def handle(caller: str, body: Body, payload: bytes) -> Reply:
             return Reply(await handler(caller, body))

@@ -155,6 +155,15 @@ async def test_a_worker_that_does_not_get_ready_is_started_again_and_harms_nobod
     await finish(run, alice, bob, carol)
 
 
+async def test_a_worker_that_cannot_open_the_run_is_replaced(world: World) -> None:
+    alice, bob = await world.peer("alice"), await world.peer("bob")
+    bob.engine.errs_in["open"] = "FP-110"
+    run = await alice.submit(training={"rounds": 2})
+    await finish(run, alice, bob)
+    assert len(bob.engine.workers) >= 2
+    assert bob.engine.did["open"] == 1
+
+
 async def test_the_promise_on_disk_is_the_receipt_that_was_sent(world: World) -> None:
     alice, bob = await world.peer("alice"), await world.peer("bob")
     run = await alice.submit(training={"rounds": 1})
