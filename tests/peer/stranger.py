@@ -17,10 +17,11 @@ from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.errors import NetworkError, Refused
 from peer.messages import Beat, Delivery, Join
+from peer.rounds.lead import Phase
 from peer.rounds.log import OpenRound
 from tests.peer.daemons import Peer, World
 from tests.peer.fake_worker import TOKENS_PER_SLOT, update_bytes
-from tests.peer.memory_net import MemoryNetwork, advert_of, outsider, until
+from tests.peer.memory_net import DEADLINE_S, MemoryNetwork, advert_of, outsider, until
 
 
 class Stranger:
@@ -57,17 +58,24 @@ class Stranger:
                     await asyncio.sleep(0.05)
             await asyncio.sleep(0.05)
 
-    async def seated(self, round_number: int = 0) -> OpenRound:
-        """Waits for a round that has a seat for us."""
+    async def collecting(self, round_number: int = 0) -> OpenRound:
+        """Waits for a round for which the leader takes receipts."""
 
         def found() -> OpenRound | None:
-            known = self.leader.run(self.run)
-            opened = known.log.open if known else None
-            fits = opened is not None and opened.round >= round_number and opened.seat(self.account)
-            return opened if fits else None
+            leader = self.leader.daemon.host.leaders.get(self.run)
+            machine = leader._machine if leader is not None else None
+            opened = machine.log.open if machine is not None and machine.phase is Phase.COLLECTING else None
+            return opened if opened is not None and opened.round >= round_number else None
 
         opened: OpenRound = await until(found)
         return opened
+
+    async def seated(self, round_number: int = 0) -> OpenRound:
+        """Waits for such a round that has a seat for us."""
+        async with asyncio.timeout(DEADLINE_S):
+            while (opened := await self.collecting(round_number)).seat(self.account) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            return opened
 
     def receipt(self, opened: OpenRound, **changes: Any) -> Receipt:
         """The receipt that an honest member would give, with changes; its update is what `update_bytes` says."""

@@ -120,8 +120,7 @@ async def test_unsound_updates_are_refused_and_three_of_them_exclude_the_member(
             assert members_of(alice, run, number) == {alice.account, bob.account}
         opened = await alice.event(run, "opened", round=5)
         assert mallory.account not in opened["members"], "three strikes"
-        seats = alice.run(run).log.open
-        assert seats is not None
+        seats = await mallory.collecting(5)
         assert await mallory.deliver(mallory.receipt(seats, update=id_of(sound))) == "FP-412"
         gates[4].set()
         await bob.event(run, "claimed")
@@ -170,7 +169,7 @@ async def test_who_never_joined_is_refused(world: World) -> None:
     run = await alice.submit(training={"rounds": 1})
     opened = await alice.event(run, "opened")
     async with stranger(world, alice, run, serves=False) as nobody:
-        seats = alice.run(run).log.open
+        seats = await nobody.collecting()
         assert await nobody.deliver(nobody.receipt(seats, update=id_of(b"x"))) == "FP-420"
         for method, body in (("run.beat", {"state": "", "size": 0}), ("run.leave", {"reason": "bye"})):
             with pytest.raises(Refused) as refused:

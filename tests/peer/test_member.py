@@ -22,7 +22,8 @@ async def test_survivors_do_not_wait_for_a_killed_member_which_replays_and_comes
     await carol.kill()
     alice.engine.hold(2).set()
     dropped = await alice.event(run, "dropped", account=carol.account)
-    assert (dropped["round"], "no heartbeat" in dropped["reason"]) == (2, True)
+    assert "no heartbeat" in dropped["reason"]
+    assert dropped["round"] in (2, 3), "in round 2, unless that was over its deadline a moment before"
     settled = await alice.event(run, "settled", round=3)
     assert set(settled["accounts"]) == {alice.account, bob.account}
     await alice.event(run, "opened", round=4)
