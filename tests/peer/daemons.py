@@ -194,6 +194,14 @@ async def ready_for_the_next_round(leader: Peer, run: str, member: Peer) -> None
     await until(lambda: machine.roll.working(member.account, {machine.log.state}))
 
 
+async def begin_with(leader: Peer, run: str, gate: asyncio.Event, *members: Peer) -> None:
+    """Lets go of the round 1 that the leader's training holds open once all of these can be in the next."""
+    await leader.event(run, "opened", round=1)
+    for member in members:
+        await ready_for_the_next_round(leader, run, member)
+    gate.set()
+
+
 async def finish(run: str, *peers: Peer) -> None:
     """All are through with the run, hold its final state bit for bit, and no credit is lost."""
     for peer in peers:

@@ -8,7 +8,7 @@ import pytest
 
 from peer.errors import RunError
 from peer.messages import Gossip
-from tests.peer.daemons import SUPPLY, World, finish, ready_for_the_next_round
+from tests.peer.daemons import SUPPLY, World, begin_with, finish, ready_for_the_next_round
 from tests.peer.fake_worker import TOKENS_PER_SLOT
 from tests.peer.memory_net import outsider, until
 
@@ -61,9 +61,9 @@ async def test_a_member_whose_state_differs_from_the_log_resynchronises(world: W
 
 async def test_a_member_that_missed_the_news_replays(world: World) -> None:
     alice, bob, carol = [await world.peer(name) for name in ("alice", "bob", "carol")]
-    gate = alice.engine.hold(4)
+    first, gate = alice.engine.hold(1), alice.engine.hold(4)
     run = await alice.submit(members={"min": 2}, training={"rounds": 5})
-    await carol.event(run, "opened", round=1)
+    await begin_with(alice, run, first, bob, carol)
     world.air.cut.add(carol.network.peer_id)
     await alice.event(run, "opened", round=4)
     behind = carol.run(run).log.round

@@ -9,15 +9,16 @@ import pytest
 from ledger.entries import Receipt, parse
 from peer.errors import Unreachable
 from peer.wire import Message
-from tests.peer.daemons import World, finish, ready_for_the_next_round
+from tests.peer.daemons import World, begin_with, finish, ready_for_the_next_round
 from tests.peer.memory_net import until
 
 
 async def test_survivors_do_not_wait_for_a_killed_member_which_replays_and_comes_back(world: World) -> None:
     alice, bob, carol = [await world.peer(name) for name in ("alice", "bob", "carol")]
     carol.engine.hold(2), alice.engine.hold(2)
-    gate = alice.engine.hold(4)
+    first, gate = alice.engine.hold(1), alice.engine.hold(4)
     run = await alice.submit(training={"rounds": 5}, members={"min": 2})
+    await begin_with(alice, run, first, bob, carol)
     await carol.event(run, "training", round=2)
     await carol.kill()
     alice.engine.hold(2).set()
@@ -41,7 +42,9 @@ async def test_survivors_do_not_wait_for_a_killed_member_which_replays_and_comes
 async def test_who_says_goodbye_is_dropped_at_once_and_the_run_goes_on(world: World) -> None:
     alice, bob, carol = [await world.peer(name) for name in ("alice", "bob", "carol")]
     carol.engine.hold(2)
+    first = alice.engine.hold(1)
     run = await alice.submit(training={"rounds": 3})
+    await begin_with(alice, run, first, bob, carol)
     await carol.event(run, "training", round=2)
     await carol.stop()
     dropped = await alice.event(run, "dropped", account=carol.account)
