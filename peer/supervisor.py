@@ -32,6 +32,16 @@ MOST_PAUSE_S = 60.0
 STEADY_S = 120.0
 """A task that ran this long before it failed is not in a loop of failures."""
 
+TUNING = {
+    # Else glibc returns the memory of a training step to the system after each one: 15 % slower, in page faults.
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    # Threads wait awake for microseconds, then sleep. Asleep at once is 20 % slower on an idle machine; awake for
+    # milliseconds is several times slower on a busy one. Where it is known (GNU), it goes before OMP_WAIT_POLICY.
+    "GOMP_SPINCOUNT": "3000",
+}
+"""Environment of a worker, where the volunteer's own does not say otherwise."""
+
 Fields = dict[str, Any]
 OnEvent = Callable[[Fields], None]
 
@@ -104,7 +114,7 @@ class Worker:
             "--device",
             device,
         ]
-        environment = os.environ | {
+        environment = TUNING | os.environ | {
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(threads),
