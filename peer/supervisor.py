@@ -114,7 +114,9 @@ class Worker:
             "--device",
             device,
         ]
-        environment = TUNING | os.environ | {
+        environment = {
+            **TUNING,
+            **os.environ,
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(threads),
