@@ -36,6 +36,10 @@ class Credits:
         claimable = ledger.claimable.get(account, {})
         return {"balance": ledger.balances.get(account, 0), "claimable": sum(claimable.values())}
 
+    async def owed(self) -> dict[str, int]:
+        """What others owe us and we have not claimed yet, by the origin of their log."""
+        return dict((await self._logs.ledger()).claimable.get(self._logs.account.public, {}))
+
     async def require(self, amount: int) -> None:
         """Refuse a run that we cannot pay.
 

@@ -33,7 +33,7 @@ from peer.identity import Home, PeerIdentity
 from peer.logs import Logs
 from peer.network.network import Network
 from peer.node import Node
-from peer.records import PeerAdvert, RunAdvert
+from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.replication import Replication
 from peer.resources import measure
 from peer.runs.host import Host
@@ -189,6 +189,7 @@ class Daemon:
     # ------------------------------------------------------------------ adverts
 
     async def _advertise(self) -> PeerAdvert:
+        key = self._witness_key
         return PeerAdvert.of(
             self._identity.account_key,
             self._identity.binding,
@@ -199,8 +200,9 @@ class Daemon:
             device=self._device,
             memory_bytes=self._resources.device_memory_bytes,
             gflops=self._gflops,
-            roles=["member", *(["witness"] if self._witness_key else [])],
-            witness=self._witness_key.public if self._witness_key else "",
+            roles=["member", *(["witness"] if key else [])],
+            witness=key.public if key else "",
+            witness_signature=key.sign(witness_binding(self._network.peer_id)).hex() if key else "",
             version=version("p2p-llm-forge"),
             max_runs=self._settings.max_runs,
         )

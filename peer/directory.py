@@ -42,7 +42,7 @@ class Directory:
         self._advertise = advertise
         self._advertise_runs = advertise_runs
         self._peers: dict[str, PeerAdvert] = {}
-        self._runs: dict[str, RunAdvert] = {}
+        self._runs: list[RunAdvert] = []
         self._own: PeerAdvert | None = None
         self._refresh = asyncio.Event()
 
@@ -86,7 +86,7 @@ class Directory:
     async def _look(self) -> None:
         self._peers = {advert.peer_id: advert for advert in await self._network.lookup(PeerAdvert)}
         self._peers[self.own.peer_id] = self.own
-        self._runs = {advert.run: advert for advert in await self._network.lookup(RunAdvert)}
+        self._runs = await self._network.lookup(RunAdvert)
 
     # ------------------------------------------------------------------ what we know
 
@@ -100,7 +100,7 @@ class Directory:
 
     def peer_of(self, account: str) -> str | None:
         """PeerID of an account, as the newest advert of it or of a run that it leads says."""
-        adverts: list[PeerAdvert | RunAdvert] = [*self._peers.values(), *self._runs.values()]
+        adverts: list[PeerAdvert | RunAdvert] = [*self._peers.values(), *self._runs]
         known = [advert for advert in adverts if advert.account == account]
         return max(known, key=lambda advert: advert.expires).peer_id if known else None
 
@@ -110,8 +110,8 @@ class Directory:
         return {names[a.witness]: a.peer_id for a in self._peers.values() if a.witness in names}
 
     def runs(self) -> list[RunAdvert]:
-        """Runs that their leaders advertise."""
-        return list(self._runs.values())
+        """Runs that somebody advertises; whether it leads them, their logs tell."""
+        return list(self._runs)
 
     def table(self) -> list[dict[str, Any]]:
         """The peers' adverts, for people; ours first."""

@@ -141,7 +141,9 @@ class PeerAdvert(Record):
     roles: Annotated[list[Short], Field(max_length=8, default_factory=list)]
     """member, leader, witness …"""
     witness: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
-    """Public key of the witness that runs here, or empty; a claim: only a cosignature proves it."""
+    """Public key of the witness that runs here, or empty."""
+    witness_signature: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{128})?$")] = ""
+    """By the witness key, over the PeerID; empty where there is no witness."""
     version: Short = ""
     """Of the software."""
     max_runs: Natural = 1
@@ -161,7 +163,11 @@ class PeerAdvert(Record):
         )
 
     def check_binding(self) -> None:
-        """Both signatures between PeerID and account."""
+        """Both signatures between PeerID and account, and the witness's for the PeerID."""
+        if bool(self.witness) != bool(self.witness_signature):
+            raise IdentityInvalid(f"peer {self.peer_id}: names a witness without its signature, or the reverse")
+        if self.witness:
+            verify(self.witness, witness_binding(self.peer_id), bytes.fromhex(self.witness_signature))
         Binding(
             peer_id=self.peer_id,
             account=self.account,
@@ -197,6 +203,11 @@ class RunAdvert(Record):
     def subkey(self) -> str:
         """One entry for each leader of the run."""
         return f"{self.run}:{self.account}"
+
+
+def witness_binding(peer_id: str) -> bytes:
+    """What a witness's key signs, so that nobody else can pose as its peer."""
+    return b"p2p-llm-forge/bind-witness/v1\n" + peer_id.encode()
 
 
 def _signed(kind: str, unsigned: dict[str, Any]) -> bytes:

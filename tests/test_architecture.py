@@ -32,7 +32,7 @@ ORDER = {
         supervisor logs replication credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
-        runs/run runs/joined runs/heart runs/worker runs/member runs/leader
+        runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader
         directory runs/matcher runs/submission runs/host node
         gateway/address gateway/events gateway/routes gateway/app
         daemon

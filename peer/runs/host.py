@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 2.0
 SYNC_S = 5.0
+JOIN_AGAIN_S = 30.0
+"""Pause before a peer whose run could not be joined is believed again."""
 
 
 class Host:
@@ -73,6 +75,7 @@ class Host:
         self.workers: dict[str, RunWorker] = {}
         self.members: dict[str, Member] = {}
         self.leaders: dict[str, Leader] = {}
+        self._not_before: dict[str, float] = {}
         self._serve_runs()
 
     # ------------------------------------------------------------------ life
@@ -99,8 +102,16 @@ class Host:
             run = Run.load(folder, self._logs)
             await run.refresh()
             self.runs[run.id] = run
-            if run.log.close is None or run.journal.last("claimed") is None:
+            if not await self._over(run):
                 self.host(run)
+
+    async def _over(self, run: Run) -> bool:
+        """Whether a run is closed, its last state is here if we worked on it, and all is claimed."""
+        if run.log.close is None:
+            return False
+        worked = run.journal.last("training") is not None or run.leaders[0] == self._logs.account.public
+        here = self.worker(run).newest_state() == (run.log.round, run.log.state)
+        return (here or not worked) and run.origin not in await self._credits.owed()
 
     async def look(self) -> None:
         """Again and again: join runs that are advertised, and keep our ledger replica up to date."""
@@ -108,8 +119,11 @@ class Host:
         while True:
             await asyncio.sleep(LOOK_S)
             adverts = self._directory.runs()
+            now = time.monotonic()
+            adverts = [advert for advert in adverts if self._not_before.get(advert.peer_id, now) <= now]
             for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy, max_runs=self._max_runs):
-                await self._join(advert.run, advert.peer_id)
+                if advert.run not in self.runs:
+                    await self._join(advert.run, advert.peer_id)
             if time.monotonic() - synced >= SYNC_S:
                 synced = time.monotonic()
                 await self._sync()
@@ -133,6 +147,7 @@ class Host:
             run = Run.create(run=run_id, home=self._home, logs=self._logs, spec=dict(first.spec))
         except (ForgeError, LedgerError) as exc:
             log.warning("join_failed", run=run_id[:16], leader=leader, reason=str(exc))
+            self._not_before[leader] = time.monotonic() + JOIN_AGAIN_S
             return
         await run.refresh()
         if run.log.close is not None:

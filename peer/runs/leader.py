@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEff
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.run import Run
+from peer.runs.stopwatch import Stopwatch
 from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,8 @@ PUSH_S = 5.0
 TICK_S = 0.1
 RETRY_S = 1.0
 FETCH_S = 60.0
+MOST_REFUSALS = 16
+"""So many of one account in one round are told in the journal."""
 NO_FAULT = {"FP-411", "FP-421"}
 """Refusals that say nothing of the sender: its receipt is late or said again, or we are still starting."""
 
@@ -83,8 +87,9 @@ class Leader:
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
-        self._clock: dict[str, float] = {}
-        """When the steps of the open round happened, for the journal's `timing`."""
+        self._watch = Stopwatch()
+        self._refusals: Counter[tuple[str, int]] = Counter()
+        """By account and round."""
 
     # ------------------------------------------------------------------ life
 
@@ -158,14 +163,18 @@ class Leader:
             known = self._machine is not None and receipt.account in self._machine.delivered
             self._tell(rounds.Delivered(receipt=receipt))
         except (ForgeError, LedgerError) as exc:
-            if exc.code not in NO_FAULT:
-                await self.run.journal.add(
-                    "refused", account=account, round=self.run.log.round + 1, code=exc.code, reason=exc.message
-                )
+            await self._journal_refusal(account, exc)
             raise Refused(exc.code, exc.message) from exc
         if not known:
-            self._clock["last_receipt"] = time.monotonic()
+            self._watch.mark("last_receipt")
         return {}
+
+    async def _journal_refusal(self, account: str, exc: ForgeError | LedgerError) -> None:
+        """Tell a person; but whoever is refused again and again must not fill the disk."""
+        number = self.run.log.round + 1
+        if exc.code not in NO_FAULT and self._refusals[account, number] < MOST_REFUSALS:
+            self._refusals[account, number] += 1
+            await self.run.journal.add("refused", account=account, round=number, code=exc.code, reason=exc.message)
 
     async def on_leave(self, caller: str, body: Body) -> Body:
         """`run.leave`: the member goes; nobody waits for it."""
@@ -219,7 +228,7 @@ class Leader:
             refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")
         except (ForgeError, OSError) as exc:
             refusal = ("FP-417", f"update {receipt.update[:16]}: {exc}")
-        self._clock["checked"] = time.monotonic()
+        self._watch.mark("checked")
         self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
 
     async def _until_checked(self, path: Any) -> tuple[str, str] | None:
@@ -239,13 +248,13 @@ class Leader:
     async def _apply(self, effect: ApplyRound) -> LeaderMessage:
         open_round = self.run.log.open
         assert open_round is not None
-        self._clock["cut"] = time.monotonic()
+        self._watch.mark("cut")
         await self._worker.stop()
         answer = await self._worker.apply(
             round_number=effect.round, state=open_round.state, receipts=effect.receipts, account=self._account
         )
-        self._clock |= {f"apply_{part}": seconds for part, seconds in answer["seconds"].items()}
-        self._clock["applied"] = time.monotonic()
+        self._watch.note({f"apply_{part}": seconds for part, seconds in answer["seconds"].items()})
+        self._watch.mark("applied")
         self._applied = str(answer["state"])
         if self._member is not None:
             self._member.tell(rounds.Holds(round=effect.round, state=self._applied))
@@ -261,12 +270,14 @@ class Leader:
     # ------------------------------------------------------------------ the log
 
     async def _log(self, effect: Log) -> None:
-        started, size = time.monotonic(), self.run.log.size
+        size = self.run.log.size
+        self._watch.mark("appending")
         await self._logs.append(self.run.origin, effect.entries)
         await self.run.refresh()
-        certified = time.monotonic()
+        self._watch.mark("certified")
         self._push_news(size)
-        await self._timing(started, certified)
+        if parts := self._watch.lap():
+            await self.run.journal.add("timing", round=self.run.log.round, **parts)
         self._tell(rounds.Logged(balance=await self._balance()))
 
     def _push_news(self, since: int) -> None:
@@ -285,15 +296,3 @@ class Leader:
             await self._network.call(peer, method, body, timeout_s=PUSH_S)
         except NetworkError as exc:
             log.info("push_failed", peer=peer, method=method, reason=str(exc))
-
-    async def _timing(self, started: float, certified: float) -> None:
-        """Note where the time between the last receipt and the next round went, in seconds."""
-        clock, self._clock = self._clock, {}
-        if "cut" not in clock or self.run.log.round == 0:
-            return
-        parts: dict[str, object] = {name: round(value, 4) for name, value in clock.items() if name.startswith("apply_")}
-        if "last_receipt" in clock and "checked" in clock:
-            parts["fetch_and_decode"] = round(clock["checked"] - clock["last_receipt"], 4)
-        parts["apply"] = round(clock["applied"] - clock["cut"], 4)
-        parts["append_and_cosign"] = round(certified - started, 4)
-        await self.run.journal.add("timing", round=self.run.log.round, **parts)

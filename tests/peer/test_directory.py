@@ -13,12 +13,12 @@ import pytest
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from peer.directory import Directory
-from peer.errors import DeadlineExceeded
-from peer.records import PeerAdvert, RunAdvert
+from peer.errors import DeadlineExceeded, RecordInvalid
+from peer.records import PeerAdvert, RunAdvert, witness_binding
 from tests.peer.memory_net import Air, MemoryNetwork, new_identity, until
 
-WITNESS = PrivateKey.generate().public
-GENESIS = Genesis.create(name="directory", supply=[], witnesses=[("w", WITNESS)])
+WITNESS = PrivateKey.generate()
+GENESIS = Genesis.create(name="directory", supply=[], witnesses=[("w", WITNESS.public)])
 RUN = "ab" * 32
 
 
@@ -43,6 +43,9 @@ class Somebody:
         self.published += 1
         identity = self.network.identity
         fields = {"network": GENESIS.id, "now": time.time(), "addresses": [], **self.facts}
+        if isinstance(key := fields.get("witness"), PrivateKey):
+            signed = key.sign(witness_binding(identity.peer_id)).hex()
+            fields |= {"witness": key.public, "witness_signature": signed}
         return PeerAdvert.of(identity.account_key, identity.binding, **fields)
 
     def lead(self, run: str = RUN) -> None:
@@ -88,11 +91,19 @@ async def test_peers_find_each_other_and_nobody_counts_itself(air: Air) -> None:
 
 async def test_the_witness_is_found_by_its_advert(air: Air) -> None:
     alice, keeper = Somebody(air), Somebody(air, witness=WITNESS)
-    stranger = Somebody(air, witness=PrivateKey.generate().public)
+    stranger = Somebody(air, witness=PrivateKey.generate())
     async with serving(alice, keeper, stranger):
         await until(sees(alice, keeper, stranger))
         assert alice.directory.witness_peers() == {"w": keeper.network.peer_id}
         assert keeper.directory.witness_peers() == {"w": keeper.network.peer_id}
+
+
+@pytest.mark.parametrize("signature", ["", "00" * 64, PrivateKey.generate().sign(b"other").hex()])
+async def test_nobody_poses_as_the_peer_of_a_witness(air: Air, signature: str) -> None:
+    liar = Somebody(air, witness=WITNESS.public, witness_signature=signature)
+    advert = await liar._advertise()
+    with pytest.raises(RecordInvalid):
+        PeerAdvert.verify(advert.encode())
 
 
 async def test_a_change_is_published_at_once(air: Air) -> None:
