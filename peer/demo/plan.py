@@ -27,7 +27,8 @@ data:
   tokenizer: {{kind: bpe, vocab_size: 1024}}
 training:
   rounds: {rounds}
-  inner_steps: 50
+  inner_steps: 400      # more than anybody manages:
+  time_budget_s: 2.0    # a round takes two seconds on every machine, so that whoever is away has time to come back
   batch_size: 8
   learning_rate: 0.003
   codec: {{kind: topk, k: 128}}

@@ -89,6 +89,7 @@ class Member:
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
         self._behind_since: tuple[int, float] | None = None
+        self._by = "replay"
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
         promised = self.run.promised()
@@ -189,7 +190,8 @@ class Member:
     async def _load(self, effect: Load) -> MemberMessage:
         self._fell_behind(effect.round)
         await self._worker.load(effect.round, effect.state)
-        await self._caught_up(effect.round, "snapshot")
+        self._by = "snapshot"  # and whatever is replayed after it
+        await self._caught_up(effect.round)
         return Holds(round=effect.round, state=effect.state)
 
     async def _replay(self, effect: Replay) -> MemberMessage:
@@ -203,7 +205,7 @@ class Member:
         )
         if answer["state"] != settled.state:
             log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
-        await self._caught_up(settled.round, "replay")
+        await self._caught_up(settled.round)
         return Holds(round=settled.round, state=str(answer["state"]))
 
     def _fell_behind(self, round_number: int) -> None:
@@ -211,11 +213,12 @@ class Member:
         if self._behind_since is None and (missing > 0 or self.machine.held is None):
             self._behind_since = (round_number, time.monotonic())
 
-    async def _caught_up(self, round_number: int, by: str) -> None:
+    async def _caught_up(self, round_number: int) -> None:
         """Tell the journal once we stand where the log stands, if we had been behind."""
         if self._behind_since is None or round_number < self.run.log.round:
             return
         (first, since), self._behind_since = self._behind_since, None
+        by, self._by = self._by, "replay"
         seconds = round(time.monotonic() - since, 3)
         await self.run.journal.add("caught_up", round=round_number, first=first, by=by, seconds=seconds)
 
