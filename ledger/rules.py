@@ -6,6 +6,7 @@ An entry that breaks one makes its log invalid from there on; no witness cosigns
 Pure: no IO; an `apply` that raises has changed nothing.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def _is_owner(owner: str) -> bool:
     return len(hexadecimal) == 64 and all(char in "0123456789abcdef" for char in hexadecimal)
 
 
-class LogRules:
+class LogRules(ABC):
     """The state that decides which entry may come next in one log."""
 
     allowed: ClassVar[tuple[type[Entry], ...]]
@@ -62,9 +63,9 @@ class LogRules:
         """Whether keys and signatures are checked too."""
 
     @property
+    @abstractmethod
     def writers(self) -> tuple[str, ...]:
         """The accounts that may sign this log's heads; empty while unknown."""
-        raise NotImplementedError
 
     def apply(self, entry: Entry) -> None:
         """Accept the next entry.
@@ -81,8 +82,9 @@ class LogRules:
             raise exc.at(self.size) from exc
         self.size += 1
 
+    @abstractmethod
     def _apply(self, entry: Entry) -> None:
-        raise NotImplementedError
+        """Accept an entry of a kind that this log holds."""
 
     def copy(self) -> Self:
         """An independent copy, to try entries on."""
