@@ -14,7 +14,8 @@ import contextlib
 import logging
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from peer.errors import AddressInvalid, IdentityInvalid, Unreachable
@@ -94,6 +95,8 @@ class Link:
         """Attaches; `prefix` goes before the name of every DHT method, so that networks do not mix."""
         kind = _private_p2p(daemon, prefix, allowance)
         p2p = await kind.replicate(Multiaddr(daemon.address))
+        connector = p2p._client.control.daemon_connector
+        connector.open_connection = _noting(connector.open_connection)
         p2p._client.control.persistent_conn_max_msg_size = MESSAGE_LIMIT - _MARGIN  # above p2pd's, it hangs up on us
         try:
             dht = await DHTNode.create(
@@ -166,18 +169,21 @@ class Link:
     async def connect(self, peer_id: str, addresses: Iterable[str]) -> None:
         """Dials; raises Unreachable."""
         try:
-            await self._p2p._client.connect(PeerID.from_base58(peer_id), [Multiaddr(item) for item in addresses])
+            with _closing_what_it_opens():
+                await self._p2p._client.connect(PeerID.from_base58(peer_id), [Multiaddr(item) for item in addresses])
         except _LOST as exc:
             raise Unreachable(f"peer {peer_id}: {_words(exc)}") from exc
 
     async def addresses(self) -> list[str]:
         """Our multiaddresses, PeerID included."""
-        return [str(item) for item in await self._p2p.get_visible_maddrs(latest=True)]
+        with _closing_what_it_opens():
+            return [str(item) for item in await self._p2p.get_visible_maddrs(latest=True)]
 
     async def connected(self) -> list[str]:
         """PeerIDs with an open connection."""
         try:
-            return [str(item.peer_id) for item in await self._p2p.list_peers()]
+            with _closing_what_it_opens():
+                return [str(item.peer_id) for item in await self._p2p.list_peers()]
         except _LOST as exc:
             raise Unreachable(f"p2pd: {_words(exc)}") from exc
 
@@ -200,6 +206,35 @@ class Link:
             entries = item.value if item is not None and isinstance(item.value, dict) else {}
             result[key] = {subkey: entry.value for subkey, entry in entries.items()}
         return result
+
+
+_opened: ContextVar[list[asyncio.StreamWriter] | None] = ContextVar("opened", default=None)
+
+
+def _noting(connect: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    """`connect`, but it notes its connection for `_closing_what_it_opens`."""
+
+    async def open_connection() -> Any:
+        reader, writer = await connect()
+        noted = _opened.get()
+        if noted is not None:
+            noted.append(writer)
+        return reader, writer
+
+    return open_connection
+
+
+@contextlib.contextmanager
+def _closing_what_it_opens() -> Iterator[None]:
+    """hivemind closes the connection of a control call only when p2pd has answered; ours may be given up before."""
+    noted: list[asyncio.StreamWriter] = []
+    token = _opened.set(noted)
+    try:
+        yield
+    finally:
+        _opened.reset(token)
+        for writer in noted:
+            writer.close()
 
 
 def _words(exc: BaseException) -> str:
