@@ -13,7 +13,11 @@
     ├─ Behind                FP-210  entries are missing in between: `size` is what we have
     ├─ Conflict              FP-211  entries or a head that contradict what is certified or promised
     ├─ QuorumMissing         FP-212  a certificate with too few valid cosignatures
-    └─ Frozen                FP-213  a log whose owner signed two contradicting heads
+    ├─ Frozen                FP-213  a log whose owner signed two contradicting heads
+    ├─ EvidenceInvalid       FP-214  a claimed proof of equivocation that proves nothing
+    ├─ SelfFork              FP-215  our own log was signed further elsewhere: a restored backup, or a key used twice
+    ├─ ArchiveInvalid        FP-216  a folder of tiles that is missing, malformed, or not what its checkpoints say
+    └─ Unreferenced          FP-217  a log that no certified entry refers to, beyond what one peer may have of those
 
 Pure: no IO.
 """
@@ -129,3 +133,32 @@ class Frozen(_Coded):
     """A log whose owner signed two heads that cannot both be prefixes of it."""
 
     code = "FP-213"
+
+
+class EvidenceInvalid(_Coded):
+    """A claimed proof of equivocation that proves nothing."""
+
+    code = "FP-214"
+
+
+class SelfFork(_Coded):
+    """Our own log was signed further, or otherwise, elsewhere; nothing is signed until it is recovered."""
+
+    code = "FP-215"
+
+    def __init__(self, size: int, message: str) -> None:
+        self.size = size
+        """How far others have the log."""
+        super().__init__(message)
+
+
+class ArchiveInvalid(_Coded):
+    """A folder of tiles that is missing, malformed, or not what its checkpoints say."""
+
+    code = "FP-216"
+
+
+class Unreferenced(_Coded):
+    """A log that no certified entry refers to, beyond what one peer may bring of those."""
+
+    code = "FP-217"

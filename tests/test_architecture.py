@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[1]
 # A file imports only files above it in its package. A folder's files are listed as folder/file.
 ORDER = {
     "ledger": """
-        errors codec values keys merkle notes receipt spec entries rules balances genesis fold_log fold
-        database logs store witness replica report verify describe tiles cli
+        errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
+        proof evidence effects fold_log fold history
+        database logs store witness replica tiles archive report check verify live describe
+        cli/base cli/read cli/files cli/proofs cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
         errors settings specfile config blobs

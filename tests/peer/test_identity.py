@@ -65,7 +65,7 @@ def test_the_key_file_is_private_and_comes_back_the_same(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-1], lambda data: b"\0" + data[1:], lambda data: data[:-1] + b"x"]
+    "damage", [lambda data: data[:-1], lambda data: b"\0" + data[1:], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
 )
 def test_a_damaged_key_file_is_refused(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "peer.key"
