@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "ledger": """
         errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
-        proof evidence effects fold_log fold history
+        quorum proof evidence effects fold_log fold history
         database logs store witness replica tiles archive report check verify live describe
         cli/base cli/read cli/files cli/proofs cli/verify cli/recover cli/main
     """.split(),
