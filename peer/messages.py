@@ -28,6 +28,50 @@ class WitnessRequest(Message):
     note: NoteText
 
 
+class WitnessAnswer(Message):
+    """Answer of `ledger.cosign`: the cosignature line, or from which entry on the witness needs the log."""
+
+    cosignature: NoteText | None = None
+    behind: Natural | None = None
+
+
+class HeadQuery(Message):
+    """`ledger.head`: how far does the peer have this log?"""
+
+    origin: Origin
+
+
+class HeadAnswer(Message):
+    """Answer of `ledger.head`; a peer that does not know the log answers "", "", 0."""
+
+    certificate: NoteText
+    """Its newest certificate of the log, or empty."""
+    promised: NoteText
+    """If it is a witness: the newest head of the log that it cosigned, as its writer signed it; or empty."""
+    size: Natural
+    """Entries of the log that it has, certified or not."""
+
+
+class TailQuery(Message):
+    """`ledger.tail`: entries of a log from `start` on, certified or not, under the head that the witness cosigned last."""
+
+    origin: Origin
+    start: Natural
+
+
+class TailAnswer(Message):
+    """Answer of `ledger.tail`: as many entries as one message holds; ask on from `start` + their number."""
+
+    origin: Origin
+    start: Natural
+    entries: list[EntryText]
+    """Entries [start, …), none beyond `size`."""
+    promised: NoteText
+    """The newest head of the log that the witness cosigned, as its writer signed it; empty where there is none."""
+    size: Natural
+    """The size that `promised` states, or 0."""
+
+
 class Heads(Message):
     """Answer of `ledger.heads`: (origin, certified size) of every log."""
 
