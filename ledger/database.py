@@ -116,6 +116,15 @@ class Database:
         except sqlite3.Error as exc:
             raise StoreUnreadable(f"{self.path}: cannot read: {exc}") from exc
 
+    def _typed(self, table: str, rows: list[tuple[object, ...]], *kinds: type) -> list[tuple[object, ...]]:
+        """The rows, if each column holds its kind: SQLite checks that when it writes, not what a damaged file holds."""
+        wanted = list(kinds)
+        for row in rows:
+            if list(map(type, row)) != wanted:
+                got, names = [type(value).__name__ for value in row], [kind.__name__ for kind in kinds]
+                raise StoreUnreadable(f"{self.path}: a row of {table} holds {got}, wanted {names}: the file is damaged")
+        return rows
+
     def change(self, query: str, *values: object) -> int:
         """Run a statement inside a transaction; how many rows it changed."""
         return self._connection.execute(query, values).rowcount
@@ -127,7 +136,8 @@ class Database:
 
     def logs(self) -> dict[str, int]:
         """Row ids of the logs by origin."""
-        return dict(self.rows("SELECT origin, id FROM log ORDER BY origin"))  # type: ignore[arg-type]
+        rows = self.rows("SELECT origin, id FROM log ORDER BY origin")
+        return dict(self._typed("log", rows, str, int))  # type: ignore[arg-type]
 
     def add_log(self, origin: str) -> int:
         """The row id of the log, made if new."""
@@ -137,7 +147,7 @@ class Database:
     def entries(self, log: int, start: int, end: int) -> list[tuple[int, bytes, bytes]]:
         """Index, leaf hash and bytes of the entries [start, end)."""
         query = "SELECT idx, leaf, data FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
-        return self.rows(query, log, start, end)  # type: ignore[return-value]
+        return self._typed("entry", self.rows(query, log, start, end), int, bytes, bytes)  # type: ignore[return-value]
 
     def add_entries(self, log: int, start: int, leaves: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """Add entries from index `start` on."""
@@ -154,7 +164,7 @@ class Database:
     def head(self, table: str, log: int) -> HeadRow | None:
         """The log's row in one of `HEADS`."""
         rows = self.rows(f"SELECT size, root, note FROM {table} WHERE log = ?", log)
-        return HeadRow(*rows[0]) if rows else None  # type: ignore[arg-type]
+        return HeadRow(*self._typed(table, rows, int, bytes, bytes)[0]) if rows else None  # type: ignore[arg-type]
 
     def set_head(self, table: str, log: int, row: HeadRow) -> None:
         """Set the log's row in one of `HEADS`."""

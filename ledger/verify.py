@@ -77,9 +77,11 @@ class _Check:
         for table in HEADS:
             row = self._db.head(table, self._row)
             if row is not None:
-                self.certified = row.size if table == "certificate" else self.certified
                 if self.fault is None:
                     self.fault = self._head(rules, table, row)
+                    if self.fault is not None and table == "certificate":
+                        continue  # what it covers is not certified
+                self.certified = row.size if table == "certificate" else self.certified
 
     def _rows(self) -> Iterator[tuple[int, bytes, bytes]]:
         last = -1
@@ -122,6 +124,8 @@ class _Check:
         if certificate is None or index >= certificate.size:
             return []
         rest = [leaf for _, leaf, _ in self._db.entries(self._row, index + 1, certificate.size)]
+        if any(len(leaf) != 32 for leaf in (stored, *rest)):
+            return ["the stored hashes are damaged"]
         for leaf, what in ((stored, "the entry was changed"), (hashed, "the stored hash was changed, not the entry")):
             frontier = self.sound.tree.frontier(index)
             for item in (leaf, *rest):
@@ -133,6 +137,8 @@ class _Check:
     def _head(self, rules: AccountRules | RunRules, table: str, row: HeadRow) -> Fault | None:
         name = f"{table} at {row.size}" if table != "head" else f"head at {row.size}"
         tree = self.sound.tree
+        if row.size < 1:
+            return self._fault(None, name, f"of {row.size} entries", "at least 1")
         if row.size > tree.size:
             return self._fault(None, name, f"of {row.size} entries", f"at most {tree.size}: later ones are missing")
         root = tree.root(row.size)
