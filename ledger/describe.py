@@ -4,6 +4,7 @@ Pure: no IO.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from .entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle
 
@@ -46,12 +47,20 @@ def entry_line(entry: Entry) -> str:
     return entry.type
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """The lines of a table, none where there are no rows: the first column to the left, the others to the right."""
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> list[str]:
+    """The lines of a table, none where there are no rows; the first `left` columns stand to the left."""
     lines = [tuple(head), *(tuple(str(value) for value in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        "  ".join(cell.rjust(width) if at else cell.ljust(width) for at, (cell, width) in enumerate(cells)).rstrip()
-        for cells in (list(zip(line, widths, strict=True)) for line in lines)
+        "  ".join(cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in cells).rstrip()
+        for cells in (enumerate(zip(line, widths, strict=True)) for line in lines)
         if len(lines) > 1
     ]
+
+
+def moment(time_s: int) -> str:
+    """Seconds since 1970 as a date and time in UTC; what no calendar holds stays a number."""
+    try:
+        return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"second {time_s}"

@@ -17,7 +17,8 @@
     ├─ EvidenceInvalid       FP-214  a claimed proof of equivocation that proves nothing
     ├─ SelfFork              FP-215  our own log was signed further elsewhere: a restored backup, or a key used twice
     ├─ ArchiveInvalid        FP-216  a folder of tiles that is missing, malformed, or not what its checkpoints say
-    └─ Unreferenced          FP-217  a log that no certified entry refers to, beyond what one peer may have of those
+    ├─ Unreferenced          FP-217  a log that no certified entry refers to, beyond what one peer may have of those
+    └─ PluginMissing         FP-218  a part of the software that a command needs and that is not installed
 
 Pure: no IO.
 """
@@ -162,3 +163,9 @@ class Unreferenced(_Coded):
     """A log that no certified entry refers to, beyond what one peer may bring of those."""
 
     code = "FP-217"
+
+
+class PluginMissing(_Coded):
+    """A part of the software that a command needs is not installed here."""
+
+    code = "FP-218"

@@ -1,30 +1,71 @@
-"""A log as C2SP tlog-tiles files: hash tiles of 256, entry bundles of 256, and the certificate as its checkpoint.
+"""A log as C2SP tlog-tiles: hash tiles of 256 hashes, entry bundles of 256 entries, and where each of them lies.
 
-Pure: no IO; it yields relative paths and contents.
+Pure: no IO.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from .merkle import Tree
+from .codec import MAX_BYTES
 
 WIDTH = 256
 """Hashes per tile and entries per bundle."""
+MAX_BUNDLE = WIDTH * (2 + MAX_BYTES)
+"""The longest bundle of our entries, in bytes."""
+MAX_TILE = WIDTH * 32
+"""The longest tile, in bytes."""
+ENTRIES = "entries"
+"""What stands in the path of a bundle where a tile has its level."""
 
 
-def files(tree: Tree, size: int, entries: Sequence[bytes], checkpoint: bytes) -> Iterator[tuple[str, bytes]]:
-    """Path and content of every file of the log at `size`; the checkpoint comes last, when what it covers is there."""
-    for number in range(0, size, WIDTH):
-        bundle = entries[number : min(number + WIDTH, size)]
-        framed = b"".join(len(entry).to_bytes(2, "big") + entry for entry in bundle)
-        yield _path("entries", number // WIDTH, len(bundle)), framed
+class Tile(NamedTuple):
+    """One file below `tile/`."""
+
+    kind: str
+    """The level of a tile as a number, or `ENTRIES`."""
+    number: int
+    """Its place among its kind."""
+    width: int
+    """How many hashes or entries it has; below `WIDTH` only the last of its kind."""
+
+    @property
+    def path(self) -> str:
+        """tile/<kind>/<number in groups of three digits>, with .p/<width> where it is not full."""
+        number = self.number
+        groups = [f"{number % 1000:03d}"]
+        while number >= 1000:
+            number //= 1000
+            groups.insert(0, f"x{number % 1000:03d}")
+        partial = "" if self.width == WIDTH else f".p/{self.width}"
+        return f"tile/{self.kind}/{'/'.join(groups)}{partial}"
+
+    @property
+    def start(self) -> int:
+        """Of a bundle: the index of its first entry."""
+        return self.number * WIDTH
+
+
+def bundles(size: int) -> Iterator[Tile]:
+    """The entry bundles of a log of this size, in order."""
+    return _row(ENTRIES, size)
+
+
+def tiles(size: int) -> Iterator[Tile]:
+    """The hash tiles of a log of this size, lowest level first; none is empty."""
     level, count = 0, size
     while count:
-        for number in range(0, count, WIDTH):
-            width = min(WIDTH, count - number)
-            hashes = b"".join(tree.node(8 * level, number + i) for i in range(width))
-            yield _path(str(level), number // WIDTH, width), hashes
+        yield from _row(str(level), count)
         level, count = level + 1, count // WIDTH
-    yield "checkpoint", checkpoint
+
+
+def _row(kind: str, count: int) -> Iterator[Tile]:
+    for number in range(0, count, WIDTH):
+        yield Tile(kind, number // WIDTH, min(WIDTH, count - number))
+
+
+def write_bundle(entries: Iterable[bytes]) -> bytes:
+    """Entries one after another, each after its length as a big-endian u16."""
+    return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
 
 
 def parse_bundle(data: bytes) -> list[bytes]:
@@ -42,13 +83,3 @@ def parse_bundle(data: bytes) -> list[bytes]:
         entries.append(data[at + 2 : end])
         at = end
     return entries
-
-
-def _path(kind: str, number: int, width: int) -> str:
-    """tile/<kind>/<number in groups of three digits>, with .p/<width> where it is not full."""
-    groups = [f"{number % 1000:03d}"]
-    while number >= 1000:
-        number //= 1000
-        groups.insert(0, f"x{number % 1000:03d}")
-    partial = "" if width == WIDTH else f".p/{width}"
-    return f"tile/{kind}/{'/'.join(groups)}{partial}"

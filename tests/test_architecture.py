@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "ledger": """
         errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
-        quorum proof evidence effects fold_log fold history
-        database logs store witness replica tiles archive report check verify live describe
-        cli/base cli/read cli/files cli/proofs cli/verify cli/recover cli/main
+        tiles quorum proof evidence effects fold_log fold history
+        database logs store witness replica archive report check verify live describe
+        cli/base cli/find cli/read cli/files cli/proofs cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
         errors settings specfile config blobs
@@ -36,6 +36,7 @@ ORDER = {
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader
         directory runs/matcher runs/submission runs/host node
+        audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon
         cli/client cli/view cli/screen

@@ -43,7 +43,7 @@ class DemoFailed(ForgeError):
 def program(name: str) -> list[str]:
     """The command line that runs one of our console scripts with this very Python, and dies with this process."""
     script = Path(sys.executable).with_name(name)
-    modules = {"forge-peer": "peer.cli.main", "forge-ledger": "ledger.cli"}
+    modules = {"forge-peer": "peer.cli.main", "forge-ledger": "ledger.cli.main"}
     code = f"from {modules[name]} import main; main()"
     command = [str(script)] if script.exists() else [sys.executable, "-c", code]
     return [sys.executable, "-c", LEASH, str(os.getpid()), *command]

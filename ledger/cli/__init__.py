@@ -1,0 +1,1 @@
+"""`forge-ledger`: verify, read, prove and carry a ledger, offline."""
