@@ -140,10 +140,16 @@ class Ledger:
 
     def sql(self, query: str, *values: object) -> list[tuple[object, ...]]:
         """Change or read the file behind the program's back."""
-        connection = sqlite3.connect(self.path)
+        return self.all((query, values))
+
+    def all(self, *steps: tuple[str, tuple[object, ...]]) -> list[tuple[object, ...]]:
+        """Several changes; the rows of the last."""
+        connection = sqlite3.connect(self.path, isolation_level=None)
         try:
-            rows = connection.execute(query, values).fetchall()
-            connection.commit()
+            connection.execute("PRAGMA synchronous = OFF")
+            rows: list[tuple[object, ...]] = []
+            for query, values in steps:
+                rows = connection.execute(query, values).fetchall()
             return rows
         finally:
             connection.close()
@@ -173,9 +179,9 @@ class Ledger:
         """Put these entries, rightly hashed, in place of the log's, under the old heads."""
         self.sql("INSERT OR IGNORE INTO log (origin) VALUES (?)", origin)
         row = self.row(origin)
-        self.sql("DELETE FROM entry WHERE log = ?", row)
-        for index, data in enumerate(data_of(log)):
-            self.sql("INSERT INTO entry (log, idx, leaf, data) VALUES (?, ?, ?, ?)", row, index, leaf_hash(data), data)
+        insert = "INSERT INTO entry (log, idx, leaf, data) VALUES (?, ?, ?, ?)"
+        rows = [(insert, (row, index, leaf_hash(data), data)) for index, data in enumerate(data_of(log))]
+        self.all(("DELETE FROM entry WHERE log = ?", (row,)), *rows)
 
     def forge(self, origin: str, log: Sequence[Entry | bytes], note: bytes | None = None) -> None:
         """The same, with owner and a quorum of witnesses in on it: they sign whatever it is."""
