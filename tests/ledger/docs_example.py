@@ -143,6 +143,7 @@ class Network:
         self.entries = self._entries()
         self.claim = [self.recv(self.run_log, SETTLE, self.entries)]
         self.refund = self.recv(self.run_log, CLOSE, self.entries)
+        self.fork = [canonical({"amount": 1000, "memo": memo, "to": self.bob.public, "type": "send"}) for memo in "ab"]
 
     def recv(self, origin: str, index: int, log: Sequence[bytes]) -> bytes:
         """The claim on a log as it stands, up to an entry."""
@@ -178,7 +179,7 @@ class Network:
 def example() -> dict[str, str]:
     """Every block of the page, by its label, in the page's order."""
     net = Network()
-    return {**_network(net), **_logs(net), **_certificate(net), **_proof(net)}
+    return {**_network(net), **_logs(net), **_certificate(net), **_proof(net), **_evidence(net)}
 
 
 def _network(net: Network) -> dict[str, str]:
@@ -255,13 +256,30 @@ def certificate(origin: str, log: Sequence[bytes], key: Key) -> str:
 
 def _proof(net: Network) -> dict[str, str]:
     hashes = path(RECEIPT, [leaf(entry) for entry in net.entries])
+    extra = net.entries[RECEIPT] + b"\n" + net.entries[0]
     return {
         "inclusion": _table((str(number), found.hex()) for number, found in enumerate(hashes)),
-        "tlog-proof": f"c2sp.org/tlog-proof@v1\nextra {b64(net.entries[RECEIPT])}\nindex {RECEIPT}\n"
+        "tlog-proof": f"c2sp.org/tlog-proof@v1\nextra {b64(extra)}\nindex {RECEIPT}\n"
         + "".join(b64(found) + "\n" for found in hashes)
         + "\n"
         + certificate(net.run_log, net.entries, net.alice),
         "bundle": b"".join(len(entry).to_bytes(2, "big") + entry for entry in net.sent).hex(),
+    }
+
+
+def _evidence(net: Network) -> dict[str, str]:
+    """Alice signs her true log at 1 and another one, in which she spends the same credits, at 2."""
+    other = [leaf(entry) for entry in net.fork]
+    evidence = canonical({
+        "begin": "", "first": head(net.alice_log, net.sent, net.alice), "proof": [other[1].hex()],
+        "root": other[0].hex(), "second": head(net.alice_log, net.fork, net.alice),
+    })  # fmt: skip
+    return {
+        "fork 0": net.fork[0].decode(),
+        "fork 1": net.fork[1].decode(),
+        "fork first": head(net.alice_log, net.sent, net.alice),
+        "fork second": head(net.alice_log, net.fork, net.alice),
+        "evidence": evidence.decode(),
     }
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ledger import codec, entries, merkle, notes
+from ledger import codec, entries, evidence, merkle, notes, proof
 from ledger.entries import Receipt
+from ledger.evidence import Evidence
 from ledger.fold import Ledger, conservation, fold
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
@@ -143,10 +144,25 @@ def test_a_store_and_three_witnesses_make_the_pages_certificate(
         certificate = notes.combine(note, lines)
         assert certificate.decode() == page["certificate"] + "\n"
         store.certify(origin, certificate)
-        proof = store.inclusion(origin, RECEIPT)
-        assert [item.hex() for item in proof.path] == column(page["inclusion"])
-        root = merkle.root([merkle.leaf_hash(data) for data in run])
-        merkle.verify_inclusion(proof.leaf, RECEIPT, proof.size, proof.path, root)
+        inclusion = store.inclusion(origin, RECEIPT)
+    assert [item.hex() for item in inclusion.path] == column(page["inclusion"])
+    root = merkle.root([merkle.leaf_hash(data) for data in run])
+    merkle.verify_inclusion(inclusion.leaf, RECEIPT, inclusion.size, inclusion.path, root)
+    assert proof.write(inclusion, run[RECEIPT], run[0]).decode() == page["tlog-proof"] + "\n"
+
+
+def test_the_proof_proves_the_receipt_to_a_stranger(page: dict[str, str], genesis: Genesis, run: list[bytes]) -> None:
+    proven = proof.check(proof.parse(page["tlog-proof"].encode() + b"\n"), genesis)
+    assert proven.entry.encode() == run[RECEIPT]
+    assert dict(proven.witnessed) == TIMES
+
+
+def test_the_evidence_accuses_alice(page: dict[str, str], genesis: Genesis, key: dict[str, PrivateKey]) -> None:
+    found = Evidence.parse(page["evidence"].encode())
+    assert evidence.verify(found, genesis.terms) == (column(page["origins"])[0], key["alice"].public)
+    tree = merkle.Tree([merkle.leaf_hash(page[f"fork {index}"].encode()) for index in (0, 1)])
+    heads = [page[f"fork {which}"].encode() + b"\n" for which in ("first", "second")]
+    assert evidence.build(tree, *heads) == found
 
 
 def test_key_ids_are_as_the_page_says(page: dict[str, str], genesis: Genesis, key: dict[str, PrivateKey]) -> None:
