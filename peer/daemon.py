@@ -83,6 +83,7 @@ async def _main(home: Home, settings: Settings) -> None:
             log.info("stopping")
         await daemon.host.say_goodbye()
         keeper.cancel()  # a run's task ends its worker
+        await daemon.logs.close()
     log.info("stopped")
 
 

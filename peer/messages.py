@@ -24,7 +24,7 @@ class WitnessRequest(Message):
 
     origin: Origin
     start: Natural
-    entries: list[EntryText]
+    entries: list[EntryText] = Field(max_length=10_000)
     note: NoteText
 
 
@@ -53,7 +53,7 @@ class HeadAnswer(Message):
 
 
 class TailQuery(Message):
-    """`ledger.tail`: entries of a log from `start` on, certified or not, under the head that the witness cosigned last."""
+    """`ledger.tail`: entries of a log from `start` on, certified or not, up to the head that it cosigned last."""
 
     origin: Origin
     start: Natural

@@ -31,7 +31,7 @@ ORDER = {
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher
-        supervisor logs replication credits
+        supervisor errands storage cosigning appending witnessing logs replication credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader

@@ -21,7 +21,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 @pytest.fixture
 def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
     """Ledger replicas of a witness and of Alice, who has all the credits; more on demand."""
-    monkeypatch.setattr("peer.logs.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.cosigning.RETRY_S", 0.02)
     ledgers = Ledgers(tmp_path)
     yield ledgers
     ledgers.close()

@@ -36,7 +36,7 @@ FAST = {
     "peer.runs.member.TICK_S": 0.02,
     "peer.rounds.delivery.REMIND_S": 0.3,
     "peer.rounds.pause.RETRY_S": 0.05,
-    "peer.logs.RETRY_S": 0.05,
+    "peer.cosigning.RETRY_S": 0.05,
     "peer.supervisor.FIRST_PAUSE_S": 0.05,
 }
 """The daemon's pauses, shortened; none of them decides what happens."""
@@ -82,6 +82,7 @@ class Peer:
                 self.keeper.cancel()
         finally:
             world.air.peers.pop(self.network.peer_id, None)
+            await self.daemon.logs.close()
             self.store.close()
 
     async def stop(self) -> None:

@@ -48,6 +48,7 @@ class Replica:
 
     def crash(self) -> None:
         """Forget all that is not on disk."""
+        self.logs.abandon()
         self.store.close()
         self.open()
 
@@ -91,4 +92,5 @@ class Ledgers:
 
     def close(self) -> None:
         for replica in self.replicas:
+            replica.logs.abandon()
             replica.store.close()

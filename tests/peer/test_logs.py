@@ -96,18 +96,16 @@ async def test_a_witness_is_sent_all_that_it_lacks(ledgers: Ledgers) -> None:
     assert await ledgers.keeper.logs.size(alice.logs.origin) == 601
 
 
-async def test_a_witness_that_lacks_too_much_is_asked_again_later(
+async def test_a_witness_that_lacks_more_than_a_message_holds_is_sent_several(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = ledgers.alice
-    monkeypatch.setattr("peer.logs.COSIGN_ENTRIES", 2)
-    asked: list[str] = []
-    ledgers.air.faults["ledger.cosign"] = lambda sender, to, body: asked.append(to)
-    waiting = asyncio.create_task(alice.logs.append(alice.logs.origin, [pay(1)] * 5))
-    await until(lambda: len(asked) > 8)
-    assert not waiting.done()
-    monkeypatch.setattr("peer.logs.COSIGN_ENTRIES", 10)
-    await asyncio.wait_for(waiting, 5)
+    monkeypatch.setattr("peer.cosigning.MESSAGE_ENTRIES", 2)
+    sent: list[tuple[int, int]] = []
+    ledgers.air.faults["ledger.cosign"] = lambda sender, to, body: sent.append((body["start"], len(body["entries"])))
+    await asyncio.wait_for(alice.logs.append(alice.logs.origin, [pay(1)] * 25), 10)
+    assert sent == [(start, 2) for start in range(0, 24, 2)] + [(24, 1)]
+    assert await ledgers.keeper.logs.size(alice.logs.origin) == 25
 
 
 async def test_a_witness_refuses_a_log_that_contradicts_what_it_cosigned(ledgers: Ledgers) -> None:

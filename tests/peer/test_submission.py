@@ -94,15 +94,16 @@ async def test_the_same_spec_twice_makes_two_runs(world: World) -> None:
 async def test_a_submitter_that_is_killed_before_the_funding_is_certified_funds_once(world: World) -> None:
     alice, bob = await world.peer("alice"), await world.peer("bob")
     asked = asyncio.Event()
-    cosign = alice.daemon.logs._cosignatures
+    cosigners = alice.daemon.logs._cosigners
+    certificate = cosigners.certificate
 
-    async def never(origin: str, note: bytes) -> Any:
-        if origin == alice.daemon.logs.origin:
+    async def never(note: bytes, known: int) -> bytes:
+        if alice.daemon.logs.origin.encode() in note:
             asked.set()
             await asyncio.Event().wait()
-        return await cosign(origin, note)
+        return await certificate(note, known)
 
-    alice.daemon.logs._cosignatures = never
+    cosigners.certificate = never
     submitting = asyncio.create_task(alice.submit(training={"rounds": 1}))
     await asyncio.wait_for(asked.wait(), 10)
     submitting.cancel()
