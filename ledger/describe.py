@@ -38,13 +38,36 @@ def entry_line(entry: Entry) -> str:
             seats = ", ".join(f"{short(account)}×{quota}" for account, _, quota in entry.roster)
             return f"open round {entry.round}: {seats}"
         case Receipt():
-            loss = f"{entry.loss // MICRO}.{entry.loss % MICRO // 100:04d}"
-            return f"receipt of {short(entry.account)} for round {entry.round}: {entry.tokens} tokens, loss {loss}"
+            said = f"{entry.tokens} tokens, loss {_loss(entry.loss)}"
+            return f"receipt of {short(entry.account)} for round {entry.round}: {said}"
         case Settle():
             return f"settle round {entry.round}: {len(entry.receipts)} receipts, state {short(entry.state)}"
         case Close():
             return f"close: {entry.reason!r}"
     return entry.type
+
+
+def entry_facts(entry: Entry) -> list[tuple[str, str]]:
+    """Everything that an entry says, a title and a text each; nothing is shortened."""
+    match entry:
+        case Receipt():
+            start, count = entry.slots
+            return [
+                ("receipt of", entry.account),
+                ("round", str(entry.round)),
+                ("work", f"{entry.tokens} tokens, slots {start} to {start + count - 1}, {entry.steps} steps"),
+                ("loss", _loss(entry.loss)),
+                ("update", entry.update),
+                ("trained on", entry.state_in),
+            ]
+        case Send() | Issue():
+            memo = f" ({entry.memo!r})" if isinstance(entry, Send) and entry.memo else ""
+            return [(entry.type, f"{credits(entry.amount)} credits to {entry.to}{memo}")]
+    return [("which says", entry_line(entry))]
+
+
+def _loss(loss: int) -> str:
+    return f"{loss // MICRO}.{loss % MICRO // 100:04d}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> list[str]:
