@@ -166,17 +166,20 @@ def verify_head(note: Note, writers: Iterable[str]) -> str:
         NoteInvalid: none of them did, or a line claims so with a signature that does not verify.
     """
     origin = checkpoint(note).origin
-    ids = {log_key_id(origin, public): public for public in writers}
+    ids: dict[bytes, list[str]] = {}  # two keys may share an id of 4 bytes
+    for public in writers:
+        ids.setdefault(log_key_id(origin, public), []).append(public)
     for signature in note.signatures:
-        public = ids.get(signature.key_id) if signature.name == origin else None
-        if public is None:
-            continue
-        try:
-            keys.verify(public, note.text.encode(), signature.blob)
-        except SignatureInvalid as exc:
-            raise NoteInvalid(f"head of {origin}: {exc.message}") from exc
-        return public
-    raise NoteInvalid(f"head of {origin}: not signed by any of its {len(ids)} allowed writers")
+        claimed = ids.get(signature.key_id, []) if signature.name == origin else []
+        for public in claimed:
+            try:
+                keys.verify(public, note.text.encode(), signature.blob)
+            except SignatureInvalid as exc:
+                if public == claimed[-1]:
+                    raise NoteInvalid(f"head of {origin}: {exc.message}") from exc
+            else:
+                return public
+    raise NoteInvalid(f"head of {origin}: not signed by any of its {sum(map(len, ids.values()))} allowed writers")
 
 
 def _cosigned(text: str, time_s: int) -> bytes:

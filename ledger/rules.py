@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from . import keys
+from .codec import MAX_INT
 from .entries import PREFIX, Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, run_id
 from .errors import EntryInvalid, KeyInvalid, SignatureInvalid
 
@@ -194,6 +195,8 @@ class RunRules(LogRules):
                 got = f"slots from {seat.slot_start} for {seat.account}"
                 raise EntryInvalid(rule="roster", got=got, wanted=f"slots from {end} on: those below were given out")
             end = seat.slot_start + seat.quota
+        if end > MAX_INT:
+            raise EntryInvalid(rule="roster", got=f"slots up to {end}", wanted="up to 2^53-1")
         for account in accounts:
             self._check_key(account)
         self.open, self.receipts, self.slot_cursor = entry, {}, end
