@@ -24,8 +24,42 @@ class Outcome:
     behind: int = 0
     """Later entries of the log that share its fate."""
 
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return f"{self.rule} is {self.got}, wanted {self.wanted}"
+
     def __str__(self) -> str:
-        return f"{self.origin} entry {self.index}: {self.rule} is {self.got}, wanted {self.wanted}"
+        return f"{self.origin} entry {self.index}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """One thing that an entry did for one owner; micro-credits throughout."""
+
+    origin: str
+    """The log of the entry; for a supply, the owner's."""
+    index: int
+    """The entry; -1 for a supply, which the genesis gives."""
+    kind: str
+    """One of `KINDS`."""
+    owner: str
+    """Whom it concerns: an account, or "run/<run id>"."""
+    delta: int
+    """By how much it changed what the owner can spend."""
+    amount: int
+    """How much it is about: what becomes claimable, is set aside or burned, where nothing was spent or received."""
+    note: str = ""
+    """Why, or from or to whom, in words."""
+    causes: tuple[tuple[str, int, int], ...] = ()
+    """For a receive, what it claimed: (log, entry, amount)."""
+
+
+KINDS = (
+    "supply", "send", "owe", "receive", "issue", "reserve", "earn", "return", "burn", "refund", "void", "pending",
+    "invalid",
+)  # fmt: skip
+"""owe, earn and a funder's refund: claimable from then on; reserve, return and burn: of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)

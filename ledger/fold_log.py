@@ -1,45 +1,58 @@
 """One log inside the fold: its balance, what it owes to whom, what it claimed; and the money of a run.
 
+What is owed is kept until it is claimed and then forgotten, so that memory follows what is open, not what ever was.
+
 Pure: no IO.
 """
 
+from array import array
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
 from .balances import Outcome, RunAccount
-from .entries import Begin, Entry, Open
-from .errors import EntryInvalid
-from .merkle import Tree
-from .rules import AccountRules, RunRules
-
-MILLION = 10**6
+from .effects import Effect, Pay, Reserve, Start
 
 
 class Owed:
-    """What one log owes one payee, as running sums by entry index."""
+    """What one log owes one payee and was not claimed yet, by entry."""
 
-    __slots__ = ("indices", "sums")
+    __slots__ = ("_amounts", "_indices")
 
     def __init__(self) -> None:
-        self.indices: list[int] = []
-        self.sums: list[int] = [0]
+        self._indices = array("q")
+        self._amounts = array("q")
 
     def add(self, index: int, amount: int) -> None:
-        """Owe more, at a later entry."""
-        self.indices.append(index)
-        self.sums.append(self.sums[-1] + amount)
+        """Owe more, at this or a later entry than before."""
+        self._indices.append(index)
+        self._amounts.append(amount)
 
-    def after(self, cursor: int, index: int | None = None) -> int:
-        """The sum over entries in (cursor, index]."""
-        end = len(self.indices) if index is None else bisect_right(self.indices, index)
-        return max(0, self.sums[end] - self.sums[bisect_right(self.indices, cursor)])
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self._amounts)
+
+    def take(self, index: int) -> list[tuple[int, int]]:
+        """Claim what entries up to `index` owe, as (entry, amount), and forget it."""
+        end = bisect_right(self._indices, index)
+        taken = list(zip(self._indices[:end], self._amounts[:end], strict=True))
+        del self._indices[:end], self._amounts[:end]
+        return taken
+
+    def __bool__(self) -> bool:
+        return bool(self._indices)
 
 
 @dataclass(kw_only=True)
 class Money:
     """What a run's log has beside its balance."""
 
+    begun: Start | None = None
+    state: str = ""
+    rounds_settled: int = 0
+    round_open: int = 0
+    slot_cursor: int = 0
     reserved: int = 0
     live: bool = False  # the open round's reservation was within the balance
     burned: int = 0
@@ -55,12 +68,13 @@ class FoldedLog:
 
     origin: str
     owner: str
-    rules: AccountRules | RunRules
     balance: int
     money: Money = field(default_factory=Money)  # used by runs
     issued: int = 0  # used by issuers
-    tree: Tree = field(default_factory=Tree)
-    queue: deque[Entry | EntryInvalid] = field(default_factory=deque)
+    size: int = 0
+    """How many entries are known."""
+    queue: deque[Effect] = field(default_factory=deque)
+    """What they do, from the first undecided one on."""
     decided: int = 0
     invalid: Outcome | None = None
     pending: Outcome | None = None
@@ -68,10 +82,28 @@ class FoldedLog:
     cursors: dict[str, int] = field(default_factory=dict)
     closes_claimed: set[str] = field(default_factory=set)
 
+    @property
+    def is_run(self) -> bool:
+        """Whether it is a run's log."""
+        return self.owner.startswith("run/")
+
     def owe(self, payee: str, index: int, amount: int) -> None:
         """Owe the payee this amount because of this entry."""
         if amount:
-            self.owed.setdefault(payee, Owed()).add(index, amount)
+            owed = self.owed.get(payee)
+            if owed is None:
+                owed = self.owed[payee] = Owed()
+            owed.add(index, amount)
+
+    def take(self, payee: str, index: int) -> list[tuple[int, int]]:
+        """What entries up to `index` owe the payee, who claims it now, as (entry, amount)."""
+        owed = self.owed.get(payee)
+        if owed is None:
+            return []
+        taken = owed.take(index)
+        if not owed:
+            del self.owed[payee]
+        return taken
 
 
 class Void(Exception):
@@ -84,63 +116,60 @@ class Void(Exception):
 def unreceived(sender: FoldedLog, run: FoldedLog) -> int:
     """What the account sent to the run and the run had not received when it closed."""
     owed = sender.owed.get(run.owner)
-    return owed.after(run.cursors.get(sender.origin, -1)) if owed else 0
+    return owed.total if owed else 0
 
 
-def open_round(log: FoldedLog, entry: Open) -> None:
-    """Set the quotas' worth aside; what an unsettled open had set aside is burned."""
-    money, begin = log.money, _begin(log)
-    money.burned += money.reserved
-    worth = sum(seat.quota * begin.tokens_per_slot * begin.price // MILLION for seat in entry.roster)
-    money.live = worth <= log.balance
-    money.reserved = worth if money.live else 0
-    if not money.live:
-        raise Void("roster", f"worth {worth}", f"at most {log.balance}, the run's balance at this entry")
-    log.balance -= worth
+def open_round(log: FoldedLog, effect: Reserve) -> int:
+    """Set the quotas' worth aside; what an unsettled open had set aside is burned: how much that was."""
+    money = log.money
+    burned = money.reserved
+    money.burned += burned
+    money.round_open, money.slot_cursor = effect.round, effect.slot_cursor
+    money.live = effect.worth <= log.balance
+    money.reserved = effect.worth if money.live else 0
+    log.balance -= money.reserved
+    return burned
 
 
-def settle_round(log: FoldedLog, index: int) -> None:
-    """Pay the receipts; what the quotas did not use returns to the run."""
-    money, begin = log.money, _begin(log)
+def settle_round(log: FoldedLog, effect: Pay) -> int:
+    """Pay the receipts; what the quotas did not use returns to the run: how much that was."""
+    money = log.money
+    money.round_open, money.rounds_settled, money.state = 0, effect.round, effect.state
     if not money.live:
         raise Void("round", "one whose open was void", "a round that was paid for")
     left = money.reserved
-    for receipt in log.rules.counted if isinstance(log.rules, RunRules) else ():
-        amount = receipt.tokens * begin.price // MILLION
+    for account, amount in effect.payments:
         left -= amount
-        money.paid[receipt.account] = money.paid.get(receipt.account, 0) + amount
-        log.owe(receipt.account, index, amount)
+        money.paid[account] = money.paid.get(account, 0) + amount
+        log.owe(account, effect.index, amount)
     log.balance += left
     money.reserved, money.live = 0, False
+    return left
 
 
-def close_run(log: FoldedLog, index: int) -> None:
-    """Burn what is reserved, owe the rest to the funders pro rata, burn the dust."""
+def close_run(log: FoldedLog, index: int) -> tuple[int, int]:
+    """Burn what is reserved, owe the rest to the funders pro rata, burn the dust: (what was reserved, the dust)."""
     money = log.money
-    total, rest = sum(money.funders.values()), log.balance
+    total, rest, reserved = sum(money.funders.values()), log.balance, money.reserved
     for funder, amount in money.funders.items():
         refund = rest * amount // total
         money.refunded[funder] = refund
         log.owe(funder, index, refund)
-    money.burned += money.reserved + rest - sum(money.refunded.values())
-    money.reserved, money.live, log.balance, money.close_index = 0, False, 0, index
+    dust = rest - sum(money.refunded.values())
+    money.burned += reserved + dust
+    money.reserved, money.live, log.balance, money.close_index, money.round_open = 0, False, 0, index, 0
+    return reserved, dust
 
 
-def _begin(log: FoldedLog) -> Begin:
-    assert isinstance(log.rules, RunRules)
-    assert log.rules.begin is not None  # the rules let nothing come before it
-    return log.rules.begin
-
-
-def run_account(log: FoldedLog, rules: RunRules) -> RunAccount | None:
+def run_account(log: FoldedLog) -> RunAccount | None:
     """The run as the ledger shows it, once it has begun."""
-    if rules.begin is None:
-        return None
     money = log.money
+    if money.begun is None:
+        return None
     return RunAccount(
-        run=rules.run, name=str(rules.begin.spec["name"]), submitter=str(rules.begin.spec["submitter"]),
+        run=log.owner.removeprefix("run/"), name=money.begun.name, submitter=money.begun.submitter,
         balance=log.balance, reserved=money.reserved, paid=dict(money.paid), refunded=dict(money.refunded),
-        burned=money.burned, funders=dict(money.funders), rounds_settled=rules.settled,
-        round_open=rules.open.round if rules.open else 0, slot_cursor=rules.slot_cursor, state=rules.state,
-        closed=rules.closed,
+        burned=money.burned, funders=dict(money.funders), rounds_settled=money.rounds_settled,
+        round_open=money.round_open, slot_cursor=money.slot_cursor, state=money.state or money.begun.state,
+        closed=money.close_index >= 0,
     )  # fmt: skip

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "ledger": """
         errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
-        tiles quorum proof evidence effects fold_log fold history
-        database logs store witness replica archive report check verify live describe
+        tiles quorum proof evidence effects fold_log accounting fold history
+        database logs store witness replica archive archived report check verify live describe
         cli/base cli/find cli/read cli/files cli/proofs cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """

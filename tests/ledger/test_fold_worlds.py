@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import fold as fold_module
+from ledger import accounting, fold_log
+from ledger.entries import Recv
 from ledger.fold import Fold, Ledger, conservation, fold
 from ledger.fold_log import FoldedLog
 
 from . import worlds
+from .world import root_of
 
 TERMS = worlds.GENESIS.terms
 
@@ -27,6 +29,32 @@ def check(ledger: Ledger) -> None:
         amounts += [run.balance, run.reserved, run.burned, *run.paid.values(), *run.refunded.values()]
     assert min(amounts) >= 0
     assert ledger.issued <= 50_500 + 3000
+
+
+def check_claims(world: worlds.World) -> None:
+    """Whoever claims all that it is owed gets exactly that, and is owed nothing more."""
+    ledger = whole(world)
+    stuck = {outcome.origin for outcome in (*ledger.pendings, *ledger.invalid)}
+    logs = {origin: list(log) for origin, log in world.logs.items()}
+    owed = 0
+    for owner, sources in ledger.claimable.items():
+        origin = worlds.GENESIS.origin(owner)
+        if owner.startswith("run/") or origin in stuck:
+            continue
+        for source, amount in sources.items():
+            size, index = len(world.logs[source]), ledger.decided[source] - 1
+            claim = Recv(origin=source, index=index, size=size, root=root_of(world.logs[source]))
+            logs.setdefault(origin, []).append(claim.encode())
+            owed += amount
+    after = fold(logs, TERMS, signatures=False)
+    check(after)
+    assert sum(after.balances.values()) == sum(ledger.balances.values()) + owed
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32))
+def test_all_that_is_claimable_can_be_claimed(seed):
+    check_claims(worlds.World(seed))
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,47 +111,48 @@ def test_worlds_reach_every_corner():
     }, seen  # fmt: skip
 
 
-class _Forgets(dict):
-    def __setitem__(self, key, value):
-        pass
-
-
 class _NeverHas(set):
     def __contains__(self, item):
         return False
 
 
 def _no_claim_back(monkeypatch):
-    monkeypatch.setattr(fold_module, "unreceived", lambda sender, run: 0)
+    monkeypatch.setattr(accounting, "unreceived", lambda sender, run: 0)
 
 
-def _no_cursor(monkeypatch):
-    monkeypatch.setattr(fold_module, "FoldedLog", lambda **values: FoldedLog(**values, cursors=_Forgets()))
+def _claims_are_not_forgotten(monkeypatch):
+    def take(self, index):
+        return [item for item in zip(self._indices, self._amounts, strict=True) if item[0] <= index]
+
+    monkeypatch.setattr(fold_log.Owed, "take", take)
 
 
 def _sends_after_a_claimed_close(monkeypatch):
-    monkeypatch.setattr(fold_module, "FoldedLog", lambda **values: FoldedLog(**values, closes_claimed=_NeverHas()))
+    monkeypatch.setattr(accounting, "FoldedLog", lambda **values: FoldedLog(**values, closes_claimed=_NeverHas()))
 
 
 def _reservation_returned_twice(monkeypatch):
-    settle = fold_module.settle_round
+    settle = accounting.settle_round
 
-    def twice(log, index):
+    def twice(log, effect):
         reserved = log.money.reserved
-        settle(log, index)
+        left = settle(log, effect)
         log.balance += reserved
+        return left
 
-    monkeypatch.setattr(fold_module, "settle_round", twice)
+    monkeypatch.setattr(accounting, "settle_round", twice)
 
 
 @pytest.mark.parametrize(
-    "break_it", [_no_claim_back, _no_cursor, _sends_after_a_claimed_close, _reservation_returned_twice]
+    "break_it", [_no_claim_back, _claims_are_not_forgotten, _sends_after_a_claimed_close, _reservation_returned_twice]
 )
 def test_random_worlds_catch_a_broken_fold(monkeypatch, break_it):
     break_it(monkeypatch)
     for seed in range(1500):
         try:
-            check(whole(worlds.World(seed)))
+            world = worlds.World(seed)
+            check(whole(world))
+            check_claims(world)
         except AssertionError:
             return
     pytest.fail("no world told the broken fold from the right one")
