@@ -150,15 +150,17 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def new_figure(path: Path, *, title: str, height: float = 4.0) -> Iterator[Any]:
-    """Axes to draw on; saved to `path` afterwards."""
+def new_figure(
+    path: Path, *, title: str, height: float = 4.0, width: float = 8.0, columns: int = 1
+) -> Iterator[Any]:  # fmt: skip
+    """Axes to draw on, or an array of so many beside each other; saved to `path` afterwards."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shape, axes = pyplot.subplots(figsize=(8.0, height), layout="constrained")
-    axes.set_title(title)
+    shape, axes = pyplot.subplots(ncols=columns, figsize=(width, height), layout="constrained")
+    shape.suptitle(title)
     yield axes
     path.parent.mkdir(parents=True, exist_ok=True)
     shape.savefig(path, dpi=120)

@@ -43,12 +43,12 @@ from peer.resources import cpu_name
 
 WITNESSES, QUORUM = 4, 3
 WRITER_COMMITS = 3
-SINGLE, QUICK_SINGLE = 300, 20
-WARM_UP, QUICK_WARM_UP = 20, 3
+BLOCKS, QUICK_BLOCKS = 30, 2
+BLOCK_APPENDS = 10
+"""Appends of one block; each block of them is followed by as many probes of the floor."""
 BATCHED, QUICK_BATCHED = 20_000, 400
 AT_ONCE = 512
 """Appends that wait at the same time."""
-PROBES, QUICK_PROBES = 200, 20
 REQUEST = "x" * 900
 """About the size of a request for a cosignature of one entry."""
 BLOCK = bytes(4096)
@@ -121,18 +121,17 @@ def _logs(place: Place, store: Store, network: Network) -> Logs:
 
 
 def entry(number: int) -> Send:
-    """A small entry, different from all others."""
+    """A small entry."""
     return Send(to="ab" * 32, amount=1, memo=f"{number}")
 
 
-async def one_by_one(logs: Logs, warm_up: int, count: int) -> list[float]:
+async def one_by_one(logs: Logs, count: int) -> list[float]:
     """Seconds from `append` to certified, of one entry after the other."""
     taken = []
-    for number in range(-warm_up, count):
+    for number in range(count):
         started = time.perf_counter()
-        await logs.append(logs.origin, [entry(number + warm_up)])
-        if number >= 0:
-            taken.append(time.perf_counter() - started)
+        await logs.append(logs.origin, [entry(number)])
+        taken.append(time.perf_counter() - started)
     return taken
 
 
@@ -206,31 +205,37 @@ def _write(handle: int, ends: list[float]) -> None:
 
 
 async def _run(place: Place, quick: bool, folder: Path) -> dict[str, Any]:
+    blocks = QUICK_BLOCKS if quick else BLOCKS
+    peers = list(place.peers.values())
+    taken: list[float] = []
+    probes: dict[str, list[float]] = {"round_trip": [], "fsync": [], "fsync_quorum": []}
     async with writing(place) as (logs, network):
-        probes = QUICK_PROBES if quick else PROBES
-        trips = await round_trips(network, list(place.peers.values()), probes)
-        alone = await asyncio.to_thread(fsyncs, folder, 1, probes)
-        together = await asyncio.to_thread(fsyncs, folder, WITNESSES, probes)
-        taken = await one_by_one(logs, QUICK_WARM_UP if quick else WARM_UP, QUICK_SINGLE if quick else SINGLE)
+        for block in range(blocks + 1):  # in turns, so that what else the machine does falls on both
+            appended = await one_by_one(logs, BLOCK_APPENDS)
+            trips = await round_trips(network, peers, BLOCK_APPENDS)
+            alone = await asyncio.to_thread(fsyncs, folder, 1, BLOCK_APPENDS)
+            together = await asyncio.to_thread(fsyncs, folder, WITNESSES, BLOCK_APPENDS)
+            if block:  # the first one warms up
+                taken += appended
+                for name, found in (("round_trip", trips), ("fsync", alone), ("fsync_quorum", together)):
+                    probes[name] += found
         say(f"one by one: {1000 * median(taken):.1f} ms")
         rate = await many_at_once(logs, QUICK_BATCHED if quick else BATCHED)
         say(f"many at once: {rate:.0f}/s")
-    return summary(taken, rate, alone, together, trips)
+    return summary(taken, rate, probes)
 
 
-def summary(
-    taken: Sequence[float], rate: float, alone: Sequence[float], together: Sequence[float], trips: Sequence[float]
-) -> dict[str, Any]:
+def summary(taken: Sequence[float], rate: float, probes: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """The metrics, from seconds."""
-    parts = {"fsync_ms": median(alone), "fsync_quorum_ms": median(together), "round_trip_ms": median(trips)}
-    floor = WRITER_COMMITS * parts["fsync_ms"] + parts["fsync_quorum_ms"] + parts["round_trip_ms"]
+    parts = {name: median(found) for name, found in probes.items()}
+    floor = WRITER_COMMITS * parts["fsync"] + parts["fsync_quorum"] + parts["round_trip"]
     return {
         "certify_p50_ms": _ms(median(taken)),
         "certify_p95_ms": _ms(quantiles(taken, n=20)[-1]),
         "certified_per_s": round(rate, 1),
         "certify_floor_ms": _ms(floor),
         "certify_over_floor": round(median(taken) / floor, 2),
-        **{name: _ms(value) for name, value in parts.items()},
+        **{f"{name}_ms": _ms(value) for name, value in parts.items()},
         "certify_ms": [_ms(one) for one in taken],
     }
 
