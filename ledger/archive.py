@@ -1,7 +1,7 @@
 """A ledger as a folder that any transparency-log tool reads: C2SP tlog-tiles, one folder per log.
 
     genesis.json          the network's genesis, canonical
-    keys                  verifier keys, a line each: the witnesses', then those of every log's writers
+    keys                  verifier keys, a line each: the witnesses', then those of each log's writers
     <account>/…, run/<run id>/…
         checkpoint        the certificate
         tile/<L>/<N>      hashes
@@ -64,7 +64,6 @@ def _renamed_when_done(folder: Path) -> Iterator[Path]:
 def _export(store: Store, folder: Path) -> dict[str, int]:
     genesis = store.genesis
     counts = {"logs": 0, "entries": 0, "files": 2}
-    keys = [notes.vkey(name, public, witness=True) for name, public in genesis.witnesses]
     for origin in store.origins():
         certificate = store.certified(origin)
         if certificate is not None:
@@ -72,9 +71,8 @@ def _export(store: Store, folder: Path) -> dict[str, int]:
             counts["files"] += _export_log(store, origin, certificate, place)
             counts["logs"] += 1
             counts["entries"] += certificate.size
-            keys += [notes.vkey(origin, public) for public in store.rules(origin).writers]
+    _write(folder / KEYS, verifier_keys(store))
     _write(folder / GENESIS, genesis.encode())
-    _write(folder / KEYS, "".join(f"{key}\n" for key in keys).encode())
     return counts
 
 
@@ -89,11 +87,26 @@ def _export_log(store: Store, origin: str, certificate: Certificate, place: Path
     if tree.size != certificate.size or tree.root().hex() != certificate.root:
         raise StoreUnreadable(f"{origin}: its entries do not give the certified root; forge-ledger verify tells more")
     for tile in tiles.tiles(certificate.size):
-        level, start = 8 * int(tile.kind), tile.number * tiles.WIDTH
-        _write(place / tile.path, b"".join(tree.node(level, start + at) for at in range(tile.width)))
+        _write(place / tile.path, hashes(tree, tile))
         files += 1
     _write(place / CHECKPOINT, certificate.note)
     return files
+
+
+def hashes(tree: Tree, tile: tiles.Tile) -> bytes:
+    """The content of a hash tile."""
+    level, start = 8 * int(tile.kind), tile.number * tiles.WIDTH
+    return b"".join(tree.node(level, start + at) for at in range(tile.width))
+
+
+def verifier_keys(store: Store) -> bytes:
+    """The lines of `keys`: by them other tools verify the checkpoints."""
+    genesis = store.genesis
+    keys = [notes.vkey(name, public, witness=True) for name, public in genesis.witnesses]
+    for origin in store.origins():
+        if store.certified(origin) is not None:
+            keys += [notes.vkey(origin, public) for public in store.rules(origin).writers]
+    return "".join(f"{key}\n" for key in keys).encode()
 
 
 def _write(path: Path, data: bytes) -> None:

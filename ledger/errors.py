@@ -123,6 +123,11 @@ class Conflict(_Coded):
 
     code = "FP-211"
 
+    def __init__(self, message: str, index: int | None = None) -> None:
+        self.index = index
+        """The first entry that differs, where that is known."""
+        super().__init__(message)
+
 
 class QuorumMissing(_Coded):
     """A certificate with too few valid cosignatures."""
@@ -157,6 +162,15 @@ class ArchiveInvalid(_Coded):
     """A folder of tiles that is missing, malformed, or not what its checkpoints say."""
 
     code = "FP-216"
+
+    def __init__(self, *, file: str, rule: str, got: object, wanted: object, entry: int | None = None) -> None:
+        self.file = file
+        """The file or folder, below the archive's."""
+        self.entry = entry
+        """The entry of its log, where it is about one."""
+        self.rule, self.got, self.wanted = rule, str(got), str(wanted)
+        place = file if entry is None else f"{file}: entry {entry}"
+        super().__init__(f"{place}: {rule} is {self.got}, wanted {self.wanted}")
 
 
 class Unreferenced(_Coded):

@@ -85,6 +85,12 @@ class Place:
             raise click.UsageError("say which ledger: --home DIR, or --store FILE --network FILE")
         return self.given_network or (self.home or Path()) / "network.json"
 
+    def network_if_there(self) -> Path | None:
+        """The network file: as named, or the one in the home where that exists."""
+        if self.given_network is None and self.home is not None and (self.home / "network.json").exists():
+            return self.home / "network.json"
+        return self.given_network
+
     def genesis(self) -> "Genesis":
         """The network's genesis."""
         return read_network(self.network)[0]
@@ -110,6 +116,19 @@ def read_network(path: Path) -> "tuple[Genesis, tuple[str, ...]]":
     from ledger.genesis import parse_network
 
     return parse_network(read_file(path, 1 << 20, GenesisInvalid, "the network file"), str(path))
+
+
+def write_network(path: Path, genesis: "Genesis") -> None:
+    """Make a network file without addresses.
+
+    Raises:
+        GenesisInvalid: it cannot be written.
+    """
+    body = {"genesis": genesis.to_json(), "bootstrap": []}
+    try:
+        path.write_text(json.dumps(body, indent=1) + "\n", "utf-8")
+    except OSError as exc:
+        raise GenesisInvalid(f"{path}: cannot write the network file: {exc.strerror}") from exc
 
 
 def read_file(path: Path, limit: int, error: type[LedgerError], what: str) -> bytes:

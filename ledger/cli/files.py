@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .base import FILE, Command, Place, on_ledger, print_json, with_json
+from .base import FILE, Command, Place, on_ledger, print_json, read_network, with_json, write_network
 
 
 @click.command("keygen", cls=Command)
@@ -40,4 +40,29 @@ def export(place: Place, folder: Path, as_json: bool) -> None:
         click.echo(f"{counts['logs']} logs with {counts['entries']} entries in {folder}")
 
 
-COMMANDS = (export, keygen)
+@click.command("import", cls=Command)
+@click.argument("folder", type=FILE)
+@on_ledger
+def import_(place: Place, folder: Path, as_json: bool) -> None:
+    """Make a new ledger of an exported FOLDER, once everything in it is checked.
+
+    With --home DIR it becomes DIR/ledger.db, and DIR/network.json is made where there is none. With --store FILE only
+    that file is made. --network FILE says which network it must be of; otherwise the archive's own genesis is taken.
+    """
+    from ledger import archived
+
+    network = place.network_if_there()
+    genesis = read_network(network)[0] if network else None
+    counts = archived.import_archive(folder, place.store, genesis)
+    if network is None and place.home is not None:
+        write_network(place.home / "network.json", archived.genesis_of(folder))
+    if as_json:
+        print_json({"store": str(place.store), **counts})
+    else:
+        click.echo(f"{counts['logs']} logs with {counts['entries']} entries in {place.store}")
+        if genesis is None:
+            found = archived.genesis_of(folder)
+            click.echo(f"network {found.name} {found.id}: as the archive says; compare it with a source you trust")
+
+
+COMMANDS = (export, import_, keygen)

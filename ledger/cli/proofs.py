@@ -85,7 +85,8 @@ def _print(proven: "Proven", genesis: "Genesis") -> None:
     facts = [("network", f"{genesis.name} {genesis.id}"), ("log", proven.origin)]
     if proven.begin is not None:
         facts.append(("run", f"{proven.begin.spec['name']!r} {proven.owner.removeprefix('run/')}"))
-    facts += [("entry", f"{proven.index} among the first {proven.size}, leaf hash {proven.leaf}"), *entry_facts(proven.entry)]
+    facts.append(("entry", f"{proven.index} among the first {proven.size}, leaf hash {proven.leaf}"))
+    facts += entry_facts(proven.entry)
     facts.append(("signed by", f"{proven.writer}, who may write this log"))
     n = len(genesis.witnesses)
     facts.append(("certified", f"by {len(proven.witnessed)} of {n} witnesses, {genesis.quorum} are wanted:"))
@@ -99,11 +100,13 @@ def _print(proven: "Proven", genesis: "Genesis") -> None:
 
 
 def _not_proven(proven: "Proven") -> tuple[str, ...]:
+    work: tuple[str, ...]
     if proven.entry.type == "receipt":
         effect = "that the receipt was settled and paid: its run's later entries say so; forge-ledger why tells it"
         work = ("that the work behind it was honest: a receipt says who contributed which update",)
     else:
-        effect, work = "that the entry had an effect: a send above the balance has none; forge-ledger why tells it", ()
+        work = ()
+        effect = "that the entry had an effect: a send above the balance has none; forge-ledger why tells it"
     return (effect, *work, "that the times are right: each is what the witness's own clock said")
 
 
