@@ -110,7 +110,11 @@ async def writing(place: Place) -> AsyncIterator[tuple[Logs, Network]]:
             for address in place.addresses:
                 await network.connect(address)
             with Store.open(place.home.ledger_file, place.genesis, create=True) as store:
-                yield _logs(place, store, network), network
+                logs = _logs(place, store, network)
+                try:
+                    yield logs, network
+                finally:
+                    await logs.close()
 
 
 def _logs(place: Place, store: Store, network: Network) -> Logs:
