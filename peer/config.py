@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from peer.errors import ConfigError
 
@@ -47,10 +47,18 @@ class Settings(BaseModel):
     """What to train on."""
     max_runs: Annotated[int, Field(ge=0, le=64)] = 1
     """Runs to work on at the same time."""
+    witness: Literal["auto", "true", "false"] = "auto"
+    """Whether to cosign logs. auto: if the genesis names this peer's witness key; true: it must; false: never."""
     blob_quota_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 20.0
     """Disk that blobs may take, in GB (10^9 bytes)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged."""
+
+    @field_validator("witness", mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        """TOML has booleans."""
+        return str(value).lower() if isinstance(value, bool) else value
 
     @property
     def blob_quota_bytes(self) -> int:

@@ -14,6 +14,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -168,12 +169,12 @@ class Courier:
             if (pause := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
                 ask = self._of.newest[self._origin]
-            if self._failures and ask.certificate.done():
-                return  # it gets the log with the next head, or replicates it
             try:
                 ask.take(self._name, await self._deliver(ask))
             except (NetworkError, LedgerError) as exc:
                 self._failed(ask, exc)
+                if ask.certificate.done():
+                    return  # it gets the log with the next head, or replicates it
             else:
                 self._served, self._size = ask, ask.size
                 self._failures, self._not_before, self._told = 0, 0.0, ""
@@ -204,7 +205,7 @@ class Courier:
             raise Unreachable("its peer is not known yet")
         start, detours, sent, edge = max(self._size, ask.known), 0, 0, Frontier()
         while True:
-            entries = await self._of.storage.use(lambda store, start=start: _some(store, ask, start))  # type: ignore[misc]
+            entries = await self._of.storage.use(partial(_some, ask=ask, start=start))
             end, note = start + len(entries), ask.note
             if end < ask.size:
                 edge, note = await self._head_at(edge, end)
@@ -238,7 +239,7 @@ class Courier:
         return await self._of.storage.use(sign)
 
 
-def _some(store: Store, ask: Ask, start: int) -> list[str]:
+def _some(store: Store, *, ask: Ask, start: int) -> list[str]:
     """Entries of a log from `start` on, as many as one message holds."""
     return message_of(store.entries(ask.origin, start, min(ask.size, start + MESSAGE_ENTRIES)))
 

@@ -27,6 +27,7 @@ from peer.blobs.store import BlobStore
 from peer.config import Settings
 from peer.credits import Credits
 from peer.directory import Directory
+from peer.errors import ConfigError
 from peer.files import write_atomic
 from peer.gateway.app import serve
 from peer.identity import Home, PeerIdentity
@@ -51,10 +52,12 @@ def run(settings: Settings, *, quiet: bool = False) -> None:
     """Run this peer until SIGINT, SIGTERM or `forge-peer stop`.
 
     Raises:
-        ForgeError: the home is held by another daemon, cannot be written, or libp2p does not start.
+        ForgeError: the home is held by another daemon, cannot be written, or libp2p does not start; or this peer must
+            be a witness and cannot.
     """
     home = Home(settings.home)
     with home.lock():
+        _witness_key(home, settings, home.network().genesis)  # refused before anything starts
         asyncio.run(_main(home, settings))
 
 
@@ -128,7 +131,7 @@ class Daemon:
         self._network = network
         self._resources = measure(home.path)
         self._gflops = 0
-        self._witness_key = _witness_key(home, store.genesis)
+        self._witness_key = _witness_key(home, settings, store.genesis)
         self.directory = Directory(
             network=network,
             genesis=store.genesis,
@@ -272,12 +275,22 @@ class Daemon:
         self.directory.refresh()
 
 
-def _witness_key(home: Home, genesis: Genesis) -> PrivateKey | None:
-    """Our witness key, if there is one and the genesis names it."""
-    if not home.witness_key_file.exists():
-        return None
-    key = PrivateKey.load(home.witness_key_file)
-    return key if key.public in dict(genesis.witnesses).values() else None
+def _witness_key(home: Home, settings: Settings, genesis: Genesis) -> PrivateKey | None:
+    """Our witness key, if we are to be a witness.
+
+    Raises:
+        ConfigError: we must be one and cannot.
+    """
+    key = home.witness_key() if settings.witness != "false" else None
+    if key is not None and key.public in dict(genesis.witnesses).values():
+        return key
+    if settings.witness == "true":
+        lacks = f"witness key {key.public[:16]} is not in the genesis" if key else "there is no witness key here"
+        raise ConfigError(
+            f"witness is true, but {lacks} of network {genesis.name} {genesis.id[:16]}",
+            "start with --witness-key FILE, the key that its genesis names, or set witness = 'auto'",
+        )
+    return None
 
 
 def _witness(key: PrivateKey | None, store: Store) -> Witness | None:

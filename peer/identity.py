@@ -138,6 +138,11 @@ class Home:
         return self.keys / "witness.key"
 
     @property
+    def witness_keys(self) -> Path:
+        """Folder of witness keys made here for other machines."""
+        return self.path / "witnesses"
+
+    @property
     def peer_key_file(self) -> Path:
         """libp2p key."""
         return self.keys / "peer.key"
@@ -236,6 +241,34 @@ class Home:
         """Raises NetworkFileInvalid."""
         return NetworkFile.load(self.network_file)
 
+    def take_witness_key(self, file: Path) -> None:
+        """Makes a witness key made elsewhere this home's own; the same one again changes nothing.
+
+        Raises:
+            KeyDamaged: the file is no key, or this home has another one.
+        """
+        offered = _loaded(file, "give the key file that `forge-peer network create` or `forge-ledger keygen` wrote")
+        if self.witness_key_file.exists():
+            own = self.witness_key()
+            if own is not None and own.public != offered.public:
+                raise KeyDamaged(
+                    f"{file}: witness key {offered.public[:16]}, but {self.path} has {own.public[:16]}",
+                    "one peer is one witness: use another --home",
+                )
+            return
+        self.create()
+        offered.save(self.witness_key_file)
+
+    def witness_key(self) -> PrivateKey | None:
+        """The witness key, if there is one.
+
+        Raises:
+            KeyDamaged: a key file that cannot be used.
+        """
+        if not self.witness_key_file.exists():
+            return None
+        return _loaded(self.witness_key_file, "restore it from a backup; this peer signs with it as a witness")
+
 
 def _ledger_key(path: Path) -> PrivateKey:
     try:
@@ -244,6 +277,13 @@ def _ledger_key(path: Path) -> PrivateKey:
         return PrivateKey.load(path)
     except (LedgerError, ValueError, OSError) as exc:
         raise KeyDamaged(f"{path}: {exc}", "restore it from a backup; it owns this peer's credits") from exc
+
+
+def _loaded(path: Path, fix: str) -> PrivateKey:
+    try:
+        return PrivateKey.load(path)
+    except (LedgerError, ValueError, OSError) as exc:
+        raise KeyDamaged(f"{path}: {exc}", fix) from exc
 
 
 def _pid_in(handle: int) -> int:

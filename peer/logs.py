@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -24,7 +24,8 @@ from ledger.witness import Witness
 from peer.appending import Writer
 from peer.cosigning import Ask, Cosigners, WitnessPeers, message_of
 from peer.errands import Errands
-from peer.messages import Bundle
+from peer.errors import NetworkError
+from peer.messages import Bundle, HeadQuery
 from peer.network.network import Network
 from peer.storage import Storage
 from peer.witnessing import Witnessing
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 BUNDLE_BYTES = 600_000
 BUNDLE_ENTRIES = 256
+REACH_S = 3.0
+"""How long a witness may take to tell that it is there."""
 
 T = TypeVar("T")
 
@@ -55,6 +58,7 @@ class Logs:
         self.account = account
         self._storage = Storage(store)
         self._network = network
+        self._witness_peers = witness_peers
         self._errands = Errands()
         self._grown = asyncio.Condition()
         self._writers: dict[str, Writer] = {}
@@ -110,6 +114,22 @@ class Logs:
             while (size := await self.size(origin)) <= beyond:
                 await self._grown.wait()
             return size
+
+    async def witnesses(self) -> list[dict[str, Any]]:
+        """Every witness: name, PeerID or "", and why it does not answer or ""."""
+        return await asyncio.gather(*[self._reach(name) for name, _ in self.genesis.witnesses])
+
+    async def _reach(self, name: str) -> dict[str, Any]:
+        if self._witness is not None and name == self._witness.name:
+            return {"name": name, "peer_id": self._network.peer_id, "problem": ""}
+        peer, problem = self._witness_peers().get(name, ""), "its peer is not known yet"
+        if peer:
+            try:
+                await self._network.call(peer, "ledger.head", HeadQuery(origin=self.origin).body(), timeout_s=REACH_S)
+                problem = ""
+            except NetworkError as exc:
+                problem = str(exc)
+        return {"name": name, "peer_id": peer, "problem": problem}
 
     # ------------------------------------------------------------------ writing
 

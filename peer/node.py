@@ -71,6 +71,10 @@ class Node:
         """The peers whose adverts we know."""
         return self._directory.table()
 
+    async def witnesses(self) -> list[Fields]:
+        """The network's witnesses, and whether they answer."""
+        return await self._logs.witnesses()
+
     async def submit(self, spec: Fields) -> AsyncIterator[Fields]:
         """Turn a spec into a run and host it; see `Submitter.submit`."""
         async for event in self._submitter.submit(spec):

@@ -1,9 +1,9 @@
-"""A witness's answers: it cosigns the heads that it may.
+"""A peer's answers about heads: the witness cosigns them; every peer tells how far it has a log.
 
 A request is size-checked, then parsed, then the store checks every entry and rule. What the witness refuses reaches the
 caller with the ledger's code and reason.
 
-IO: serves `ledger.cosign`; the store through `Storage`.
+IO: serves `ledger.cosign`, `ledger.head` and `ledger.tail`; the store through `Storage`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from typing import Any
 
 import structlog
 
+from ledger import notes
 from ledger.errors import Behind, LedgerError
 from ledger.genesis import Genesis
 from ledger.notes import combine
 from ledger.store import Store
 from ledger.witness import Witness
+from peer.cosigning import MESSAGE_ENTRIES, message_of
 from peer.errors import Refused
-from peer.messages import WitnessAnswer, WitnessRequest
+from peer.messages import HeadAnswer, HeadQuery, TailAnswer, TailQuery, WitnessAnswer, WitnessRequest
 from peer.network.network import Network
 from peer.storage import Storage
 
 log = structlog.get_logger(__name__)
+
+TAIL_REPLY_BYTES = 1 << 20
 
 Body = dict[str, Any]
 
@@ -47,6 +51,8 @@ class Witnessing:
         self._witness = witness
         self._grown = grown
         network.serve("ledger.cosign", self._cosign)
+        network.serve("ledger.head", self._head, reply_bytes=3 << 16)
+        network.serve("ledger.tail", self._tail, reply_bytes=TAIL_REPLY_BYTES)
 
     async def _cosign(self, caller: str, body: Body) -> Body:
         witness = self._witness
@@ -72,3 +78,38 @@ class Witnessing:
         if alone:
             store.certify(request.origin, combine(note, [line]))
         return line, alone
+
+    async def _head(self, caller: str, body: Body) -> Body:
+        origin = HeadQuery.read(body).origin
+
+        def read(store: Store) -> HeadAnswer:
+            certificate, promised = store.certified(origin), _promised(store, origin)
+            return HeadAnswer(
+                certificate=certificate.note.decode() if certificate else "",
+                promised=promised.decode() if promised else "",
+                size=store.size(origin),
+            )
+
+        return (await self._storage.use(read)).body()
+
+    async def _tail(self, caller: str, body: Body) -> Body:
+        query = TailQuery.read(body)
+
+        def read(store: Store) -> TailAnswer:
+            promised = _promised(store, query.origin)
+            size = notes.checkpoint(notes.parse(promised)).size if promised else 0
+            found = store.entries(query.origin, query.start, min(size, query.start + MESSAGE_ENTRIES))
+            return TailAnswer(
+                origin=query.origin,
+                start=query.start,
+                entries=message_of(found),
+                promised=promised.decode() if promised else "",
+                size=size,
+            )
+
+        return (await self._storage.use(read)).body()
+
+
+def _promised(store: Store, origin: str) -> bytes | None:
+    row = store._head("promise", origin)
+    return row.note if row is not None else None

@@ -72,16 +72,21 @@ def adopt_network(home: Path, file: Path) -> None:
 @click.option("--listen", multiple=True, metavar="MADDR", help="Where to listen, such as /ip4/0.0.0.0/tcp/4001.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for training.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="What to train on.")
+@click.option("--witness-key", type=click.Path(path_type=Path), metavar="FILE",
+              help="Be a witness of the network: take this key into the home, once.")  # fmt: skip
 @click.option("--name", metavar="TEXT", help="What other peers see as this peer's name.")
 @click.option("--quiet", is_flag=True, help="Log warnings and errors only.")
 @with_home
-def start(home: Path, network_file: Path | None, quiet: bool, **flags: Any) -> None:
+def start(home: Path, network_file: Path | None, witness_key: Path | None, quiet: bool, **flags: Any) -> None:
     """Run this peer until Ctrl-C or `forge-peer stop`."""
     if network_file is not None:
         adopt_network(home, network_file)
     from peer.identity import Home
 
     Home(home).network()  # before the slow imports: a home without a network is told at once
+    if witness_key is not None:
+        Home(home).take_witness_key(witness_key)
+        flags["witness"] = "true"  # a key that the genesis does not name is told, not passed over
     from peer.config import Settings
 
     settings = Settings.load(home, {name: value for name, value in flags.items() if value not in (None, ())})

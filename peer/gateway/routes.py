@@ -118,6 +118,13 @@ async def nodes(node: TheNode) -> list[Answer]:
     return answer
 
 
+@router.get("/witnesses")
+async def witnesses(node: TheNode) -> list[Answer]:
+    """The witnesses of the network, and whether they answer just now."""
+    answer: list[Answer] = await node.witnesses()
+    return answer
+
+
 @router.post("/jobs/submit")
 async def submit(body: Submission, node: TheNode, closing: TheClosing) -> StreamingResponse:
     """Starts a run; the events tell the preparation, the last one is `submitted` or `error`."""

@@ -25,3 +25,12 @@ def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers
     ledgers = Ledgers(tmp_path)
     yield ledgers
     ledgers.close()
+
+
+@pytest.fixture
+def quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
+    """As `ledgers`, with four witnesses, three of whom must sign."""
+    monkeypatch.setattr("peer.cosigning.RETRY_S", 0.02)
+    quorum = Ledgers(tmp_path, num_witnesses=4)
+    yield quorum
+    quorum.close()

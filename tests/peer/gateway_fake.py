@@ -39,6 +39,9 @@ class FakeNode:
     async def peers(self) -> list[dict[str, Any]]:
         return [{"account": ME, "peer_id": "12D3", "tflops": 0.1, "memory_bytes": 1 << 30, "device": "cpu"}]
 
+    async def witnesses(self) -> list[dict[str, Any]]:
+        return [{"name": "witness-1", "peer_id": "12D3", "problem": ""}]
+
     async def submit(self, spec: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(("submit", spec))
         yield {"event": "progress", "phase": "tokenize", "done": 1, "total": 2}

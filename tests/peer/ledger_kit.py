@@ -36,7 +36,8 @@ class Replica:
         ledgers = self._ledgers
         self.store = Store.open(ledgers.folder / f"{self.name}.db", ledgers.genesis, create=True)
         self.network = MemoryNetwork(ledgers.air, self.identity, ledgers.genesis)
-        witness = Witness(self.store, ledgers.genesis, ledgers.witness, "w") if self.name == "witness" else None
+        key = ledgers.witnesses.get(self.name)
+        witness = Witness(self.store, ledgers.genesis, key, self.name) if key is not None else None
         self.logs = Logs(
             store=self.store, genesis=ledgers.genesis, account=self.key, witness=witness, network=self.network,
             witness_peers=lambda: dict(ledgers.witness_peers),
@@ -44,7 +45,7 @@ class Replica:
         self.replication = Replication(self.logs, self.network)
         self.credits = Credits(self.logs)
         if witness is not None:
-            ledgers.witness_peers["w"] = self.network.peer_id
+            ledgers.witness_peers[self.name] = self.network.peer_id
 
     def crash(self) -> None:
         """Forget all that is not on disk."""
@@ -58,18 +59,25 @@ class Replica:
 
 
 class Ledgers:
-    """A network of replicas: the witness's, and Alice's, who has all the credits."""
+    """A network of replicas: the witnesses', called w1 and so on, and Alice's, who has all the credits."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_witnesses: int = 1) -> None:
         self.folder, self.air = folder, Air()
-        self.witness, rich = PrivateKey.generate(), PrivateKey.generate()
+        self.witnesses = {f"w{number}": PrivateKey.generate() for number in range(1, num_witnesses + 1)}
+        rich = PrivateKey.generate()
         self.genesis = Genesis.create(
-            name="ledgers", supply=[(rich.public, SUPPLY)], witnesses=[("w", self.witness.public)]
-        )
+            name="ledgers", supply=[(rich.public, SUPPLY)],
+            witnesses=[(name, key.public) for name, key in self.witnesses.items()],
+        )  # fmt: skip
         self.witness_peers: dict[str, str] = {}
-        self.keeper = Replica(self, "witness")
+        self.keepers = [Replica(self, name) for name in self.witnesses]
         self.alice = Replica(self, "alice", rich)
-        self.replicas = [self.keeper, self.alice]
+        self.replicas = [*self.keepers, self.alice]
+
+    @property
+    def keeper(self) -> Replica:
+        """The first witness's."""
+        return self.keepers[0]
 
     def more(self, name: str) -> Replica:
         """Another peer."""

@@ -53,6 +53,8 @@ class Air:
     """PeerIDs that nobody reaches and that reach nobody."""
     faults: dict[str, Callable[[str, str, Body], None]] = field(default_factory=dict)
     """By method: called with (from, to, body) before a call is made; may raise or change the body."""
+    stalls: dict[str, asyncio.Event] = field(default_factory=dict)
+    """By PeerID: it takes calls and answers none of them before the event is set."""
     changes: dict[tuple[str, str], Callable[[Reply], Reply]] = field(default_factory=dict)
     """By (PeerID, method): what becomes of that peer's answers."""
 
@@ -101,6 +103,8 @@ class MemoryNetwork:
             raise Unreachable(f"peer {peer_id}: nobody answers")
         frame = write_request(method, body, payload, timeout_s)
         async with deadline(method, timeout_s):
+            if stall := self._air.stalls.get(peer_id):
+                await stall.wait()
             reply = unpack_reply(await self._air.peers[peer_id].dispatcher.answer(frame, self.peer_id))
         change = self._air.changes.get((peer_id, method))
         return change(reply) if change else reply
