@@ -19,15 +19,12 @@ from importlib.metadata import version
 import structlog
 
 from ledger.genesis import Genesis
-from ledger.keys import PrivateKey
 from ledger.store import Store
-from ledger.witness import Witness
 from peer import addressbook
 from peer.blobs.store import BlobStore
 from peer.config import Settings
 from peer.credits import Credits
 from peer.directory import Directory
-from peer.errors import ConfigError
 from peer.files import write_atomic
 from peer.gateway.app import serve
 from peer.identity import Home, PeerIdentity
@@ -41,6 +38,7 @@ from peer.runs.host import Host
 from peer.runs.submission import Submitter
 from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
+from peer.witnessing import witness_key, witness_of
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +55,7 @@ def run(settings: Settings, *, quiet: bool = False) -> None:
     """
     home = Home(settings.home)
     with home.lock():
-        _witness_key(home, settings, home.network().genesis)  # refused before anything starts
+        witness_key(home, settings, home.network().genesis)  # refused before anything starts
         asyncio.run(_main(home, settings))
 
 
@@ -131,7 +129,7 @@ class Daemon:
         self._network = network
         self._resources = measure(home.path)
         self._gflops = 0
-        self._witness_key = _witness_key(home, settings, store.genesis)
+        self._witness_key = witness_key(home, settings, store.genesis)
         self.directory = Directory(
             network=network,
             genesis=store.genesis,
@@ -142,7 +140,7 @@ class Daemon:
             store=store,
             genesis=store.genesis,
             account=identity.account_key,
-            witness=_witness(self._witness_key, store),
+            witness=witness_of(self._witness_key, store),
             network=network,
             witness_peers=self.directory.witness_peers,
         )
@@ -273,28 +271,3 @@ class Daemon:
         self._gflops = round(known[key] * 1000)
         log.info("measured", device=self._device, gflops=self._gflops)
         self.directory.refresh()
-
-
-def _witness_key(home: Home, settings: Settings, genesis: Genesis) -> PrivateKey | None:
-    """Our witness key, if we are to be a witness.
-
-    Raises:
-        ConfigError: we must be one and cannot.
-    """
-    key = home.witness_key() if settings.witness != "false" else None
-    if key is not None and key.public in dict(genesis.witnesses).values():
-        return key
-    if settings.witness == "true":
-        lacks = f"witness key {key.public[:16]} is not in the genesis" if key else "there is no witness key here"
-        raise ConfigError(
-            f"witness is true, but {lacks} of network {genesis.name} {genesis.id[:16]}",
-            "start with --witness-key FILE, the key that its genesis names, or set witness = 'auto'",
-        )
-    return None
-
-
-def _witness(key: PrivateKey | None, store: Store) -> Witness | None:
-    if key is None:
-        return None
-    name = next(name for name, public in store.genesis.witnesses if public == key.public)
-    return Witness(store, store.genesis, key, name)

@@ -17,11 +17,14 @@ import structlog
 from ledger import notes
 from ledger.errors import Behind, LedgerError
 from ledger.genesis import Genesis
+from ledger.keys import PrivateKey
 from ledger.notes import combine
 from ledger.store import Store
 from ledger.witness import Witness
+from peer.config import Settings
 from peer.cosigning import MESSAGE_ENTRIES, message_of
-from peer.errors import Refused
+from peer.errors import ConfigError, Refused
+from peer.identity import Home
 from peer.messages import HeadAnswer, HeadQuery, TailAnswer, TailQuery, WitnessAnswer, WitnessRequest
 from peer.network.network import Network
 from peer.storage import Storage
@@ -113,3 +116,29 @@ class Witnessing:
 def _promised(store: Store, origin: str) -> bytes | None:
     row = store._head("promise", origin)
     return row.note if row is not None else None
+
+
+def witness_key(home: Home, settings: Settings, genesis: Genesis) -> PrivateKey | None:
+    """Our witness key, if we are to be a witness.
+
+    Raises:
+        ConfigError: we must be one and cannot.
+    """
+    key = home.witness_key() if settings.witness != "false" else None
+    if key is not None and key.public in dict(genesis.witnesses).values():
+        return key
+    if settings.witness == "true":
+        lacks = f"witness key {key.public[:16]} is not in the genesis" if key else "there is no witness key here"
+        raise ConfigError(
+            f"witness is true, but {lacks} of network {genesis.name} {genesis.id[:16]}",
+            "start with --witness-key FILE, the key that its genesis names, or set witness = 'auto'",
+        )
+    return None
+
+
+def witness_of(key: PrivateKey | None, store: Store) -> Witness | None:
+    """The witness that signs with this key."""
+    if key is None:
+        return None
+    name = next(name for name, public in store.genesis.witnesses if public == key.public)
+    return Witness(store, store.genesis, key, name)
