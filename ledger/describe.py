@@ -71,11 +71,16 @@ def _loss(loss: int) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> list[str]:
-    """The lines of a table, none where there are no rows; the first `left` columns stand to the left."""
+    """The lines of a table, none where there are no rows.
+
+    The first `left` columns stand to the left, and so does one without a title; the others to the right.
+    """
     lines = [tuple(head), *(tuple(str(value) for value in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        "  ".join(cell.ljust(width) if at < left else cell.rjust(width) for at, (cell, width) in cells).rstrip()
+        "  ".join(
+            cell.ljust(width) if at < left or not head[at] else cell.rjust(width) for at, (cell, width) in cells
+        ).rstrip()
         for cells in (enumerate(zip(line, widths, strict=True)) for line in lines)
         if len(lines) > 1
     ]

@@ -18,7 +18,7 @@ ORDER = {
         errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
         tiles quorum proof evidence effects fold_log accounting fold history
         database logs store witness replica archive archived report check verify live describe
-        cli/base cli/find cli/read cli/files cli/proofs cli/verify cli/recover cli/main
+        cli/base cli/find cli/read cli/money cli/files cli/proofs cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
         errors settings specfile config blobs

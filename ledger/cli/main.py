@@ -5,7 +5,7 @@ IO: the terminal, through the commands.
 
 import click
 
-from . import files, proofs, read, verify
+from . import files, money, proofs, read, verify
 from .base import Group
 
 
@@ -14,5 +14,5 @@ def main() -> None:
     """Verify, read, prove and carry the ledger of a P2P-LLM-Forge network, offline."""
 
 
-for _command in (*verify.COMMANDS, *read.COMMANDS, *proofs.COMMANDS, *files.COMMANDS):
+for _command in (*verify.COMMANDS, *read.COMMANDS, *money.COMMANDS, *proofs.COMMANDS, *files.COMMANDS):
     main.add_command(_command)

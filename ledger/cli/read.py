@@ -13,8 +13,7 @@ from .base import Command, Place, on_ledger, print_json, print_table
 from .find import choose, find_log
 
 if TYPE_CHECKING:
-    from ledger.balances import Outcome
-    from ledger.fold import RunAccount
+    from ledger.fold import Ledger, RunAccount
     from ledger.store import Store
 
 
@@ -26,7 +25,7 @@ def show(place: Place, as_json: bool) -> None:
 
     with place.open() as store:
         genesis, ledger = store.genesis, store.ledger()
-        logs = [(origin, store.size(origin), _certified(store, origin)) for origin in store.origins()]
+        logs = [(origin, store.size(origin), certified_size(store, origin)) for origin in store.origins()]
     if as_json:
         runs = {run: asdict(account) for run, account in ledger.runs.items()}
         totals = {"issued": ledger.issued, "burned": ledger.burned, "unclaimed": ledger.unclaimed}
@@ -42,7 +41,8 @@ def show(place: Place, as_json: bool) -> None:
     print_table(*_runs(ledger.runs.values()))
 
 
-def _certified(store: "Store", origin: str) -> int:
+def certified_size(store: "Store", origin: str) -> int:
+    """How many entries of the log are certified."""
     certificate = store.certified(origin)
     return certificate.size if certificate else 0
 
@@ -84,12 +84,11 @@ def log(place: Place, log: str, start: int, end: int | None, as_json: bool) -> N
 
     with place.open() as store:
         origin = find_log(store, log)
-        ledger, certified = store.ledger(), _certified(store, origin)
-        without = {void.index: void for void in ledger.voids if void.origin == origin}
+        ledger, certified = store.ledger(), certified_size(store, origin)
         entries = []
         for index, data in enumerate(store.entries(origin, start, store.size(origin) if end is None else end), start):
             entry = parse(data)
-            status = status_of(index, certified, ledger.decided.get(origin, 0), without.get(index))
+            status = status_of(ledger, origin, index, certified)
             entries.append({"index": index, "status": status, "entry": entry.to_json()})
             if not as_json:
                 click.echo(f"{index:>6}  {entry_line(entry)}" + ("" if status == "effective" else f"  [{status}]"))
@@ -97,13 +96,17 @@ def log(place: Place, log: str, start: int, end: int | None, as_json: bool) -> N
             print_json({"origin": origin, "certified": certified, "entries": entries})
 
 
-def status_of(index: int, certified: int, decided: int, void: "Outcome | None") -> str:
-    """What became of an entry, in a word or with the reason why it is void."""
+def status_of(ledger: "Ledger", origin: str, index: int, certified: int) -> str:
+    """What became of an entry: "effective", "not certified", or void, pending or invalid with the reason."""
     if index >= certified:
         return "not certified"
-    if void is not None:
-        return f"void: {void.rule} is {void.got}, wanted {void.wanted}"
-    return "effective" if index < decided else "pending"
+    for word, outcomes in (("void", ledger.voids), ("pending", ledger.pendings), ("invalid", ledger.invalid)):
+        for outcome in outcomes:
+            if outcome.origin == origin and outcome.index == index:
+                return f"{word}: {outcome.reason}"
+            if outcome.origin == origin and word != "void" and outcome.index < index:
+                return f"{word}: behind entry {outcome.index}"
+    return "effective"
 
 
 @click.command("balance", cls=Command)
