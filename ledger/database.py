@@ -1,39 +1,21 @@
-"""The SQLite file under the store: its tables, its rows, and how it is opened.
+"""The rows of the SQLite file under the store, and its transactions.
 
-WAL, `synchronous=FULL`, STRICT tables, and one writing connection per file, kept so by a lock on a file beside it:
-several checkpointing writers can lose data in SQLite up to 3.51.2.
-
-IO: one SQLite file and its lock.
+IO: one SQLite file.
 """
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import StoreBusy, StoreUnreadable
+from . import storefile
+from .errors import Conflict, StoreUnreadable
 
-SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE log (id INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE entry (log INTEGER NOT NULL, idx INTEGER NOT NULL, leaf BLOB NOT NULL, data BLOB NOT NULL,
-                    PRIMARY KEY (log, idx)) STRICT;
-CREATE TABLE head (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL) STRICT;
-CREATE TABLE certificate (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL,
-                          note BLOB NOT NULL) STRICT;
-CREATE TABLE promise (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL) STRICT;
-CREATE TABLE evidence (log INTEGER NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL,
-                       PRIMARY KEY (log, first, second)) STRICT;
-"""
-VERSION = 1
-"""`PRAGMA user_version` of this layout."""
-APPLICATION_ID = 0x464C4447
-"""`PRAGMA application_id`: "FLDG"."""
 HEADS = ("head", "certificate", "promise")
 """The tables that hold one note per log: the newest signed, certified and promised."""
+_BATCH = 1024
 
 
 class HeadRow(NamedTuple):
@@ -53,17 +35,16 @@ class Database:
         self._lock = lock
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> "Database":
-        """Open the file.
+    def open(cls, path: Path, *, create: Mapping[str, bytes] | None = None, read_only: bool = False) -> "Database":
+        """Open the file; `create` is what belongs to the whole of a new one, and makes it where it is missing.
 
         Raises:
             StoreUnreadable: missing, or not such a file; StoreBusy: another process writes it.
         """
-        if not create and not path.is_file():
-            raise StoreUnreadable(f"{path}: there is no ledger here; give the --home or --store of a peer that ran")
-        lock = None if read_only else _lock(path)
+        storefile.check_file(path, create is not None)
+        lock = None if read_only else storefile.lock(path)
         try:
-            connection = _connect(path, read_only)
+            connection = storefile.connect(path, read_only, create)
         except BaseException:
             if lock is not None:
                 os.close(lock)
@@ -82,7 +63,8 @@ class Database:
         """All or nothing: committed and on disk when the block ends, undone when it raises.
 
         Raises:
-            StoreUnreadable: the disk is full or the file is broken; nothing was written.
+            StoreUnreadable: the disk is full or the file is broken; StoreBusy: another program holds it. Nothing was
+                written.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -94,7 +76,7 @@ class Database:
                     self._connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as exc:
-            raise StoreUnreadable(f"{self.path}: cannot write: {exc}; nothing was changed") from exc
+            raise storefile.refusal(f"{self.path}: cannot write: {exc}; nothing was changed", exc) from exc
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -114,7 +96,7 @@ class Database:
         try:
             return self._connection.execute(query, values).fetchall()
         except sqlite3.Error as exc:
-            raise StoreUnreadable(f"{self.path}: cannot read: {exc}") from exc
+            raise storefile.refusal(f"{self.path}: cannot read: {exc}; forge-ledger verify tells more", exc) from exc
 
     def _typed(self, table: str, rows: list[tuple[object, ...]], *kinds: type) -> list[tuple[object, ...]]:
         """The rows, if each column holds its kind: SQLite checks that when it writes, not what a damaged file holds."""
@@ -139,15 +121,31 @@ class Database:
         rows = self.rows("SELECT origin, id FROM log ORDER BY origin")
         return dict(self._typed("log", rows, str, int))  # type: ignore[arg-type]
 
+    def log(self, origin: str) -> tuple[int, bool] | None:
+        """The row id of a log, and whether this store appends to it."""
+        rows = self.rows("SELECT id, own FROM log WHERE origin = ?", origin)
+        return (rows[0][0], bool(rows[0][1])) if rows else None  # type: ignore[return-value]
+
     def add_log(self, origin: str) -> int:
         """The row id of the log, made if new."""
         self.change("INSERT OR IGNORE INTO log (origin) VALUES (?)", origin)
         return self.rows("SELECT id FROM log WHERE origin = ?", origin)[0][0]  # type: ignore[return-value]
 
+    def size(self, log: int) -> int:
+        """How many entries the log has."""
+        return int(str(self.rows("SELECT coalesce(max(idx) + 1, 0) FROM entry WHERE log = ?", log)[0][0]))
+
     def entries(self, log: int, start: int, end: int) -> list[tuple[int, bytes, bytes]]:
         """Index, leaf hash and bytes of the entries [start, end)."""
         query = "SELECT idx, leaf, data FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx"
         return self._typed("entry", self.rows(query, log, start, end), int, bytes, bytes)  # type: ignore[return-value]
+
+    def each_entry(self, log: int, start: int, end: int) -> Iterator[tuple[int, bytes, bytes]]:
+        """As `entries`, in the memory of a few."""
+        query = "SELECT idx, leaf, data FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx LIMIT ?"
+        while rows := self.rows(query, log, start, end, _BATCH):
+            yield from self._typed("entry", rows, int, bytes, bytes)  # type: ignore[misc]
+            start = int(str(rows[-1][0])) + 1
 
     def add_entries(self, log: int, start: int, leaves: Sequence[bytes], entries: Sequence[bytes]) -> None:
         """Add entries from index `start` on."""
@@ -159,7 +157,17 @@ class Database:
     def drop_entries(self, log: int, start: int) -> None:
         """Remove the entries from `start` on, and the signed head that covers them."""
         self.change("DELETE FROM entry WHERE log = ? AND idx >= ?", log, start)
+        self.change("DELETE FROM named WHERE log = ? AND idx >= ?", log, start)
         self.change("DELETE FROM head WHERE log = ? AND size > ?", log, start)
+
+    def names(self, log: int) -> dict[str, int]:
+        """The other logs that the log's entries name, each with the first entry that does."""
+        return dict(self.rows("SELECT origin, idx FROM named WHERE log = ? ORDER BY idx DESC", log))  # type: ignore[arg-type]
+
+    def add_names(self, log: int, names: Mapping[str, int]) -> None:
+        """Add which other logs the log's entries name, each at the index that does so first."""
+        rows = ((log, index, origin) for origin, index in names.items())
+        self._connection.executemany("INSERT OR REPLACE INTO named (log, idx, origin) VALUES (?, ?, ?)", rows)
 
     def head(self, table: str, log: int) -> HeadRow | None:
         """The log's row in one of `HEADS`."""
@@ -170,48 +178,40 @@ class Database:
         """Set the log's row in one of `HEADS`."""
         self.change(f"INSERT OR REPLACE INTO {table} (log, size, root, note) VALUES (?, ?, ?, ?)", log, *row)
 
+    def swap_promise(self, log: int, old: HeadRow | None, new: HeadRow) -> None:
+        """Compare and set: the promise on disk must be the one that was looked at.
 
-def _lock(path: Path) -> int:
-    try:
-        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        raise StoreUnreadable(f"{path}: cannot write beside it: {exc.strerror}; check the folder") from exc
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(handle)
-        raise StoreBusy(f"{path}: another process writes this ledger; stop that daemon first") from exc
-    return handle
+        Raises:
+            Conflict: it is not.
+        """
+        if old is None:
+            query = "INSERT OR IGNORE INTO promise (log, size, root, note) VALUES (?, ?, ?, ?)"
+            changed = self.change(query, log, *new)
+        else:
+            query = "UPDATE promise SET size = ?, root = ?, note = ? WHERE log = ? AND size = ? AND root = ?"
+            changed = self.change(query, *new, log, old.size, old.root)
+        if changed != 1:
+            raise Conflict("the promise changed meanwhile; ask again")
 
+    def proven(self, log: int) -> int:
+        """How many entries are proven to be part of what is certified, where not all of that is stored yet."""
+        rows = self.rows("SELECT size FROM proven WHERE log = ?", log)
+        return rows[0][0] if rows else 0  # type: ignore[return-value]
 
-def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
-    # Without a -wal file all is in the main file, and `immutable` also reads it in a folder that cannot be written.
-    mode = "rwc" if not read_only else "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1"
-    try:
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
-        try:
-            _prepare(path, connection, read_only)
-        except BaseException:
-            connection.close()
-            raise
-    except sqlite3.Error as exc:
-        raise StoreUnreadable(f"{path}: cannot open the ledger: {exc}") from exc
-    return connection
+    def prove(self, log: int, size: int) -> None:
+        """Note that so many entries are."""
+        self.change("INSERT OR REPLACE INTO proven (log, size) VALUES (?, ?)", log, size)
 
+    def certify(self, log: int, row: HeadRow) -> None:
+        """Set the log's certificate."""
+        self.set_head("certificate", log, row)
+        self.change("DELETE FROM proven WHERE log = ?", log)
+        self.note_change(log, "certificate")
 
-def _prepare(path: Path, connection: sqlite3.Connection, read_only: bool) -> None:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    found = (application, version)
-    if not read_only:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        if not tables:
-            # One script, one transaction: the file is either empty or whole.
-            pragmas = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} {pragmas} COMMIT;")
-            found = (APPLICATION_ID, VERSION)
-    if found != (APPLICATION_ID, VERSION):
-        raise StoreUnreadable(f"{path}: not a ledger of this version (application id {found[0]}, version {found[1]})")
+    def accused(self, log: int) -> bool:
+        """Whether there is evidence about the log."""
+        return bool(self.rows("SELECT 1 FROM evidence WHERE log = ? LIMIT 1", log))
+
+    def note_change(self, log: int, kind: str) -> None:
+        """Give the log a place at the end of the list of changes, of its `certificate` or its `evidence`."""
+        self.change("INSERT OR REPLACE INTO change (log, kind) VALUES (?, ?)", log, kind)

@@ -1,33 +1,56 @@
 """Stored logs in memory, and the checks by which entries come to be stored.
 
 `stage` checks and changes nothing; `commit` writes what was staged in one transaction and then updates the memory. The
-caller holds the store's lock.
+caller holds the store's lock. A log in memory takes 64 bytes per entry; its entries stay on disk.
 
 IO: the database it is given.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from . import merkle, notes
 from .codec import MAX_INT
-from .database import Database, HeadRow
-from .entries import parse
-from .errors import Behind, CodecInvalid, Conflict, EntryInvalid, StoreUnreadable
+from .database import Database
+from .entries import Entry, Open, Settle, parse
+from .errors import Behind, CodecInvalid, Conflict, EntryInvalid, ProofInvalid, StoreUnreadable
 from .merkle import Tree, leaf_hash
-from .notes import Checkpoint
+from .notes import Checkpoint, Note
+from .references import named_by
 from .rules import AccountRules, RunRules, Terms, rules_of
 
 
 class StoredLog:
     """A log in memory: hashes and rules up to its stored size."""
 
-    def __init__(self, origin: str, rules: AccountRules | RunRules, row: int | None) -> None:
+    def __init__(self, origin: str, rules: AccountRules | RunRules, row: int | None, own: bool) -> None:
         self.origin = origin
         self.row = row
         """Its row in the database; None until something is stored."""
+        self.own = own
+        """Whether this store appends to it with a key of its own."""
         self.rules = rules
         self.tree = Tree()
+        self.names: dict[str, int] = {}
+        """The logs that its entries name, with the first entry that does."""
+
+    @property
+    def of_account(self) -> bool:
+        """Whether one account writes it, not the leaders of a run."""
+        return isinstance(self.rules, AccountRules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A head that somebody offers, and how the entries that come with it belong to it."""
+
+    note: Note
+    """The head, signed by a writer of the log."""
+    head: Checkpoint
+    """What it says."""
+    proof: Sequence[bytes] | None = None
+    """Without one the entries lead up to the head; with one they end before, and it leads from their end to there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +67,13 @@ class Staged:
     """Their leaf hashes."""
     rules: AccountRules | RunRules
     """The rules after all of them."""
+    names: Mapping[str, int]
+    """The logs that they are the first to name, with the entry that does."""
+
+    @property
+    def size(self) -> int:
+        """How many entries the log will have."""
+        return self.keep + len(self.leaves)
 
     def root(self, size: int) -> bytes:
         """The root that the log will have at `size`."""
@@ -71,62 +101,100 @@ class Logs:
         """
         log = self._logs.get(origin)
         if log is None:
-            log = StoredLog(origin, rules_of(self._terms, origin, signatures=False), self._db.logs().get(origin))
-            for index, leaf, data in self._db.entries(log.row, 0, MAX_INT) if log.row is not None else ():
+            rules = rules_of(self._terms, origin)
+            found = self._db.log(origin)
+            if found is None:
+                return StoredLog(origin, rules, None, own=False)
+            log = StoredLog(origin, rules, *found)
+            for index, leaf, data in self._db.each_entry(found[0], 0, MAX_INT):
                 if index != log.tree.size or leaf_hash(data) != leaf:
                     raise StoreUnreadable(f"{origin}: entry {index} is damaged; forge-ledger verify tells more")
                 log.tree.append(leaf)
-                log.rules.apply(parse(data))
-            log.rules.signatures = True
+            log.rules = self._replayed(log, log.tree.size)
+            log.names = self._db.names(found[0])
             self._logs[origin] = log
         return log
 
     def stage(
-        self, log: StoredLog, start: int, entries: Sequence[bytes], head: Checkpoint | None = None, fixed: int = 0
+        self, log: StoredLog, start: int, entries: Sequence[bytes], offer: Offer | None = None, fixed: int = 0
     ) -> Staged:
-        """Check entries that continue the log, or replace what of it lies above `fixed`, and give the head's root.
+        """Check entries that continue the log, or replace what of it lies above `fixed`, and belong to what is offered.
 
         Raises:
-            Behind, Conflict, EntryInvalid: they do not.
+            Behind, Conflict, EntryInvalid, NoteInvalid: they do not.
         """
         have = log.tree.size
         if start > have:
             raise Behind(have)
-        if head is not None:
-            entries = entries[: max(0, head.size - start)]
-            if max(have, start + len(entries)) < head.size:
-                raise Behind(max(have, start + len(entries)))
+        if offer is not None:
+            end = max(have, start + len(entries))
+            entries = entries[: max(0, offer.head.size - start)]
+            if offer.proof is None and end < offer.head.size:
+                raise Behind(end)
+            writers = self._writers(log, entries)
+            if not writers or (offer.proof is not None and start + len(entries) == 0):
+                raise Behind(0)
+            notes.verify_head(offer.note, writers)  # first: it costs little and keeps strangers out
         leaves = [leaf_hash(data) for data in entries]
         keep = next((i for i, leaf in enumerate(leaves, start) if i < have and log.tree.node(0, i) != leaf), have)
-        rules = self._rules_at(log, keep, fixed)
-        fresh = entries[keep - start :]
-        for index, data in enumerate(fresh, keep):
-            try:
-                rules.apply(parse(data))
-            except CodecInvalid as exc:
-                raise EntryInvalid(rule="encoding", got=exc.message, wanted="canonical bytes", index=index) from exc
-            except EntryInvalid as exc:
-                raise exc.at(index) from exc
-        staged = Staged(log=log, keep=keep, entries=fresh, leaves=leaves[keep - start :], rules=rules)
-        if head is not None and staged.root(head.size) != head.root:
-            if keep == have > fixed and start > fixed and isinstance(rules, RunRules):
-                raise Behind(fixed, f"{log.origin}: the head is not of these entries; send them from {fixed} on")
-            got, wanted = staged.root(head.size).hex()[:16], head.root.hex()[:16]
-            raise Conflict(f"{log.origin}: the entries up to {head.size} give root {got}…, wanted the head's {wanted}…")
+        if keep < have and keep < fixed:
+            raise Conflict(f"{log.origin}: entry {keep} is another than the one stored and certified or signed", keep)
+        staged = self._checked(log, keep, entries[keep - start :], leaves[keep - start :])
+        if offer is not None:
+            _check_offer(staged, start + len(entries), offer, start, fixed)
         return staged
 
-    def _rules_at(self, log: StoredLog, keep: int, fixed: int) -> AccountRules | RunRules:
-        """The rules after the first `keep` stored entries; what is cut off must be a run's and not yet fixed."""
-        if keep == log.tree.size:
-            return log.rules.copy()
-        if keep < fixed or isinstance(log.rules, AccountRules) or log.row is None:
-            hint = "is its key used on two machines, or an old backup restored?"
-            raise Conflict(f"{log.origin}: entry {keep} is another than the one stored; {hint}")
+    def _writers(self, log: StoredLog, entries: Sequence[bytes]) -> tuple[str, ...]:
+        """Who may sign the log's heads; of a run that is not stored yet its first entry tells."""
+        if log.rules.writers or not entries:
+            return log.rules.writers
+        rules = log.rules.copy()
+        _apply(rules, 0, entries[0])
+        return rules.writers
+
+    def _checked(self, log: StoredLog, keep: int, entries: Sequence[bytes], leaves: Sequence[bytes]) -> Staged:
+        """Stage entries that follow the first `keep`, once every rule has passed them."""
+        have = log.tree.size
+        rules = log.rules.copy() if keep == have else self._replayed(log, keep)
+        names: dict[str, int] = {}
+        for index, data in enumerate(entries, keep):
+            for origin in named_by(_apply(rules, index, data), self._terms):
+                if log.names.get(origin, have) >= keep:
+                    names.setdefault(origin, index)
+        return Staged(log=log, keep=keep, entries=entries, leaves=leaves, rules=rules, names=names)
+
+    def _replayed(self, log: StoredLog, size: int) -> AccountRules | RunRules:
+        """The rules after the first `size` stored entries, which passed them when they were stored.
+
+        An account's rules know no more than the number of entries. A run's follow from `begin` and what came after the
+        last settled round was opened, as its open states all that went before.
+        """
         rules = rules_of(self._terms, log.origin, signatures=False)
-        for _, _, data in self._db.entries(log.row, 0, keep):
-            rules.apply(parse(data))
+        if isinstance(rules, AccountRules):
+            rules.size = size
+        elif log.row is not None and size:
+            first = self._last_settled_open(log.row, size)
+            rules.apply(parse(self._db.entries(log.row, 0, 1)[0][2]))
+            for index, _, data in self._db.each_entry(log.row, first or 1, size):
+                entry = parse(data)
+                if index == first and isinstance(entry, Open):
+                    rules.size, rules.settled, rules.state = index, entry.round - 1, entry.state
+                rules.apply(entry)
         rules.signatures = True
         return rules
+
+    def _last_settled_open(self, row: int, size: int) -> int:
+        """Where the last settled round was opened; 0 if none was."""
+        settled, end = False, size
+        while end > 1:
+            start = max(1, end - 256)
+            for index, _, data in reversed(self._db.entries(row, start, end)):
+                if b'"type":"settle"' in data:
+                    settled = settled or isinstance(parse(data), Settle)
+                elif settled and b'"type":"open"' in data and isinstance(parse(data), Open):
+                    return index
+            end = start
+        return 0
 
     def commit(self, staged: Staged, *also: Callable[[int], object], reread: bool = False) -> StoredLog:
         """Write what was staged, and with it whatever `also` writes for the log's row; on disk when this returns.
@@ -139,17 +207,22 @@ class Logs:
             if staged.keep < log.tree.size:
                 self._db.drop_entries(row, staged.keep)
             self._db.add_entries(row, staged.keep, staged.leaves, staged.entries)
+            self._db.add_names(row, staged.names)
             for write in also:
                 write(row)
         if reread:
             leaves = [leaf_hash(data) for _, _, data in self._db.entries(row, staged.keep, MAX_INT)]
             if leaves != staged.leaves:
-                del self._logs[log.origin]
+                self._logs.pop(log.origin, None)
                 raise StoreUnreadable(f"{log.origin}: the disk gave back other entries than were written; not signed")
         log.row, log.rules = row, staged.rules
-        log.tree.truncate(staged.keep)
+        if staged.keep < log.tree.size:
+            log.tree.truncate(staged.keep)
+            log.names = {origin: index for origin, index in log.names.items() if index < staged.keep}
         for leaf in leaves:
             log.tree.append(leaf)
+        log.names.update(staged.names)
+        self._logs[log.origin] = log
         return log
 
     @contextmanager
@@ -162,31 +235,31 @@ class Logs:
             self._logs.pop(origin, None)
             raise
 
-    def swap_promise(self, row: int, old: HeadRow | None, new: HeadRow) -> None:
-        """Compare and set: the promise on disk must be the one that was looked at.
 
-        Raises:
-            Conflict: it is not.
-        """
-        if old is None:
-            query = "INSERT OR IGNORE INTO promise (log, size, root, note) VALUES (?, ?, ?, ?)"
-            changed = self._db.change(query, row, *new)
-        else:
-            query = "UPDATE promise SET size = ?, root = ?, note = ? WHERE log = ? AND size = ? AND root = ?"
-            changed = self._db.change(query, *new, row, old.size, old.root)
-        if changed != 1:
-            raise Conflict("the promise changed meanwhile; ask again")
+def _apply(rules: AccountRules | RunRules, index: int, data: bytes) -> Entry:
+    try:
+        entry = parse(data)
+        rules.apply(entry)
+    except CodecInvalid as exc:
+        raise EntryInvalid(rule="encoding", got=exc.message, wanted="canonical bytes", index=index) from exc
+    except EntryInvalid as exc:
+        raise exc.at(index) from exc
+    return entry
 
 
-def contradicts(log: StoredLog, promised: HeadRow, head: Checkpoint, start: int, entries: Sequence[bytes]) -> bool:
-    """Whether the head, of which the entries from `start` on are given, cannot be of one log with the promised one."""
-    if start > log.tree.size or promised.size > log.tree.size:
-        return False
-    if head.size <= promised.size:
-        return log.tree.root(head.size) != head.root
-    frontier, root = log.tree.frontier(start), promised.root
-    for data in entries[: head.size - start]:
-        frontier.append(leaf_hash(data))
-        if frontier.size == promised.size:
-            root = frontier.root
-    return frontier.root == head.root and root != promised.root
+def _check_offer(staged: Staged, end: int, offer: Offer, start: int, fixed: int) -> None:
+    """Check that the log as staged leads to the head that is offered; `end` is behind the last entry given."""
+    head, have, origin = offer.head, staged.log.tree.size, staged.log.origin
+    try:
+        if offer.proof is not None and 0 < end < head.size:
+            merkle.verify_consistency(end, head.size, staged.root(end), head.root, offer.proof)
+            return
+        if staged.root(head.size) == head.root:
+            return
+        got, wanted = staged.root(head.size).hex()[:16], head.root.hex()[:16]
+        why = f"the entries up to {head.size} give root {got}…, wanted the head's {wanted}…"
+    except ProofInvalid as exc:
+        why = f"the entries up to {end} are not of the head at {head.size}: {exc.message}"
+    if staged.keep == have > fixed and start > fixed:  # what is stored above may be another leader's, or never was sent
+        raise Behind(fixed, f"{origin}: the head is not of these entries; send them from {fixed} on")
+    raise Conflict(f"{origin}: {why}")

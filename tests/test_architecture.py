@@ -17,7 +17,7 @@ ORDER = {
     "ledger": """
         errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
         tiles quorum proof evidence effects fold_log accounting fold history
-        database logs store witness replica archive archived report check verify live describe
+        storefile database logs forks reader accuser own store witness replica archive archived report check survey workers verify live describe
         cli/base cli/find cli/read cli/money cli/files cli/proofs cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """

@@ -4,7 +4,7 @@ import pytest
 
 from ledger import notes
 from ledger.entries import Close, Open, Seat, Send
-from ledger.errors import Behind, Conflict, NoteInvalid, QuorumMissing
+from ledger.errors import Behind, Conflict, NoteInvalid, QuorumMissing, SelfFork
 from ledger.genesis import Genesis
 from ledger.notes import Checkpoint
 from ledger.store import Store
@@ -119,16 +119,22 @@ def test_a_certified_prefix_never_changes(other):
     other.accept(ALICE_LOG, 0, data_of([send(1)]), certificate_of(ALICE_LOG, [send(1)]))
     with pytest.raises(Conflict, match="two roots"):
         other.accept(ALICE_LOG, 0, data_of([send(2)]), certificate_of(ALICE_LOG, [send(2)]))
-    with pytest.raises(Conflict, match="entry 0"):
-        longer = [send(2), send(3)]
+    longer = [send(2), send(3)]
+    with pytest.raises(Conflict, match="at 1: certified with two roots"):
         other.accept(ALICE_LOG, 0, data_of(longer), certificate_of(ALICE_LOG, longer))
+    with pytest.raises(Conflict, match="entry 0 is another"):
+        other.accept(ALICE_LOG, 0, data_of(longer), certificate_of(ALICE_LOG, [send(1), send(3)]))
+    assert other.entries(ALICE_LOG, 0, 9) == data_of([send(1)])
 
 
 def test_an_account_that_was_continued_elsewhere_does_not_sign_on(store):
     store.append(ALICE_LOG, [send(1)], ALICE)
     elsewhere = [send(2), send(3)]
-    with pytest.raises(Conflict, match="backup"):
+    with pytest.raises(SelfFork, match="backup") as caught:
         store.accept(ALICE_LOG, 0, data_of(elsewhere), certificate_of(ALICE_LOG, elsewhere))
+    assert (caught.value.size, store.entries(ALICE_LOG, 0, 9)) == (2, data_of([send(1)]))
+    with pytest.raises(SelfFork):
+        store.certify(ALICE_LOG, certificate_of(ALICE_LOG, elsewhere[:1]))
 
 
 def test_a_deposed_leaders_uncertified_tail_gives_way(store):

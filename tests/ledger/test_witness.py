@@ -3,13 +3,28 @@
 import pytest
 
 from ledger import notes
-from ledger.entries import Send
+from ledger.entries import Begin, Close, Send, run_id
 from ledger.errors import Behind, Conflict, EntryInvalid, Frozen, KeyInvalid, NoteInvalid
+from ledger.evidence import verify
 from ledger.notes import Checkpoint
 from ledger.store import Store
 from ledger.witness import Witness
 
-from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, RUN_LOG, WITNESS, certify, fill, root_of, run_log
+from .world import (
+    ALICE,
+    ALICE_LOG,
+    BOB,
+    GENESIS,
+    NOW,
+    RUN_LOG,
+    WITNESS,
+    blob,
+    certify,
+    fill,
+    root_of,
+    run_log,
+    spec_of,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -71,7 +86,9 @@ def test_two_contradicting_heads_are_never_both_cosigned_and_are_kept_as_proof(s
     cosign(witness, sends(*first))
     with pytest.raises(Conflict):
         cosign(witness, sends(*second))
-    assert store.evidence(ALICE_LOG) == [(head_of(sends(*first)), head_of(sends(*second)))]
+    [found] = store.evidence(ALICE_LOG)
+    assert verify(found, GENESIS.terms) == (ALICE_LOG, ALICE.public)
+    assert {found.first, found.second} == {head_of(sends(*first)), head_of(sends(*second))}
     with pytest.raises(Frozen):
         cosign(witness, sends(*first, 5))
 
@@ -97,9 +114,9 @@ def test_a_promise_is_compared_when_it_is_set(store):
     promised = store._db.head("promise", row)
     stale = promised._replace(root=bytes(32))
     with pytest.raises(Conflict, match="meanwhile"), store._db.transaction():
-        store._logs.swap_promise(row, stale, promised)
+        store._db.swap_promise(row, stale, promised)
     with pytest.raises(Conflict, match="meanwhile"), store._db.transaction():
-        store._logs.swap_promise(row, None, promised)
+        store._db.swap_promise(row, None, promised)
     assert store._db.head("promise", row) == promised
 
 
@@ -131,11 +148,27 @@ def test_it_cosigns_the_logs_of_its_own_store(store):
 
 
 def test_what_was_promised_is_remembered_against_a_certificate_that_went_another_way(store, witness):
-    closing = run_log(1, close=True)
+    spec = spec_of(leaders=[ALICE.public, BOB.public])
+    origin, begin, state = GENESIS.run_origin(run_id(spec)), Begin(spec=spec), blob("state")
+    closing, other = [begin, Close(state=state, reason="")], [begin, Close(state=state, reason="another")]
+    cosign(witness, closing, origin=origin)
+    head = head_of(other, origin, BOB)
+    certificate = notes.combine(head, [notes.cosign(head, "witness", WITNESS, NOW)])
+    store.accept(origin, 0, [entry.encode() for entry in other], certificate)  # a quorum outvoted this witness
+    assert store.entries(origin, 0, 9) == [entry.encode() for entry in other]
+    with pytest.raises(Conflict, match="promised at 2"):
+        cosign(witness, other, origin=origin, key=BOB)
+    assert store.evidence(origin) == []  # two leaders signed, each one head
+    assert store.promised(origin) == head_of(closing, origin)
+
+
+def test_a_certificate_that_contradicts_the_promise_by_the_same_key_is_kept_as_proof(store, witness):
+    closing, other = run_log(1, close=True), run_log(2)
     cosign(witness, closing, origin=RUN_LOG)
-    other = run_log(2)
     head = head_of(other, RUN_LOG)
     certificate = notes.combine(head, [notes.cosign(head, "witness", WITNESS, NOW)])
-    store.accept(RUN_LOG, 0, [entry.encode() for entry in other], certificate)  # a quorum outvoted this witness
-    with pytest.raises(Conflict, match="promised at 7"):
+    store.accept(RUN_LOG, 0, [entry.encode() for entry in other], certificate)
+    assert [verify(found, GENESIS.terms) for found in store.evidence(RUN_LOG)] == [(RUN_LOG, ALICE.public)]
+    with pytest.raises(Frozen):
         cosign(witness, other, origin=RUN_LOG)
+    assert store.certified(RUN_LOG).size == len(other)
