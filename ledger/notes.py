@@ -24,6 +24,7 @@ MAX_SIGNATURES = 64
 """The most signature lines a note may bear."""
 
 _LOG, _COSIGNER = b"\x01", b"\x04"
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _NAME = re.compile(r"[!-*,-~]{1,255}")  # printable ASCII without space and plus
 
 
@@ -111,7 +112,7 @@ def parse(data: bytes) -> Note:
         whole = data.decode()
     except UnicodeDecodeError as exc:
         raise NoteInvalid(f"the note is not UTF-8: {exc.reason}") from exc
-    if any(ord(char) < 0x20 and char != "\n" for char in whole):
+    if _CONTROL.search(whole):
         raise NoteInvalid("the note holds control characters")
     text, gap, tail = whole.rpartition("\n\n")
     if not gap or not text or not tail.endswith("\n"):

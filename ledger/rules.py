@@ -6,6 +6,7 @@ An entry that breaks one makes its log invalid from there on; no witness cosigns
 Pure: no IO; an `apply` that raises has changed nothing.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
@@ -16,6 +17,8 @@ from . import keys
 from .codec import MAX_INT
 from .entries import PREFIX, Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, run_id
 from .errors import EntryInvalid, KeyInvalid, SignatureInvalid
+
+_OWNER = re.compile(r"(run/)?[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +49,7 @@ class Terms:
 
 
 def _is_owner(owner: str) -> bool:
-    hexadecimal = owner.removeprefix("run/")
-    return len(hexadecimal) == 64 and all(char in "0123456789abcdef" for char in hexadecimal)
+    return _OWNER.fullmatch(owner) is not None
 
 
 class LogRules(ABC):
