@@ -145,8 +145,8 @@ class Logs:
         return staged
 
     def _writers(self, log: StoredLog, entries: Sequence[bytes]) -> tuple[str, ...]:
-        """Who may sign the log's heads; of a run that is not stored yet its first entry tells."""
-        if log.rules.writers or not entries:
+        """Who may sign the log's heads; the first entry tells, where it is not stored yet."""
+        if log.tree.size or not entries:
             return log.rules.writers
         rules = log.rules.copy()
         _apply(rules, 0, entries[0])

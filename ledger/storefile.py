@@ -101,7 +101,7 @@ def connect(path: Path, read_only: bool, meta: Mapping[str, bytes] | None) -> sq
         StoreUnreadable, StoreBusy: it is not.
     """
     # Without a -wal file all is in the main file, and `immutable` also reads it in a folder that cannot be written.
-    mode = "rwc" if not read_only else "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1"
+    mode = ("rw" if meta is None else "rwc") if not read_only else "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1"
     try:
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT_S)
@@ -125,18 +125,19 @@ def prepare(
     """
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+    empty = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if not empty:
         if application != APPLICATION_ID:
             raise StoreUnreadable(f"{path}: not a ledger, but another program's file (application id {application})")
         if version != VERSION:
             age = "a newer program; use that one" if version > VERSION else "an older one; move it away and replicate"
-            raise StoreUnreadable(f"{path}: layout {version}, wanted {VERSION}: made by {age}")
-    elif read_only or meta is None:
+            raise StoreUnreadable(f"{path}: not a ledger of layout {VERSION} but of {version}, made by {age}")
+    elif meta is None or read_only:
         raise StoreUnreadable(f"{path}: is empty, wanted a ledger; restore it, or remove it and replicate again")
     if not read_only:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-    if meta is not None and not version:
+    if meta is not None and empty:
         # One transaction: the file is either empty or whole.
         connection.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA.split(";"):
