@@ -65,7 +65,7 @@ class EffectFold:
         before, log.pending, queue = log.decided, None, log.queue
         while queue:
             effect = queue[0]
-            log.decided = effect.index  # those between have no effect
+            log.decided = effect.entry  # those between have no effect
             if isinstance(effect, Claim):
                 log.pending = self._missing(log, effect)
                 if log.pending is not None:
@@ -78,7 +78,7 @@ class EffectFold:
             try:
                 self._apply(log, effect)
             except Void as void:
-                self._voids.append(self._without("void", log, effect.index, *void.outcome))
+                self._voids.append(self._without("void", log, effect.entry, *void.outcome))
             queue.popleft()
         if log.invalid is None:
             log.decided = log.size
@@ -115,10 +115,10 @@ class EffectFold:
             if effect.amount > left:
                 raise Void("issue", effect.amount, f"at most {left}, what is left of the budget")
             log.issued += effect.amount
-            log.owe(effect.to, effect.index, effect.amount)
+            log.owe(effect.to, effect.entry, effect.amount)
             if self._watch:
-                self._tell("issue", log.origin, effect.index, log.owner, 0, effect.amount, f"to {effect.to}")
-                self._tell("owe", log.origin, effect.index, effect.to, 0, effect.amount, f"from {log.owner}")
+                self._tell("issue", log.origin, effect.entry, log.owner, 0, effect.amount, f"to {effect.to}")
+                self._tell("owe", log.origin, effect.entry, effect.to, 0, effect.amount, f"from {log.owner}")
         elif isinstance(effect, Start):
             log.money.begun = effect
         elif isinstance(effect, Reserve):
@@ -126,7 +126,7 @@ class EffectFold:
         elif isinstance(effect, Pay):
             self._pay(log, effect)
         else:
-            self._finish(log, effect.index)
+            self._finish(log, effect.entry)
 
     def _give(self, log: FoldedLog, effect: Give) -> None:
         index, to, amount, memo = effect
@@ -164,25 +164,25 @@ class EffectFold:
         if self._watch:
             causes = [(claim.origin, *item) for item in taken] + [(log.origin, *item) for item in back]
             note = f"from {source.owner}" if amount else f"nothing more is owed by {source.owner}"
-            self._tell("receive", log.origin, claim.index, log.owner, amount, amount, note, tuple(causes))
+            self._tell("receive", log.origin, claim.entry, log.owner, amount, amount, note, tuple(causes))
 
     def _reserve(self, log: FoldedLog, effect: Reserve) -> None:
         burned = open_round(log, effect)
         if self._watch and burned:
-            self._tell("burn", log.origin, effect.index, log.owner, 0, burned, "set aside and never settled")
+            self._tell("burn", log.origin, effect.entry, log.owner, 0, burned, "set aside and never settled")
         if not log.money.live:
             raise Void("roster", f"worth {effect.worth}", f"at most {log.balance}, the run's balance at this entry")
         if self._watch:
             note = f"set aside for round {effect.round}"
-            self._tell("reserve", log.origin, effect.index, log.owner, -effect.worth, effect.worth, note)
+            self._tell("reserve", log.origin, effect.entry, log.owner, -effect.worth, effect.worth, note)
 
     def _pay(self, log: FoldedLog, effect: Pay) -> None:
         left = settle_round(log, effect)
         if self._watch:
             for account, amount in effect.payments:
-                self._tell("earn", log.origin, effect.index, account, 0, amount, f"round {effect.round} of {log.owner}")
+                self._tell("earn", log.origin, effect.entry, account, 0, amount, f"round {effect.round} of {log.owner}")
             note = f"not used in round {effect.round}"
-            self._tell("return", log.origin, effect.index, log.owner, left, left, note)
+            self._tell("return", log.origin, effect.entry, log.owner, left, left, note)
 
     def _finish(self, log: FoldedLog, index: int) -> None:
         reserved, dust = close_run(log, index)

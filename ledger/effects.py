@@ -19,7 +19,7 @@ MILLION = 10**6
 class Give(NamedTuple):
     """A send."""
 
-    index: int
+    entry: int
     to: str
     amount: int
     memo: str
@@ -28,7 +28,7 @@ class Give(NamedTuple):
 class Make(NamedTuple):
     """An issue."""
 
-    index: int
+    entry: int
     to: str
     amount: int
 
@@ -36,7 +36,7 @@ class Make(NamedTuple):
 class Claim(NamedTuple):
     """A recv: all that `origin`, whose root at `size` is `root`, owes up to entry `upto`."""
 
-    index: int
+    entry: int
     origin: str
     upto: int
     size: int
@@ -46,7 +46,7 @@ class Claim(NamedTuple):
 class Start(NamedTuple):
     """A begin."""
 
-    index: int
+    entry: int
     name: str
     submitter: str
     state: str
@@ -55,7 +55,7 @@ class Start(NamedTuple):
 class Reserve(NamedTuple):
     """An open: the worth of its quotas in micro-credits, and the first slot that was never given out."""
 
-    index: int
+    entry: int
     worth: int
     round: int
     slot_cursor: int
@@ -64,7 +64,7 @@ class Reserve(NamedTuple):
 class Pay(NamedTuple):
     """A settle: what each receipt that counts earns, as (account, micro-credits)."""
 
-    index: int
+    entry: int
     payments: tuple[tuple[str, int], ...]
     round: int
     state: str
@@ -73,13 +73,13 @@ class Pay(NamedTuple):
 class Finish(NamedTuple):
     """A close."""
 
-    index: int
+    entry: int
 
 
 class Broken(NamedTuple):
     """The first entry that breaks a rule; nothing from it on counts."""
 
-    index: int
+    entry: int
     rule: str
     got: str
     wanted: str

@@ -141,7 +141,7 @@ def settle_round(log: FoldedLog, effect: Pay) -> int:
     for account, amount in effect.payments:
         left -= amount
         money.paid[account] = money.paid.get(account, 0) + amount
-        log.owe(account, effect.index, amount)
+        log.owe(account, effect.entry, amount)
     log.balance += left
     money.reserved, money.live = 0, False
     return left

@@ -70,6 +70,10 @@ class Frontier:
         """The root of what was appended."""
         return _join(self._edge)
 
+    def copy(self) -> "Frontier":
+        """An independent copy, to try leaves on."""
+        return Frontier(self.size, self._edge)
+
 
 class Tree:
     """An append-only tree that answers roots and proofs of every size it ever had."""

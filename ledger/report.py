@@ -51,9 +51,11 @@ class LogSummary:
     certified: int
     """How many a quorum of witnesses has certified."""
     receipts: int
-    """How many of the sound ones are receipts, each with its signature verified."""
+    """How many of the sound ones are receipts, each with its signature verified, by this verification or before."""
     frozen: bool
     """Whether its owner is known to have contradicted itself."""
+    earlier: int = 0
+    """How many of the sound ones rest on an earlier verification: hashed and replayed, their signatures not checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,8 @@ class Report:
     """What this verification proves, in sentences."""
     not_proven: tuple[str, ...]
     """What it does not."""
+    certificates: bytes = b""
+    """A certificates file of what is sound, to verify from the next time; empty where something is not."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -122,17 +126,28 @@ def describe_damaged(data: bytes) -> str:
 def claims(genesis: Genesis, logs: Sequence[LogSummary], ok: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What a verification with this outcome proves, and what it does not, in sentences."""
     n, q = len(genesis.witnesses), genesis.quorum
+    earlier = sum(log.earlier for log in logs)
+    whose = "every receipt after the earlier certificates" if earlier else "every receipt"
     proven = (
         "every entry is in canonical form, follows the rules of its log, and hashes to the certified roots",
         "every head is signed by a writer of its log, every certificate cosigned by at least "
-        f"{q} of {n} witnesses, every receipt signed by the member it credits",
+        f"{q} of {n} witnesses, {whose} signed by the member it credits",
         "the balances follow from the entries alone: nothing spent twice, no overdraft, no issue above a budget",
     )
     later = sum(max(0, log.sound - log.certified) for log in logs)
     not_proven = [
         "that the work behind the receipts was honest: receipts say who contributed which update",
         "that this is all there is: others may hold later certified entries",
+        "that it was not rolled back to an older certified state: only live witnesses (--peers) or a certificate of an "
+        "earlier verification (--since) show that",
     ]
+    if earlier:
+        several = sum(1 for log in logs if log.earlier)
+        not_proven[2] += f", which was compared here for {several} of {len(logs)} logs"
+        not_proven.append(
+            f"the keys and receipts' signatures of the first entries of {several} logs, {earlier} in all: for these it "
+            "rests on the earlier verification; their bytes are the certified ones"
+        )
     if n == 1:
         not_proven.append("anything against the one witness: a network of one witness trusts it not to rewrite history")
     if later:

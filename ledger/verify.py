@@ -1,191 +1,242 @@
 """Verification: everything in a store replayed from its bytes, the first fault of each log named.
 
-IO: reads one SQLite file.
+Logs are checked side by side, by several processes where there is much to do, each in one snapshot of the file; what
+their entries do is folded as it comes. What counts is what was certified when the verification began. Memory follows
+the number of logs and of open claims, not the number of entries.
+
+IO: reads one SQLite file; starts processes that do.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import heapq
+import os
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
-from . import notes
+from . import certificates, notes
+from .accounting import EffectFold
 from .balances import conservation
-from .database import HEADS, Database, HeadRow
-from .entries import Receipt, parse
-from .errors import CodecInvalid, EntryInvalid, NoteInvalid
-from .fold import Fold
+from .check import Checked, Part, Task, each_row
+from .database import Database, HeadRow
+from .errors import EntryInvalid, NoteInvalid, QuorumMissing
 from .genesis import Genesis
-from .merkle import Tree, leaf_hash
-from .report import Fault, LogSummary, Report, claims, describe_damaged
-from .rules import AccountRules, RunRules, rules_of
+from .merkle import Frontier
+from .notes import Checkpoint
+from .report import Fault, LogSummary, Report, claims
+from .survey import check_all, survey
+from .workers import Workers
 
 __all__ = ["Fault", "LogSummary", "Report", "verify_store"]
 
-_BATCH = 2048
+SMALL = 20_000
+"""Fewer certified entries than this are checked by this process alone."""
+Progress = Callable[[int, int], None]
+_Item = TypeVar("_Item")
 
 
-def verify_store(path: Path | str, genesis: Genesis) -> Report:
+def verify_store(
+    path: Path | str, genesis: Genesis, *, processes: int | None = None, since: Mapping[str, bytes] | None = None,
+    progress: Progress | None = None,
+) -> Report:  # fmt: skip
     """Replay a store from its bytes.
 
+    Args:
+        path: The file.
+        genesis: Its network.
+        processes: How many check logs; by default as many as this machine runs at once, one for a small ledger.
+        since: Certificates of an earlier verification, by origin: signatures that they cover are not checked again.
+        progress: Told now and then how many entries of how many are done.
+
     Raises:
-        StoreUnreadable: it cannot be read; GenesisInvalid: it is of another network.
+        StoreUnreadable: it cannot be read; GenesisInvalid: it is of another network;
+        NoteInvalid, QuorumMissing: `since` holds something that is no certificate of this network.
     """
-    database = Database.open(Path(path), read_only=True)
-    try:
-        with database.snapshot():
-            genesis.check_same(database.meta("genesis"), str(path))
-            checks = [_Check(database, genesis, origin, row) for origin, row in database.logs().items()]
-            for check in checks:
-                check.run()
-            return _report(genesis, checks)
-    finally:
-        database.close()
+    earlier = _earlier(genesis, since or {})
+    with ExitStack() as stack:
+        database = Database.open(Path(path), read_only=True)
+        stack.callback(database.close)
+        stack.enter_context(database.snapshot())
+        genesis.check_same(database.meta("genesis"), str(path))
+        verification = _Verification(database, genesis, earlier, progress)
+        count = verification.processes(processes)
+        if count > 1:
+            workers = stack.enter_context(Workers(Path(path), genesis, count))
+            verification.run(workers)
+        else:
+            verification.run(None)
+        return verification.report()
 
 
-@dataclass(kw_only=True)
-class _Sound:
-    """The entries of a log up to its first fault."""
-
-    tree: Tree = field(default_factory=Tree)
-    data: list[bytes] = field(default_factory=list)
-    receipts: int = 0
-
-
-class _Check:
-    """One log's verification."""
-
-    def __init__(self, database: Database, genesis: Genesis, origin: str, row: int) -> None:
-        self._db, self._genesis, self._row = database, genesis, row
-        self.origin = origin
-        self.fault: Fault | None = None
-        self.sound = _Sound()
-        self.certified = 0
-        self.entries = 0
-        self.frozen = bool(database.rows("SELECT 1 FROM evidence WHERE log = ? LIMIT 1", row))
-
-    def run(self) -> None:
-        """Check entries, then heads; stop at the first fault."""
-        self.entries = int(str(self._db.rows("SELECT count(*) FROM entry WHERE log = ?", self._row)[0][0]))
+def _earlier(genesis: Genesis, since: Mapping[str, bytes]) -> dict[str, tuple[Checkpoint, str]]:
+    """The certificates to start from, as (what they say, their text), each with its quorum."""
+    found = {}
+    for origin, data in since.items():
+        note = notes.parse(data)
+        head = notes.checkpoint(note)
+        place = f"earlier certificate of {origin}"
         try:
-            rules = rules_of(self._genesis.terms, self.origin)
+            genesis.terms.owner(origin)
         except EntryInvalid as exc:
-            self.fault = Fault(origin=self.origin, entry=None, rule=exc.rule, got=exc.got, wanted=exc.wanted)
-            return
-        for index, leaf, data in self._rows():
-            self.fault = self._entry(rules, index, leaf, data)
-            if self.fault is not None:
-                break
-        for table in HEADS:
-            row = self._db.head(table, self._row)
-            if row is not None:
-                if self.fault is None:
-                    self.fault = self._head(rules, table, row)
-                    if self.fault is not None and table == "certificate":
-                        continue  # what it covers is not certified
-                self.certified = row.size if table == "certificate" else self.certified
-
-    def _rows(self) -> Iterator[tuple[int, bytes, bytes]]:
-        last = -1
-        while rows := self._db.entries(self._row, last + 1, last + 1 + _BATCH):
-            yield from rows
-            last = rows[-1][0]
-        for index, leaf, data in self._db.rows(
-            "SELECT idx, leaf, data FROM entry WHERE log = ? AND idx > ? ORDER BY idx LIMIT 1", self._row, last
-        ):
-            yield int(str(index)), leaf, data  # type: ignore[misc]
-
-    def _entry(self, rules: AccountRules | RunRules, index: int, leaf: bytes, data: bytes) -> Fault | None:
-        sound = self.sound
-        if index != sound.tree.size:
-            return self._fault(sound.tree.size, "entry", "missing", f"one before entry {index}")
-        broken = None
-        try:
-            entry = parse(data)
-            rules.apply(entry)
-            sound.receipts += isinstance(entry, Receipt)
-        except CodecInvalid as exc:
-            broken = EntryInvalid(rule="encoding", got=exc.message, wanted="canonical bytes", index=index)
-        except EntryInvalid as exc:
-            broken = exc
-        hashed = leaf_hash(data)
-        if hashed != leaf:
-            further = [f"{broken.rule} is {broken.got}, wanted {broken.wanted}"] if broken else []
-            further += self._blame(hashed, leaf)
-            return self._fault(index, "leaf hash", hashed.hex(), leaf.hex(), data, further)
-        if broken:
-            return self._fault(index, broken.rule, broken.got, broken.wanted, data)
-        sound.tree.append(leaf)
-        sound.data.append(data)
-        return None
-
-    def _blame(self, hashed: bytes, stored: bytes) -> list[str]:
-        """Which of the two the certified root speaks for."""
-        certificate = self._db.head("certificate", self._row)
-        index = self.sound.tree.size
-        if certificate is None or index >= certificate.size:
-            return []
-        rest = [leaf for _, leaf, _ in self._db.entries(self._row, index + 1, certificate.size)]
-        if any(len(leaf) != 32 for leaf in (stored, *rest)):
-            return ["the stored hashes are damaged"]
-        for leaf, what in ((stored, "the entry was changed"), (hashed, "the stored hash was changed, not the entry")):
-            frontier = self.sound.tree.frontier(index)
-            for item in (leaf, *rest):
-                frontier.append(item)
-            if frontier.root == certificate.root:
-                return [f"the certified root at {certificate.size} shows that {what}"]
-        return [f"neither gives the certified root at {certificate.size}"]
-
-    def _head(self, rules: AccountRules | RunRules, table: str, row: HeadRow) -> Fault | None:
-        name = f"{table} at {row.size}" if table != "head" else f"head at {row.size}"
-        tree = self.sound.tree
-        if row.size < 1:
-            return self._fault(None, name, f"of {row.size} entries", "at least 1")
-        if row.size > tree.size:
-            return self._fault(None, name, f"of {row.size} entries", f"at most {tree.size}: later ones are missing")
-        root = tree.root(row.size)
-        if root != row.root:
-            wanted = f"{row.root.hex()}, that of the {table}: an entry up to {row.size - 1} was changed"
-            return self._fault(None, f"root of {row.size} entries", root.hex(), wanted)
-        try:
-            note = notes.parse(row.note)
-            if notes.checkpoint(note) != notes.Checkpoint(origin=self.origin, size=row.size, root=row.root):
-                return self._fault(None, name, note.text.replace("\n", " "), "a checkpoint of this log, size and root")
-            notes.verify_head(note, rules.writers)
-            witnesses = self._genesis.cosigners(note)
-        except NoteInvalid as exc:
-            return self._fault(None, name, exc.message, "a head signed by a writer of the log")
-        if table == "certificate" and len(witnesses) < self._genesis.quorum:
-            wanted = f"at least {self._genesis.quorum} witnesses"
-            return self._fault(None, name, f"cosigned by {', '.join(witnesses) or 'nobody'}", wanted)
-        return None
-
-    def _fault(
-        self, entry: int | None, rule: str, got: str, wanted: str, data: bytes = b"", further: list[str] | None = None
-    ) -> Fault:
-        what = describe_damaged(data) if data else ""
-        return Fault(
-            origin=self.origin, entry=entry, rule=rule, got=got, wanted=wanted, what=what, further=tuple(further or ())
-        )
+            raise NoteInvalid(f"{place}: is not of this network; give a certificates file of it") from exc
+        if head.origin != origin or head.size < 1:
+            raise NoteInvalid(f"{place}: is of {head.origin} at {head.size}, wanted that log with entries")
+        names = genesis.cosigners(note)
+        if len(names) < genesis.quorum:
+            got = f"cosigned by {', '.join(names) or 'nobody'}"
+            raise QuorumMissing(f"{place}: {got}, wanted {genesis.quorum} witnesses; it certifies nothing")
+        found[origin] = (head, data.decode())
+    return found
 
 
-def _report(genesis: Genesis, checks: list[_Check]) -> Report:
-    faults = [check.fault for check in checks if check.fault is not None]
-    fold = Fold(genesis.terms, signatures=False)  # verified above
-    for check in checks:
-        if check.sound.data:
-            fold.extend(check.origin, check.sound.data[: check.certified])
-    ledger = fold.ledger()
-    if not conservation(ledger):
-        wanted = "balances + runs + reserved + unclaimed + burned = issued"
-        faults.append(Fault(origin="", entry=None, rule="conservation", got="not kept", wanted=wanted))
-    logs = tuple(
-        LogSummary(
-            origin=check.origin, entries=check.entries, sound=check.sound.tree.size, certified=check.certified,
-            receipts=check.sound.receipts, frozen=check.frozen,
-        )
-        for check in checks
-    )  # fmt: skip
-    proven, not_proven = claims(genesis, logs, not faults)
-    return Report(
-        ok=not faults, network=genesis.id, faults=tuple(faults), logs=logs, ledger=ledger, proven=proven,
-        not_proven=not_proven,
-    )  # fmt: skip
+class _Roots:
+    """Roots at sizes that recvs name, compactly; one that is not here yet is worked out."""
+
+    def __init__(self, database: Database, rows: Mapping[str, int]) -> None:
+        self._db, self._rows = database, rows
+        self._known: dict[str, tuple[array[int], bytearray]] = {}
+
+    def add(self, origin: str, roots: Iterable[tuple[int, str]]) -> None:
+        """Roots in hex at ascending sizes, above those known."""
+        for size, root in roots:
+            sizes, hashes = self._known.setdefault(origin, (array("q"), bytearray()))
+            sizes.append(size)
+            hashes += bytes.fromhex(root)
+
+    def get(self, origin: str, size: int) -> str:
+        """The root in hex of a log that was checked up to this size."""
+        sizes, hashes = self._known.get(origin, (array("q"), bytearray()))
+        place = bisect_left(sizes, size)
+        if place < len(sizes) and sizes[place] == size:
+            return hashes[32 * place : 32 * place + 32].hex()
+        frontier = Frontier()
+        for _, leaf, _ in each_row(self._db, self._rows[origin], 0, size):
+            frontier.append(leaf)
+        return frontier.root.hex()
+
+
+class _Verification:
+    """One verification of one store."""
+
+    def __init__(
+        self, database: Database, genesis: Genesis, earlier: Mapping[str, tuple[Checkpoint, str]],
+        progress: Progress | None,
+    ) -> None:  # fmt: skip
+        self._db, self._genesis, self._earlier, self._progress = database, genesis, earlier, progress
+        self._rows = database.logs()
+        self._origins = list(self._rows)
+        heads = {origin: database.head("certificate", row) for origin, row in self._rows.items()}
+        self._heads: dict[str, HeadRow] = {origin: head for origin, head in heads.items() if head is not None}
+        self._checked: dict[int, Checked] = {}
+        self._fold = EffectFold(genesis.terms, lambda origin, size: "")
+
+    def processes(self, wanted: int | None) -> int:
+        """How many processes to use."""
+        if wanted is None:
+            small = sum(head.size for head in self._heads.values()) < SMALL
+            wanted = 1 if small else _cores()
+        return max(1, min(wanted, len(self._rows)))
+
+    def run(self, workers: Workers | None) -> None:
+        """Check and fold; again, should a certificate prove to be none, without what it covers."""
+        sizes = {row: self._size(origin) for origin, row in self._rows.items()}
+        if workers is None:
+            found = survey(self._db, sizes)
+        else:
+            found = workers.survey([dict(share) for share in _shares(sizes.items(), lambda item: item[1], workers)])
+        disproved: set[str] = set()
+        while True:
+            tasks = []
+            for number, (origin, row) in enumerate(self._rows.items()):
+                size = 0 if origin in disproved else sizes[row]
+                root = self._heads[origin].root.hex() if size else ""
+                since = self._earlier[origin][1] if origin in self._earlier else ""
+                asked = array("q", sorted(set(found.asked.get(origin, ()))))
+                tasks.append(
+                    Task(
+                        number=number, origin=origin, row=row, entries=found.entries[row], certified=size, root=root,
+                        since=since, asked=asked,
+                    )
+                )  # fmt: skip
+            if workers is None:
+                self._take(check_all(self._db, self._genesis, tasks), tasks)
+            else:
+                self._take(workers.check(_shares(tasks, lambda task: found.bytes[task.row], workers)), tasks)
+            wrong = {self._origins[item.number] for item in self._checked.values() if item.disproved}
+            if wrong <= disproved:
+                return
+            disproved |= wrong
+            self._progress = None  # it said already that all is done
+
+    def _size(self, origin: str) -> int:
+        """How many entries of the log count."""
+        head = self._heads.get(origin)
+        return max(0, head.size) if head else 0
+
+    def _take(self, found: Iterator[Part | Checked], tasks: Sequence[Task]) -> None:
+        """Fold what the checks of these tasks give."""
+        roots = _Roots(self._db, self._rows)
+        self._fold = EffectFold(self._genesis.terms, roots.get)
+        done, total = 0, sum(task.entries for task in tasks)
+        for item in found:
+            if isinstance(item, Checked):
+                self._checked[item.number] = item
+                continue
+            origin = self._origins[item.number]
+            roots.add(origin, item.roots)
+            if item.size > self._fold.size(origin):
+                self._fold.feed(origin, item.size, item.effects)
+            done += item.rows
+            if self._progress is not None:
+                self._progress(done, total)
+
+    def report(self) -> Report:
+        """What was found."""
+        genesis, checks = self._genesis, [self._checked[number] for number in range(len(self._origins))]
+        faults = [check.fault for check in checks if check.fault is not None]
+        for origin, (head, _) in self._earlier.items():
+            if origin not in self._rows:
+                wanted = f"certified up to {head.size}, as at the earlier verification"
+                faults.append(Fault(origin=origin, entry=None, rule="rollback: the log", got="missing", wanted=wanted))
+        ledger = self._fold.ledger()
+        if not conservation(ledger):
+            wanted = "balances + runs + reserved + unclaimed + burned = issued"
+            faults.append(Fault(origin="", entry=None, rule="conservation", got="not kept", wanted=wanted))
+        logs = tuple(self._summary(check) for check in checks)
+        good = {self._origins[check.number]: check.certificate for check in checks if check.certificate}
+        proven, not_proven = claims(genesis, logs, not faults)
+        return Report(
+            ok=not faults, network=genesis.id, faults=tuple(faults), logs=logs, ledger=ledger, proven=proven,
+            not_proven=not_proven,
+            certificates=b"" if faults else certificates.write({name: _note(text) for name, text in good.items()}),
+        )  # fmt: skip
+
+    def _summary(self, check: Checked) -> LogSummary:
+        origin = self._origins[check.number]
+        return LogSummary(
+            origin=origin, entries=check.entries, sound=check.sound, receipts=check.receipts, earlier=check.earlier,
+            certified=0 if check.disproved else self._size(origin),
+            frozen=bool(self._db.rows("SELECT 1 FROM evidence WHERE log = ? LIMIT 1", self._rows[origin])),
+        )  # fmt: skip
+
+
+def _cores() -> int:
+    """How many processes this machine runs at once."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _note(text: str) -> notes.Note:
+    return notes.parse(text.encode())
+
+
+def _shares(items: Iterable[_Item], weight: Callable[[_Item], int], workers: Workers) -> list[list[_Item]]:
+    """The items in as many shares as there are workers, of about equal weight: the heaviest first, to the lightest."""
+    shares: list[list[_Item]] = [[] for _ in range(workers.count)]
+    loads = [(0, place) for place in range(workers.count)]
+    for item in sorted(items, key=weight, reverse=True):
+        load, place = loads[0]
+        shares[place].append(item)
+        heapq.heapreplace(loads, (load + weight(item) + 1, place))
+    return shares
