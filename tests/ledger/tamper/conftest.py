@@ -7,7 +7,7 @@ import pytest
 
 from ledger.store import Store
 
-from .kit import GENESIS, Ledger, build
+from .kit import DATA, GENESIS, RUN_LOG, Ledger, build, head
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +27,9 @@ def replica(tmp_path):
     """An empty store of the network, which believes nothing that it has not checked."""
     with Store.open(tmp_path / "replica.db", GENESIS, create=True) as store:
         yield store
+
+
+@pytest.fixture
+def note():
+    """The run's head, signed by its leader."""
+    return head(RUN_LOG, DATA[RUN_LOG])

@@ -87,6 +87,8 @@ LOGS: dict[str, list[Entry]] = _logs()
 TAIL = Send(to=ALICE.public, amount=5)
 """Bob's entry that no quorum has seen."""
 WRITERS = {ALICE_LOG: ALICE, BOB_LOG: BOB, CAROL_LOG: CAROL, DAVE_LOG: DAVE, RUN_LOG: ALICE, MALLORY_LOG: MALLORY}
+END = len(LOGS[RUN_LOG])
+"""Where the run's log goes on: its third round is open, Bob's receipt is in."""
 DATA = {origin: [entry.encode() for entry in log] for origin, log in LOGS.items()}
 """Their bytes."""
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from ledger import codec, entries, notes
+from ledger import codec, notes
 from ledger.codec import b64decode, b64encode
-from ledger.entries import Receipt, Send
+from ledger.entries import Receipt
 from ledger.errors import CodecInvalid, Conflict, EntryInvalid, NoteInvalid
 from ledger.merkle import leaf_hash
 from tests.ledger.world import NOW
 
-from .kit import ALICE_LOG, BOB, BOB_LOG, DATA, LOGS, RUN, RUN_LOG, WITNESSES, certificate, head
+from .kit import ALICE_LOG, BOB, BOB_LOG, DATA, LOGS, RUN_LOG, WITNESSES, certificate, head
 
 RECEIPT = next(index for index, entry in enumerate(LOGS[RUN_LOG]) if isinstance(entry, Receipt))
 SIZE = len(DATA[RUN_LOG])
@@ -217,9 +217,7 @@ class TestNonCanonicalBase64:
 class TestNonCanonicalInteger:
     """The same number in another spelling, or one that is not exact everywhere."""
 
-    @pytest.mark.parametrize("spelling", [
-        b"0500", b"5e2", b"500.0", b"+500", b"-0", b"5_00", b'"500"', b"9007199254740992",
-    ])  # fmt: skip
+    @pytest.mark.parametrize("spelling", b'0500 5e2 500.0 +500 -0 5_00 "500" 9007199254740992'.split())
     def test_in_an_entry_is_refused(self, ledger, spelling):
         log = [DATA[ALICE_LOG][0].replace(b'"amount":500', b'"amount":' + spelling)]
         ledger.forge(ALICE_LOG, log)
@@ -247,8 +245,6 @@ class TestOversize:
         assert "at most 16384" in fault.got
         with pytest.raises(EntryInvalid, match="at most 16384"):
             replica.accept(ALICE_LOG, 0, [data], certificate(ALICE_LOG, [data]))
-        with pytest.raises(CodecInvalid, match="at most 16384"):
-            Send(to=BOB.public, amount=1, memo="").encode() and codec.decode(data)
 
     @pytest.mark.parametrize("extra", [b"x" * notes.MAX_BYTES, "— other AAAAAAAA\n".encode() * 64])
     def test_a_note_is_refused(self, ledger, extra):
@@ -296,12 +292,8 @@ class TestExtraField:
             notes.checkpoint(note)
         signed = notes.parse(head(BOB_LOG, DATA[BOB_LOG]))
         text = signed.text + "extension\n"
-        lines = [notes.Signature(name=BOB_LOG, key_id=signed.signatures[0].key_id, blob=BOB.sign(text.encode()))]
-        note = notes.Note(text=text, signatures=tuple(lines)).encode()
+        own = notes.Signature(name=BOB_LOG, key_id=signed.signatures[0].key_id, blob=BOB.sign(text.encode()))
+        note = notes.Note(text=text, signatures=(own,)).encode()
         whole = notes.combine(note, [notes.cosign(note, name, WITNESSES[name], NOW) for name in ("w0", "w1", "w2")])
         ledger.set_note(BOB_LOG, whole)
         assert "3 lines" in ledger.fault().got
-
-
-def test_the_run_under_test_is_the_one_in_the_entries():
-    assert entries.parse(DATA[RUN_LOG][RECEIPT]).run == RUN
