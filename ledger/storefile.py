@@ -101,7 +101,9 @@ def connect(path: Path, read_only: bool, meta: Mapping[str, bytes] | None) -> sq
         StoreUnreadable, StoreBusy: it is not.
     """
     # Without a -wal file all is in the main file, and `immutable` also reads it in a folder that cannot be written.
-    mode = ("rw" if meta is None else "rwc") if not read_only else "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1"
+    mode = "rw" if meta is None else "rwc"
+    if read_only:
+        mode = "ro" if path.with_name(path.name + "-wal").exists() else "ro&immutable=1"
     try:
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT_S)
