@@ -8,20 +8,19 @@ IO: reads one folder, writes through the store it is given.
 
 import os
 import re
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import archive, notes, tiles
+from . import archive, folders, notes, tiles
 from .errors import ArchiveInvalid, EntryInvalid, GenesisInvalid, LedgerError, StoreUnreadable
+from .folders import read
 from .genesis import MAX_BYTES, Genesis
 from .merkle import Tree, leaf_hash
 from .notes import Checkpoint
 from .store import Store
 
-_FILE = re.compile(r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
-_MAX_DEPTH = 12
+_FILE = re.compile(r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/[1-9][0-9]{0,2})?")
 _CHUNK = 4 * tiles.WIDTH
 """Entries handed to the store at once."""
 
@@ -44,7 +43,7 @@ class LogFolder:
         return f"{self.owner}/{path}"
 
     def entries(self, start: int, end: int) -> list[bytes]:
-        """The entries of whole bundles that cover [start, end), cut to it.
+        """The entries [start, end).
 
         Raises:
             ArchiveInvalid: a bundle is missing, too long, or does not hold as many as it must.
@@ -87,8 +86,8 @@ class LogFolder:
             if tile.kind != "0" and self._hashes(tile) != archive.hashes(tree, tile):
                 raise self._bad(tile.path, "content", "other hashes", "those of the tiles below")
         if tree.root() != self.head.root:
-            wanted = f"{tree.root().hex()}, that of its entries"
-            raise self._bad(archive.CHECKPOINT, "root", self.head.root.hex(), wanted)
+            root = f"{tree.root().hex()}, that of its entries"
+            raise self._bad(archive.CHECKPOINT, "root", self.head.root.hex(), root)
         return tree
 
     def _hashes(self, tile: tiles.Tile) -> bytes:
@@ -99,7 +98,7 @@ class LogFolder:
 
     def _check_names(self) -> None:
         """Refuse every file that a log of this size does not have."""
-        for path in _walk(self.root, self.owner):
+        for path in folders.walk(self.root, self.owner):
             name = path.removeprefix(self.owner + "/")
             found = _FILE.fullmatch(name)
             if name == archive.CHECKPOINT:
@@ -121,9 +120,9 @@ class LogFolder:
         tree, size = self.tree(), self.head.size
         for start in range(0, size, _CHUNK):
             end = min(start + _CHUNK, size)
-            proof = {"proof": tree.consistency_proof(end, size)} if end < size else {}
+            proof = tree.consistency_proof(end, size) if end < size else None
             try:
-                store.accept(self.head.origin, start, self.entries(start, end), self.note, **proof)
+                store.accept(self.head.origin, start, self.entries(start, end), self.note, proof)
             except EntryInvalid as exc:
                 at = start if exc.index is None else exc.index
                 bundle = tiles.Tile(tiles.ENTRIES, at // tiles.WIDTH, min(tiles.WIDTH, size - at // tiles.WIDTH * 256))
@@ -136,19 +135,22 @@ class LogFolder:
         return ArchiveInvalid(file=self.file(path), rule=rule, got=got, wanted=wanted, entry=entry)
 
 
-def genesis_of(folder: Path) -> Genesis:
+def genesis_of(folder: Path, wanted: Genesis | None = None) -> Genesis:
     """The genesis that an archive holds.
 
     Raises:
-        ArchiveInvalid: there is none.
+        ArchiveInvalid: there is none; GenesisInvalid: it is not the one that is wanted.
     """
     if not folder.is_dir():
         raise ArchiveInvalid(file=str(folder), rule="folder", got="not there", wanted="what forge-ledger export makes")
     data = read(folder, archive.GENESIS, MAX_BYTES)
     try:
-        return Genesis.parse(data)
+        found = Genesis.parse(data)
     except GenesisInvalid as exc:
         raise ArchiveInvalid(file=archive.GENESIS, rule="content", got=exc.message, wanted="a genesis") from exc
+    if wanted is not None:
+        wanted.check_same(found.encode(), str(folder))
+    return found
 
 
 def owners(folder: Path) -> list[str]:
@@ -159,7 +161,7 @@ def owners(folder: Path) -> list[str]:
     """
     found: list[str] = []
     for place in ("", "run/"):
-        for entry in _scan(folder, place):
+        for entry in folders.scan(folder, place):
             name = place + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
             if is_folder and re.fullmatch("[0-9a-f]{64}", entry.name):
@@ -200,9 +202,7 @@ def import_archive(
     Raises:
         ArchiveInvalid: naming the file; GenesisInvalid: it is of another network; StoreUnreadable: see there.
     """
-    found = genesis_of(folder)
-    if genesis is not None:
-        genesis.check_same(found.encode(), str(folder))
+    found = genesis_of(folder, genesis)
     if os.path.lexists(path):
         raise StoreUnreadable(f"{path}: there is something already; choose another place for the new ledger")
     part = path.with_name(f".{path.name}.part")
@@ -224,6 +224,17 @@ def import_archive(
     return {"logs": len(logs), "entries": entries}
 
 
+def take_all(folder: Path, store: Store) -> dict[str, ArchiveInvalid]:
+    """Store every log of an archive that is sound; by origin, why others are not."""
+    refused = {}
+    for owner in owners(folder):
+        try:
+            log_folder(folder, owner, store.genesis).take_over(store)
+        except ArchiveInvalid as exc:
+            refused[store.genesis.terms.origin(owner)] = exc
+    return refused
+
+
 def check_keys(folder: Path, store: Store) -> None:
     """Check that an archive's `keys`, where it has that file, are those of its witnesses and writers.
 
@@ -238,52 +249,3 @@ def check_keys(folder: Path, store: Store) -> None:
 def _forget(part: Path) -> None:
     for end in ("", "-wal", "-shm", "-journal", ".lock"):
         part.with_name(part.name + end).unlink(missing_ok=True)
-
-
-def read(folder: Path, file: str, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; nothing on the way to it may be a link.
-
-    Raises:
-        ArchiveInvalid: it is missing, something else, or longer.
-    """
-    try:
-        for part in reversed(Path(file).parents[:-1]):
-            if stat.S_ISLNK((folder / part).lstat().st_mode):
-                raise ArchiveInvalid(file=str(part), rule="file", got="a link", wanted="a folder")
-        handle = os.open(folder / file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as exc:
-        raise ArchiveInvalid(file=file, rule="file", got=exc.strerror or exc, wanted="a regular file") from exc
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise ArchiveInvalid(file=file, rule="file", got="something else", wanted="a regular file")
-    with open(handle, "rb") as opened:
-        data = opened.read(limit + 1)
-    if len(data) > limit:
-        raise ArchiveInvalid(file=file, rule="length", got=f"over {limit} bytes", wanted=f"at most {limit}")
-    return data
-
-
-def _walk(folder: Path, below: str) -> Iterator[str]:
-    """Every file below a folder of the archive; links and depths that no log has are refused."""
-    waiting = [below]
-    while waiting:
-        place = waiting.pop()
-        for entry in _scan(folder, place):
-            name = f"{place}/{entry.name}"
-            if entry.is_symlink() or name.count("/") > _MAX_DEPTH:
-                got = "a link" if entry.is_symlink() else "too deep"
-                raise ArchiveInvalid(file=name, rule="file", got=got, wanted="files and folders of a log")
-            if entry.is_dir():
-                waiting.append(name)
-            else:
-                yield name
-
-
-def _scan(folder: Path, place: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        if place == "run/" and not os.path.lexists(folder / "run"):
-            return
-        with os.scandir(folder / place) as entries:
-            yield from entries
-    except OSError as exc:
-        raise ArchiveInvalid(file=place or str(folder), rule="folder", got=exc.strerror or exc, wanted="one") from exc

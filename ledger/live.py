@@ -20,34 +20,62 @@ GROUP = "p2p_llm_forge.ledger"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Head:
+    """What one witness has of one log."""
+
+    certificate: bytes
+    """Its newest certificate, or empty."""
+    promised: bytes
+    """The newest head that it cosigned, as the log's writer signed it, or empty."""
+    proof: tuple[bytes, ...] = ()
+    """Where the certificate is further than what is here: the consistency proof from here to there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WitnessView:
-    """What one witness answered; nothing of it is checked yet."""
+    """What one witness answered; its form is checked, nothing else."""
 
     error: str = ""
     """Why there is no answer, or what was wrong with it; empty where all is well."""
-    heads: Mapping[str, tuple[bytes, bytes]] = field(default_factory=dict)
-    """By origin, the certificate and the note of the newest head promised; empty bytes where there is none."""
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    """The logs that were asked for, by origin."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """The certified size of every log that it has, by origin, as it says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tail:
+    """What one witness has of a log from some entry on; nothing of it is checked."""
+
+    error: str = ""
+    """Why there is no answer; empty where all is well."""
+    entries: tuple[bytes, ...] = ()
+    """The entries up to the head."""
+    note: bytes = b""
+    """The head: a certificate, or what the witness cosigned; empty where it does not know the log."""
 
 
 class Live(Protocol):
     """Asks live witnesses."""
 
     def heads(
-        self, genesis: Genesis, bootstrap: Sequence[str], origins: Sequence[str] | None, timeout_s: float
+        self, genesis: Genesis, bootstrap: Sequence[str], sizes: Mapping[str, int], timeout_s: float
     ) -> dict[str, WitnessView]:
-        """What every witness of the genesis has of these logs, or of all its logs; each witness within the time.
+        """What every witness of the genesis has of these logs, by name; `sizes` is how far they are certified here.
+
+        Each witness has that long to answer, a silent one is a view with an error.
 
         Raises:
             LedgerError: the network cannot be joined at all.
         """
 
     def entries(
-        self, genesis: Genesis, bootstrap: Sequence[str], origin: str, start: int, timeout_s: float
-    ) -> dict[str, tuple[tuple[bytes, ...], bytes]]:
-        """By witness, the entries of the log from `start` on, certified or promised, and the note of their head.
+        self, genesis: Genesis, bootstrap: Sequence[str], starts: Mapping[str, int], timeout_s: float
+    ) -> dict[str, dict[str, Tail]]:
+        """By log and witness, the entries of these logs from their starts on.
 
         Raises:
-            LedgerError: the network cannot be joined at all, or no witness answers.
+            LedgerError: the network cannot be joined at all.
         """
 
 

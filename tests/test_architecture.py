@@ -17,8 +17,12 @@ ORDER = {
     "ledger": """
         errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
         tiles quorum proof evidence effects fold_log accounting fold history
-        storefile database logs forks reader accuser own store witness replica archive archived report check survey workers verify live describe
-        cli/base cli/find cli/read cli/money cli/files cli/proofs cli/verify cli/recover cli/main
+        storefile database logs forks reader accuser own store witness
+        replica_values replica_state replica_book replica_work replica replica_store
+        archive folders archived
+        report check survey workers verify live compare describe
+        cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/peers cli/verify cli/recover
+        cli/main
     """.split(),
     "p2p_llm_forge": """
         errors settings specfile config blobs
@@ -27,11 +31,11 @@ ORDER = {
         protocol channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors files addressbook config peerkey identity resources wire messages records
+        errors files addressbook config peerkey identity resources wire messages replica_messages records
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher
-        supervisor errands storage cosigning appending witnessing logs replication credits
+        supervisor errands storage cosigning appending ownheads unreferenced witnessing logs replica_answers replication credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader

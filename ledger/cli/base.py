@@ -6,6 +6,7 @@ command needs it, so that `--help` answers at once.
 IO: files and the terminal.
 """
 
+import contextlib
 import difflib
 import json
 import os
@@ -95,9 +96,16 @@ class Place:
         """The network's genesis."""
         return read_network(self.network)[0]
 
-    def bootstrap(self) -> tuple[str, ...]:
-        """The addresses in the network file."""
-        return read_network(self.network)[1]
+    def bootstrap(self, given: Sequence[str], genesis: "Genesis") -> list[str]:
+        """The addresses to join the network through: those given, in the network file, and of peers met before."""
+        known: object = []
+        if self.home is not None:
+            with contextlib.suppress(OSError, ValueError):
+                known = json.loads((self.home / "peers.json").read_bytes()[: 1 << 14])
+        met = [item for item in known if type(item) is str and "/p2p/" in item] if isinstance(known, list) else []
+        file = self.network_if_there()
+        named = read_network(file)[1] if file is not None and read_network(file)[0].id == genesis.id else ()
+        return list(dict.fromkeys([*given, *named, *met]))
 
     def open(self, *, writable: bool = False) -> "Store":
         """The ledger, for reading unless said otherwise."""
@@ -125,10 +133,7 @@ def write_network(path: Path, genesis: "Genesis") -> None:
         GenesisInvalid: it cannot be written.
     """
     body = {"genesis": genesis.to_json(), "bootstrap": []}
-    try:
-        path.write_text(json.dumps(body, indent=1) + "\n", "utf-8")
-    except OSError as exc:
-        raise GenesisInvalid(f"{path}: cannot write the network file: {exc.strerror}") from exc
+    write_file(path, json.dumps(body, indent=1).encode() + b"\n", GenesisInvalid)
 
 
 def read_file(path: Path, limit: int, error: type[LedgerError], what: str) -> bytes:
@@ -151,6 +156,22 @@ def read_file(path: Path, limit: int, error: type[LedgerError], what: str) -> by
     if len(data) > limit:
         raise make(f"{path}: has over {limit} bytes, too many for {what}")
     return data
+
+
+def write_file(path: Path, data: bytes, error: type[LedgerError]) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        LedgerError: of the class `error`, where it cannot be written.
+    """
+    make: Callable[[str], LedgerError] = error
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise make(f"{path}: cannot write: {exc.strerror}") from exc
 
 
 def with_json(command: Callable[..., None]) -> Callable[..., None]:

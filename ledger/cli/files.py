@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from .base import FILE, Command, Place, on_ledger, print_json, read_network, with_json, write_network
+from .progress import Progress
 
 
 @click.command("keygen", cls=Command)
@@ -53,7 +54,11 @@ def import_(place: Place, folder: Path, as_json: bool) -> None:
 
     network = place.network_if_there()
     genesis = read_network(network)[0] if network else None
-    counts = archived.import_archive(folder, place.store, genesis)
+    progress = Progress("importing", "logs")
+    try:
+        counts = archived.import_archive(folder, place.store, genesis, progress)
+    finally:
+        progress.end()
     if network is None and place.home is not None:
         write_network(place.home / "network.json", archived.genesis_of(folder))
     if as_json:

@@ -76,7 +76,7 @@ def test_an_entry_that_is_not_there_is_told_in_one_line(home, name, words):  # n
 
 
 def test_an_entry_that_is_not_certified_cannot_be_proven(home):  # noqa: F811
-    assert "not certified yet" in call("prove", ALICE_LOG + ":3", "--home", home, code=1).stderr
+    assert "is not certified" in call("prove", ALICE_LOG + ":3", "--home", home, code=1).stderr
 
 
 def test_an_ambiguous_name_lists_what_it_may_mean(tmp_path):
