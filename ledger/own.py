@@ -64,9 +64,9 @@ class OwnLogs(Accuser):
         with self._lock:
             head = head_of(note, origin, key).head
             log = self._logs.get(origin)
-            if not holds(log, head) and head.size >= self._elsewhere.get(origin, head).size:
-                self._elsewhere[origin] = head
-            self._refuse_elsewhere(log)
+            if not holds(log, head):
+                self._elsewhere[origin] = max(head, self._elsewhere.get(origin, head), key=lambda known: known.size)
+                raise self_fork(log, head)
 
     def recover(self, origin: str, start: int, entries: Sequence[bytes], head_note: bytes, key: str) -> int:
         """Take over entries of our own log, from `start` on, that our own key signed elsewhere; how many were missing.
