@@ -90,7 +90,9 @@ class ReplayReport:
     mismatches: tuple[str, ...]
     """Rounds whose state is not the log's, in words."""
     missing: tuple[str, ...]
-    """Ids of blobs that are not here and stop the replay."""
+    """Ids of blobs that are not here, or damaged, and stop the replay."""
+    left_out: tuple[int, ...] = ()
+    """Rounds that could therefore not be replayed."""
 
 
 class Replay(Protocol):

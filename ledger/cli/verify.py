@@ -216,6 +216,8 @@ def _print_replay(replayed: "ReplayReport") -> None:
         click.secho(f"  ANOTHER STATE: {mismatch}", fg="red", bold=True)
     for blob in replayed.missing[:10]:
         click.echo(f"  blob {blob} is not here: the replay could not go on; fetch it with a peer that takes part")
+    if replayed.left_out:
+        click.echo(f"  not replayed: rounds {', '.join(map(str, replayed.left_out[:20]))}")
 
 
 COMMANDS = (verify,)
