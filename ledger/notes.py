@@ -22,6 +22,8 @@ MAX_BYTES = 65536
 """The longest note that is read."""
 MAX_SIGNATURES = 64
 """The most signature lines a note may bear."""
+MAX_TIME_S = 2**63 - 1
+"""The latest time of a cosignature, in seconds since 1970."""
 
 _LOG, _COSIGNER = b"\x01", b"\x04"
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
@@ -188,8 +190,11 @@ def _cosigned(text: str, time_s: int) -> bytes:
 
 
 def cosign(head: bytes, name: str, key: keys.PrivateKey, time_s: int) -> bytes:
-    """A witness's cosignature line for a head, at `time_s` seconds since 1970."""
-    text = parse(head).text
+    """A witness's cosignature line for a head, at `time_s` seconds since 1970.
+
+    The time is for people: nothing that is valid depends on it. One that no line can hold becomes the nearest that can.
+    """
+    text, time_s = parse(head).text, min(max(time_s, 1), MAX_TIME_S)
     blob = time_s.to_bytes(8, "big") + key.sign(_cosigned(text, time_s))
     return Signature(name=name, key_id=witness_key_id(name, key.public), blob=blob).line()
 
@@ -205,6 +210,8 @@ def cosigned_at(note: Note, name: str, public: str) -> int | None:
         if signature.name != name or signature.key_id != wanted:
             continue
         time_s = int.from_bytes(signature.blob[:8], "big")
+        if time_s > MAX_TIME_S:
+            raise NoteInvalid(f"cosignature of {name}: time {time_s} is above 2^63-1, which no reader of notes takes")
         try:
             keys.verify(public, _cosigned(note.text, time_s), signature.blob[8:])
         except SignatureInvalid as exc:

@@ -21,6 +21,7 @@ from .world import (
     blob,
     certify,
     fill,
+    key_of,
     root_of,
     run_log,
     spec_of,
@@ -172,3 +173,47 @@ def test_a_certificate_that_contradicts_the_promise_by_the_same_key_is_kept_as_p
     with pytest.raises(Frozen):
         cosign(witness, other, origin=RUN_LOG)
     assert store.certified(RUN_LOG).size == len(other)
+
+
+@pytest.mark.parametrize("now_s", [-(2**40), -1, 0, 1, NOW - 31_536_000, 4_102_444_800, 2**63 - 1, 2**63, 2**64, 2**70])
+def test_a_wrong_clock_makes_valid_cosignatures_all_the_same(store, witness, tmp_path, now_s):
+    head = head_of(sends(1, 2))
+    entries = [entry.encode() for entry in sends(1, 2)]
+    line = witness.cosign(ALICE_LOG, 0, entries, head, now_s)
+    certificate = notes.combine(head, [line])
+    assert notes.cosigned_at(notes.parse(certificate), "witness", WITNESS.public) == min(max(now_s, 1), 2**63 - 1)
+    with Store.open(tmp_path / "other.db", GENESIS, create=True) as other:
+        for replica in (store, other):
+            replica.accept(ALICE_LOG, 0, entries, certificate)
+        assert other.ledger() == store.ledger()
+    assert GENESIS.cosigners(notes.parse(certificate)) == ["witness"]
+
+
+def test_certificates_that_differ_in_their_times_mean_the_same(store, witness, tmp_path):
+    head = head_of(sends(1))
+    early, late = (witness.cosign(ALICE_LOG, 0, [sends(1)[0].encode()], head, now_s) for now_s in (NOW, 1))
+    store.certify(ALICE_LOG, notes.combine(head, [early]))
+    before = store.ledger()
+    store.certify(ALICE_LOG, notes.combine(head, [late]))  # a clock that was set back says nothing
+    assert store.ledger() == before
+    assert store.changes(0).heads == ((ALICE_LOG, 1),)
+
+
+def test_a_time_that_no_reader_of_notes_takes_is_no_cosignature(store):
+    head, time_s = head_of(sends(1)), 2**63
+    signature = WITNESS.sign(f"cosignature/v1\ntime {time_s}\n{notes.parse(head).text}".encode())
+    blob = time_s.to_bytes(8, "big") + signature
+    line = notes.Signature(name="witness", key_id=notes.witness_key_id("witness", WITNESS.public), blob=blob).line()
+    with pytest.raises(NoteInvalid, match="above 2"):
+        store.accept(ALICE_LOG, 0, [sends(1)[0].encode()], notes.combine(head, [line]))
+
+
+def test_strangers_keep_nothing_of_a_witness_busy(store, witness):
+    fill(store)
+    before = len(store._logs._logs)
+    for number in range(20):
+        origin = GENESIS.origin(key_of(f"stranger {number}").public)
+        with pytest.raises(NoteInvalid):
+            witness.cosign(origin, 0, [sends(1)[0].encode()], head_of(sends(1), origin), NOW)
+        assert (store.promised(origin), store.size(origin)) == (None, 0)
+    assert len(store._logs._logs) == before
