@@ -147,11 +147,12 @@ class Daemon:
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
         self.hardware = Hardware(threads=settings.threads or self._resources.cores, device=settings.device)
         credits = Credits(self.logs)
+        self.replication = Replication(self.logs, network)
         self.host = Host(
             home=home.path,
             network=network,
             logs=self.logs,
-            replication=Replication(self.logs, network),
+            replication=self.replication,
             credits=credits,
             store=self.blobs,
             directory=self.directory,
@@ -174,12 +175,22 @@ class Daemon:
     async def start(self, keeper: Keeper) -> None:
         """Publish adverts, take up the runs, look for more."""
         await self.directory.start()
+        self.logs.start()
         self.host.start(keeper)
         await self.host.resume()
         keeper.keep("directory", self.directory.serve)
         keeper.keep("host", self.host.look)
+        keeper.keep("replication", self._replicate)
         keeper.keep("measure", self._measure)
         keeper.keep("addresses", lambda: addressbook.keep(self._home.peers_file, self._network.recent))
+
+    async def _replicate(self) -> None:
+        directory = self.directory
+        await self.replication.serve(
+            peers=directory.peers,
+            preferred=lambda: directory.witness_peers().values(),
+            follows=self.host.followed,
+        )
 
     async def announce(self) -> None:
         """Tell the volunteer what is running and how to stop it."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from ledger.entries import Entry, parse
+from ledger.errors import SelfFork
 from ledger.fold import Ledger
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
@@ -27,6 +28,7 @@ from peer.errands import Errands
 from peer.errors import NetworkError
 from peer.messages import Bundle, HeadQuery
 from peer.network.network import Network
+from peer.ownheads import OwnHeads
 from peer.storage import Storage
 from peer.witnessing import Witnessing
 
@@ -63,8 +65,9 @@ class Logs:
         self._grown = asyncio.Condition()
         self._writers: dict[str, Writer] = {}
         self._witness = witness
+        self._looking: set[str] = set()
         self.witnessing = Witnessing(
-            genesis=genesis, network=network, storage=self._storage, witness=witness, grown=self._tell
+            genesis=genesis, network=network, storage=self._storage, witness=witness, grown=self.tell
         )
         self._cosigners = Cosigners(
             genesis=genesis,
@@ -75,6 +78,20 @@ class Logs:
             here=(witness.name, self._cosign_here) if witness is not None else None,
             errands=self._errands,
         )
+        self._own_heads = OwnHeads(
+            genesis=genesis,
+            account=account.public,
+            network=network,
+            storage=self._storage,
+            witness_peers=witness_peers,
+            here=witness.name if witness is not None else None,
+            errands=self._errands,
+        )
+        self._cosigners.contradicted = self._look_again
+
+    def start(self) -> None:
+        """Compare our account's log with what witnesses have of it, in the background."""
+        self._own_heads.begin(self.origin)
 
     async def close(self) -> None:
         """End what goes on in the background; before the store is closed."""
@@ -114,6 +131,11 @@ class Logs:
             while (size := await self.size(origin)) <= beyond:
                 await self._grown.wait()
             return size
+
+    @property
+    def forks(self) -> dict[str, str]:
+        """Logs of ours that we do not write to, and why: our key signed more of them elsewhere."""
+        return {origin: str(fork) for origin, fork in self._own_heads.forks.items()}
 
     async def witnesses(self) -> list[dict[str, Any]]:
         """Every witness: name, PeerID or "", and why it does not answer or ""."""
@@ -161,13 +183,24 @@ class Logs:
                 key=self.account,
                 storage=self._storage,
                 cosigners=self._cosigners,
-                cleared=self._cleared,
-                grown=self._tell,
+                cleared=self._own_heads.cleared,
+                grown=self.tell,
             )
         return self._writers[origin]
 
-    async def _cleared(self, origin: str) -> None:
-        return None
+    def _look_again(self, origin: str) -> None:
+        """A witness has another log than ours of this origin: if our key signed that, we stop."""
+        if origin not in self._looking:
+            self._looking.add(origin)
+            self._errands.start(f"own head {origin[-20:]}", self._compare(origin))
+
+    async def _compare(self, origin: str) -> None:
+        try:
+            await self._own_heads.compare(origin)
+        except SelfFork as exc:
+            self._cosigners.fail(origin, exc)
+        finally:
+            self._looking.discard(origin)
 
     async def _cosign_here(self, ask: Ask) -> bytes:
         witness = self._witness
@@ -183,9 +216,10 @@ class Logs:
         first, last = bundles[0], bundles[-1]
         data = [entry.encode() for bundle in bundles for entry in bundle.entries]
         await self._storage.use(lambda store: store.accept(first.origin, first.start, data, last.certificate.encode()))
-        await self._tell()
+        await self.tell()
 
-    async def _tell(self) -> None:
+    async def tell(self) -> None:
+        """Wake those who wait for a log to grow: something was certified."""
         async with self._grown:
             self._grown.notify_all()
 

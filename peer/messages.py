@@ -5,7 +5,7 @@ Pure: values only; the base class in `wire` reads and writes them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
@@ -70,31 +70,6 @@ class TailAnswer(Message):
     """The newest head of the log that the witness cosigned, as its writer signed it; empty where there is none."""
     size: Natural
     """The size that `promised` states, or 0."""
-
-
-class Heads(Message):
-    """Answer of `ledger.heads`: (origin, certified size) of every log."""
-
-    heads: list[tuple[Origin, Natural]] = Field(max_length=10_000)
-
-    @classmethod
-    def read(cls, body: Any) -> Heads:
-        """Canonical JSON has arrays only: the pairs come as lists."""
-        heads = body.get("heads") if isinstance(body, dict) else None
-        if isinstance(heads, list):
-            body = {**body, "heads": [tuple(pair) if isinstance(pair, list) else pair for pair in heads]}
-        return super().read(body)
-
-    def body(self) -> dict[str, Any]:
-        """The canonical-able object."""
-        return {"heads": [[origin, size] for origin, size in self.heads]}
-
-
-class LogRange(Message):
-    """`ledger.entries`: the certified entries of a log from `start` on."""
-
-    origin: Origin
-    start: Natural
 
 
 class Bundle(Message):

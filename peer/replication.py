@@ -1,30 +1,164 @@
-"""Certified logs from peer to peer: what a peer lacks is sent in bundles; what we lack is pulled and verified.
+"""Certified logs from peer to peer: the replica machine at work over libp2p.
 
-IO: calls over the network, the ledger replica through `Logs`.
+`serve` runs the machine. `pull_log` fetches one log now, for whoever cannot wait; `bundles` gives what leaders push.
+
+IO: calls over the network, the ledger store through `Logs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from random import Random
 from typing import Any
 
-from peer.errors import Refused, RunError
+import structlog
+
+from ledger import replica_store
+from ledger.errors import Behind, StoreBusy, StoreUnreadable
+from ledger.replica import Replica
+from ledger.replica_values import (
+    BUNDLE,
+    Ask,
+    Blame,
+    Effect,
+    Entries,
+    EntriesOf,
+    Fact,
+    Heads,
+    HeadsSince,
+    Look,
+    Request,
+    Settings,
+    Take,
+    TakeEvidence,
+)
+from ledger.store import Store
+from peer.errors import MessageInvalid, NetworkError, Oversize, Refused
 from peer.logs import Logs
-from peer.messages import Bundle, Heads, LogRange
+from peer.messages import Bundle
 from peer.network.network import Network
+from peer.replica_answers import NOT_HERE, Answers
+from peer.replica_messages import METHODS, answer_of, body_of
+
+log = structlog.get_logger(__name__)
 
 CALL_S = 10.0
+HEAR_S = 1.0
+"""How often we look who is there."""
+PULL_ENTRIES = 16 * BUNDLE
+SETTINGS = Settings()
+
+Event = Callable[[float], list[Effect]]
+Names = Callable[[], Iterable[str]]
 
 
 class Replication:
     """Moves certified entries between replicas."""
 
     def __init__(self, logs: Logs, network: Network) -> None:
-        """Serve `ledger.heads` and `ledger.entries` on the network."""
+        """Serve `ledger.heads`, `ledger.entries`, `ledger.evidence` and `ledger.proof` on the network."""
+        self.machine = Replica(Random(), SETTINGS)
+        """What is asked of whom."""
         self._logs = logs
         self._network = network
-        network.serve("ledger.heads", self._serve_heads)
-        network.serve("ledger.entries", self._serve_entries)
+        self._follows: Callable[[], Collection[str]] = frozenset
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        Answers(logs, network)
+
+    # ------------------------------------------------------------------ anti-entropy
+
+    async def serve(self, *, peers: Names, preferred: Names, follows: Callable[[], Collection[str]]) -> None:
+        """Keep our replica up to date, until cancelled.
+
+        Args:
+            peers: who may be asked, just now.
+            preferred: those of them that know the newest heads: witnesses.
+            follows: logs that we want though nobody refers to them yet.
+        """
+        self.machine, self._events, self._follows = Replica(Random(), SETTINGS), asyncio.Queue(), follows
+        known, heard = set[str](), -HEAR_S
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                now = time.monotonic()
+                if now - heard >= HEAR_S:
+                    heard, best = now, set(preferred())
+                    there = (best | set(peers())) - {self._network.peer_id}
+                    for peer in known - there:
+                        self._carry_out(tasks, self.machine.peer_left(peer, now))
+                    for peer in sorted(there - known):
+                        self._carry_out(tasks, self.machine.peer_joined(peer, now, peer in best))
+                    known = there
+                self._carry_out(tasks, (await self._event(heard + HEAR_S))(time.monotonic()))
+
+    async def _event(self, until: float) -> Event:
+        """What happens next; time passing, at the machine's deadline or at `until`."""
+        wait_s = min(self.machine.deadline, until) - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, wait_s)):
+                return await self._events.get()
+        except TimeoutError:
+            return self.machine.tick
+
+    def _carry_out(self, tasks: asyncio.TaskGroup, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Ask():
+                    tasks.create_task(self._ask(effect))
+                case Look():
+                    tasks.create_task(self._look(effect))
+                case Take() | TakeEvidence():
+                    tasks.create_task(self._take(effect))
+                case Blame():
+                    log.warning("peer_blamed", peer=effect.peer, reason=effect.reason, pause_s=round(effect.pause_s))
+
+    def _tell(self, event: Event) -> None:
+        self._events.put_nowait(event)  # bounded by what the machine has under way
+
+    async def _ask(self, ask: Ask) -> None:
+        peer, request, machine = ask.peer, ask.request, self.machine
+        try:
+            answer = await self._call(peer, request)
+        except NetworkError as exc:
+            reason, code = str(exc), getattr(exc, "code", "")
+            lie = isinstance(exc, MessageInvalid | Oversize) or code in (NOT_HERE, Behind.code)
+            self._tell(lambda now: machine.failed(peer, request, reason, now, lie=lie))
+        else:
+            self._tell(lambda now: machine.receive(peer, request, answer, now))
+
+    async def _look(self, look: Look) -> None:
+        machine, follows = self.machine, self._wanted()
+        facts = await self._logs.on_store(lambda store: replica_store.facts(store, look.origins, follows))
+        self._tell(lambda now: machine.looked(look, facts, now))
+
+    async def _take(self, take: Take | TakeEvidence) -> None:
+        machine, follows = self.machine, self._wanted()
+
+        def work(store: Store) -> tuple[str, bool, Fact]:
+            reason, blame = replica_store.take(store, take)
+            return reason, blame, replica_store.fact(store, take.origin, follows)
+
+        try:
+            reason, blame, fact = await self._logs.on_store(work)
+        except (StoreUnreadable, StoreBusy) as exc:
+            log.warning("cannot_store", origin=take.origin[-20:], reason=str(exc))
+            self._tell(lambda now: machine.unable(take, now))
+            return
+        if reason:
+            self._tell(lambda now: machine.refused(take, reason, fact, now, blame=blame))
+            return
+        self._tell(lambda now: machine.stored(take, fact, now))
+        await self._logs.tell()
+
+    def _wanted(self) -> frozenset[str]:
+        return frozenset([*self._follows(), self._logs.origin])
+
+    async def _call(self, peer: str, request: Request) -> Any:
+        reply = await self._network.exchange(peer, METHODS[type(request)], body_of(request), timeout_s=CALL_S)
+        return await asyncio.to_thread(answer_of, request, reply) if reply.payload else answer_of(request, reply)
+
+    # ------------------------------------------------------------------ at once
 
     async def bundles(self, origin: str, start: int) -> AsyncIterator[Bundle]:
         """The certified entries of a log from `start` on, message by message, for a peer that lacks them."""
@@ -43,57 +177,49 @@ class Replication:
             start += len(entries)
 
     async def pull(self, peer: str) -> int:
-        """Fetch from a peer whatever it has certified beyond ours; returns the number of entries stored.
+        """Fetch from a peer whatever it has certified beyond ours, worth having or not; returns how many entries.
 
         Raises:
             NetworkError, LedgerError: the peer does not answer, or what it sent does not hold.
         """
-        heads = Heads.read(await self._network.call(peer, "ledger.heads", {}, timeout_s=CALL_S))
-        stored = 0
-        for origin, theirs in heads.heads:
-            if theirs > await self._logs.size(origin):
-                stored += await self.pull_log(peer, origin)
-        return stored
+        instance, cursor, stored = "", 0, 0
+        while True:
+            page: Heads = await self._call(peer, HeadsSince(instance=instance, cursor=cursor))
+            for origin, size in page.heads:
+                if size > await self._logs.size(origin):
+                    stored += await self.pull_log(peer, origin)
+            if not page.heads or (instance, cursor) == (page.instance, page.cursor):
+                return stored
+            instance, cursor = page.instance, page.cursor
 
     async def pull_log(self, peer: str, origin: str) -> int:
-        """Fetch from a peer what it has certified of one log beyond ours; returns the number of entries stored.
+        """Fetch from a peer what it has certified of one log beyond ours; returns the number of entries certified anew.
 
         Raises:
             NetworkError, LedgerError: the peer does not answer, or what it sent does not hold.
         """
-        start = await self._logs.size(origin)
-        bundles: list[Bundle] = []
-        at, size = start, start + 1
-        while at < size:
-            body = LogRange(origin=origin, start=at).body()
-            bundle = Bundle.read(await self._network.call(peer, "ledger.entries", body, timeout_s=CALL_S))
-            if bundle.size <= start:
-                return 0  # they have nothing beyond ours
-            if not bundle.entries or bundle.start != at or bundle.origin != origin:
-                raise RunError(
-                    "FP-403",
-                    f"peer {peer}: sent entries {bundle.start}+{len(bundle.entries)} of a log, asked from {at}",
-                )
-            bundles.append(bundle)
-            at, size = at + len(bundle.entries), bundle.size
-        await self._logs.accept(bundles)
-        return at - start
+        at = first = await self._logs.size(origin)
+        while True:
+            request = EntriesOf(origin=origin, start=at, end=at + PULL_ENTRIES)
+            try:
+                answer: Entries = await self._call(peer, request)
+            except Refused as exc:
+                if exc.code == Behind.code:
+                    return 0  # it has less than we
+                raise
+            if answer.size <= first:
+                return 0
+            end = at + len(answer.entries)
+            if not at < end <= min(answer.size, request.end) or bool(answer.proof) != (end < answer.size):
+                raise MessageInvalid(f"peer {peer}: sent entries up to {end} of {answer.size}, asked from {at}")
+            await self._store(origin, at, answer)
+            at = end
+            if at == answer.size:
+                return await self._logs.size(origin) - first
 
-    async def _serve_heads(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
-        return Heads(heads=await self._logs.heads()).body()
-
-    async def _serve_entries(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
-        request = LogRange.read(body)
-        async for bundle in self.bundles(request.origin, request.start):
-            return bundle.body()
-        certificate = await self._logs.certificate(request.origin)
-        if certificate is None:
-            raise Refused("FP-403", f"nothing certified of log {request.origin[:100]} is here")
-        nothing_new = Bundle(
-            origin=request.origin,
-            start=request.start,
-            entries=[],
-            certificate=certificate.note.decode(),
-            size=certificate.size,
+    async def _store(self, origin: str, start: int, answer: Entries) -> None:
+        proof = answer.proof or None
+        await self._logs.on_store(
+            lambda store: store.accept(origin, start, answer.entries, answer.certificate, proof)
         )
-        return nothing_new.body()
+        await self._logs.tell()

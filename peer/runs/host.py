@@ -38,7 +38,6 @@ from peer.supervisor import Fields, Keeper
 log = structlog.get_logger(__name__)
 
 LOOK_S = 2.0
-SYNC_S = 5.0
 JOIN_AGAIN_S = 30.0
 """Pause before a peer whose run could not be joined is believed again."""
 
@@ -114,8 +113,7 @@ class Host:
         return (here or not worked) and run.origin not in await self._credits.owed()
 
     async def look(self) -> None:
-        """Again and again: join runs that are advertised, and keep our ledger replica up to date."""
-        synced = 0.0
+        """Again and again: join runs that are advertised."""
         while True:
             await asyncio.sleep(LOOK_S)
             adverts = self._directory.runs()
@@ -124,18 +122,6 @@ class Host:
             for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy, max_runs=self._max_runs):
                 if advert.run not in self.runs:
                     await self._join(advert.run, advert.peer_id)
-            if time.monotonic() - synced >= SYNC_S:
-                synced = time.monotonic()
-                await self._sync()
-
-    async def _sync(self) -> None:
-        """Pull from a witness, or from whoever is there, what we lack of the ledger."""
-        peers = [*self._directory.witness_peers().values(), *self._directory.peers()]
-        for peer in [peer for peer in dict.fromkeys(peers) if peer != self._network.peer_id][:2]:
-            try:
-                await self._replication.pull(peer)
-            except (ForgeError, LedgerError) as exc:
-                log.info("sync_failed", peer=peer, reason=str(exc))
 
     async def _join(self, run_id: str, leader: str) -> None:
         """Fetch a run's log from its leader; its certified first entry is the spec."""
@@ -256,6 +242,10 @@ class Host:
         if bundle.start <= await self._logs.size(bundle.origin) and self._follows(bundle.origin):
             await self._logs.accept([bundle])
         return {}
+
+    def followed(self) -> frozenset[str]:
+        """The logs of the runs that we know, wanted whether or not a certified entry refers to them."""
+        return frozenset(map(self._logs.genesis.run_origin, self.runs))
 
     def _follows(self, origin: str) -> bool:
         return any(self._logs.genesis.run_origin(run) == origin for run in self.members)

@@ -16,6 +16,7 @@ import pytest
 from ledger.fold import conservation
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
+from ledger.replica_values import Settings as ReplicaSettings
 from ledger.store import Store
 from peer.config import Settings
 from peer.daemon import Daemon
@@ -29,7 +30,8 @@ SUPPLY = 10**12
 FAST = {
     "peer.directory.LOOK_S": 0.05,
     "peer.runs.host.LOOK_S": 0.05,
-    "peer.runs.host.SYNC_S": 0.1,
+    "peer.replication.SETTINGS": ReplicaSettings(quick_s=0.05, slow_s=0.1, retry_s=0.05),
+    "peer.replication.HEAR_S": 0.05,
     "peer.runs.heart.BEAT_S": 0.1,
     "peer.runs.leader.TICK_S": 0.02,
     "peer.runs.leader.RETRY_S": 0.05,
@@ -37,6 +39,7 @@ FAST = {
     "peer.rounds.delivery.REMIND_S": 0.3,
     "peer.rounds.pause.RETRY_S": 0.05,
     "peer.cosigning.RETRY_S": 0.05,
+    "peer.ownheads.RETRY_S": 0.05,
     "peer.supervisor.FIRST_PAUSE_S": 0.05,
 }
 """The daemon's pauses, shortened; none of them decides what happens."""
