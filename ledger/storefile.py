@@ -53,12 +53,12 @@ def check_file(path: Path, create: bool) -> None:
         raise StoreUnreadable(f"{path}: there is no ledger here; give the --home or --store of a peer that ran")
     if not path.exists():
         return
-    waiting = path.with_name(path.name + "-wal")
+    unfinished = [path.with_name(path.name + suffix) for suffix in ("-wal", "-journal")]
     try:
         with open(path, "rb") as file:
             header = file.read(100)
         size = path.stat().st_size
-        pending = waiting.exists() and waiting.stat().st_size > 0
+        pending = any(each.exists() and each.stat().st_size > 0 for each in unfinished)
     except OSError as exc:
         raise StoreUnreadable(f"{path}: cannot read: {exc.strerror}; check its owner and permissions") from exc
     if pending:
