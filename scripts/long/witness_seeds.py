@@ -1,4 +1,4 @@
-"""Plays thousands of simulated networks of witnesses (`tests.sim.ledger_witnesses`), names every seed that breaks a rule.
+"""Plays thousands of simulated networks of witnesses (tests.sim.ledger_witnesses); names each seed that breaks a rule.
 
 IO: worker processes, standard output.
 """
