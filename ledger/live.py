@@ -53,6 +53,8 @@ class Tail:
     """The entries up to the head."""
     note: bytes = b""
     """The head: a certificate, or what the witness cosigned; empty where it does not know the log."""
+    certificate: bytes = b""
+    """The newest certificate that it has of the log, perhaps of fewer entries; or empty."""
 
 
 class Live(Protocol):

@@ -21,8 +21,8 @@ ORDER = {
         replica_values replica_state replica_book replica_work replica replica_store
         archive folders archived
         report check survey workers verify live compare describe
-        cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse cli/peers cli/verify cli/recover
-        cli/main
+        cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
+        cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
         errors settings specfile config blobs

@@ -5,7 +5,7 @@ IO: the terminal, through the commands.
 
 import click
 
-from . import files, money, proofs, read, verify
+from . import accuse, files, money, proofs, read, recover, verify
 from .base import Group
 
 
@@ -14,5 +14,6 @@ def main() -> None:
     """Verify, read, prove and carry the ledger of a P2P-LLM-Forge network, offline."""
 
 
-for _command in (*verify.COMMANDS, *read.COMMANDS, *money.COMMANDS, *proofs.COMMANDS, *files.COMMANDS):
-    main.add_command(_command)
+for _part in (verify, read, money, proofs, accuse, files, recover):
+    for _command in _part.COMMANDS:
+        main.add_command(_command)
