@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -196,13 +196,13 @@ class Ledger:
             values = (row, len(data), root, note)
             self.sql(f"INSERT OR REPLACE INTO {table} (log, size, root, note) VALUES (?, ?, ?, ?)", *values)
 
-    def report(self) -> Report:
-        """What the verifier finds."""
-        return verify_store(self.path, GENESIS)
+    def report(self, since: Mapping[str, bytes] | None = None) -> Report:
+        """What the verifier finds, with or without certificates of an earlier verification."""
+        return verify_store(self.path, GENESIS, since=since)
 
-    def fault(self) -> Fault:
+    def fault(self, since: Mapping[str, bytes] | None = None) -> Fault:
         """The one fault that the verifier finds; nothing is proven then."""
-        report = self.report()
+        report = self.report(since)
         assert not report.ok
         assert report.proven == ()
         [fault] = report.faults

@@ -42,7 +42,6 @@ from .kit import (
 from .lines import named
 
 
-
 class TestOverdraft:
     """A send above what the log has at that entry."""
 

@@ -57,6 +57,23 @@ class TestRollback:
         with pytest.raises(Conflict):
             witness.cosign(ALICE_LOG, 1, data_of(FORK)[1:2], head(ALICE_LOG, FORK[:2]), NOW)
 
+    @pytest.mark.parametrize("size", [1, 2])
+    def test_the_verifier_names_it_where_it_is_given_the_certificates_of_an_earlier_time(self, ledger, size):
+        earlier = {ALICE_LOG: ledger.note(ALICE_LOG), BOB_LOG: ledger.note(BOB_LOG)}
+        ledger.sound()
+        assert ledger.report(earlier).ok
+        ledger.forge(ALICE_LOG, DATA[ALICE_LOG][:size])
+        ledger.sound()  # by itself an older state is a sound one
+        assert (ledger.fault(earlier).origin, ledger.fault(earlier).entry) == (ALICE_LOG, None)
+
+    def test_a_log_that_is_gone_altogether_is_named_too(self, ledger):
+        earlier = {ALICE_LOG: ledger.note(ALICE_LOG)}
+        for table in ("entry", "head", "certificate", "promise"):
+            ledger.sql(f"DELETE FROM {table} WHERE log = ?", ledger.row(ALICE_LOG))
+        ledger.sql("DELETE FROM log WHERE origin = ?", ALICE_LOG)
+        ledger.sound()
+        assert ledger.fault(earlier).origin == ALICE_LOG
+
     def test_heads_that_stayed_behind_the_entries_show_it(self, ledger):
         old = certificate(ALICE_LOG, DATA[ALICE_LOG][:1])
         ledger.forge(ALICE_LOG, DATA[ALICE_LOG][:1], old)
@@ -87,6 +104,12 @@ class TestForkAtEqualSize:
         with pytest.raises(Conflict, match="certified with two roots; over f witnesses are faulty"):
             store.accept(ALICE_LOG, 0, data_of(FORK), certificate(ALICE_LOG, FORK))
         assert store.entries(ALICE_LOG, 0, 9) == DATA[ALICE_LOG]
+
+    def test_the_verifier_names_another_history_than_that_of_an_earlier_time(self, ledger):
+        earlier = {ALICE_LOG: ledger.note(ALICE_LOG)}
+        ledger.forge(ALICE_LOG, FORK)  # a quorum that signs two histories
+        ledger.sound()
+        assert ledger.fault(earlier).origin == ALICE_LOG
 
     def test_the_verifier_names_a_promise_and_a_certificate_of_two_histories(self, ledger):
         promise = ledger.sql("SELECT size, root, note FROM promise WHERE log = ?", ledger.row(ALICE_LOG))[0]
@@ -120,6 +143,13 @@ class TestForkAtADifferentSize:
         ledger.forge(ALICE_LOG, self.LONGER)
         ledger.sql("INSERT INTO promise VALUES (?, ?, ?, ?)", ledger.row(ALICE_LOG), *old)
         assert (ledger.fault().origin, ledger.fault().rule) == (ALICE_LOG, "root of 3 entries")
+
+    @pytest.mark.parametrize("size", [2, 4])
+    def test_the_verifier_names_another_history_than_that_of_an_earlier_time(self, ledger, size):
+        earlier = {ALICE_LOG: ledger.note(ALICE_LOG)}
+        ledger.forge(ALICE_LOG, self.LONGER[:size])
+        ledger.sound()
+        assert ledger.fault(earlier).origin == ALICE_LOG
 
     def test_what_was_received_from_the_other_history_is_void(self, ledger):
         ledger.forge(ALICE_LOG, self.LONGER)
