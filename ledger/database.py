@@ -178,6 +178,11 @@ class Database:
         """Set the log's row in one of `HEADS`."""
         self.change(f"INSERT OR REPLACE INTO {table} (log, size, root, note) VALUES (?, ?, ?, ?)", log, *row)
 
+    def outvote(self, log: int, start: int) -> None:
+        """Keep a promise that covers entries from `start` on, which give way to certified ones, apart from the log."""
+        self.change("INSERT OR IGNORE INTO outvoted SELECT * FROM promise WHERE log = ? AND size > ?", log, start)
+        self.change("DELETE FROM promise WHERE log = ? AND size > ?", log, start)
+
     def swap_promise(self, log: int, old: HeadRow | None, new: HeadRow) -> None:
         """Compare and set: the promise on disk must be the one that was looked at.
 

@@ -83,7 +83,7 @@ class OwnLogs(Accuser):
             try:
                 staged = self._logs.stage(log, start, entries, offer, max(fixed, signed.size if signed else 0))
             except Conflict:
-                self._accuse(log, offer, start, entries, "certificate", "promise", "head")
+                self._accuse(log, offer, start, entries, "certificate", "promise", "outvoted", "head")
                 raise
             if staged.entries or not log.own:
                 row = HeadRow(offer.head.size, offer.head.root, head_note)

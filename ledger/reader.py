@@ -107,8 +107,8 @@ class Reader:
         return row.note if row else None
 
     def promised(self, origin: str) -> bytes | None:
-        """The newest head that a witness cosigned, or was about to cosign, with this store."""
-        row = self._head("promise", origin)
+        """The newest head that a witness cosigned, or was about to cosign, with this store, be it outvoted since."""
+        row = self._head("promise", origin) or self._head("outvoted", origin)
         return row.note if row else None
 
     def entries(self, origin: str, start: int, end: int) -> list[bytes]:

@@ -111,18 +111,16 @@ class Store(OwnLogs):
         with self._lock:
             offer, log = head_of(head_note, origin), self._logs.get(origin)
             self._refuse_frozen(log)
-            promised = self._head("promise", origin)
+            promised, outvoted = self._head("promise", origin), self._head("outvoted", origin)
             fixed = max(promised.size if promised else 0, self._fixed(log))
             if log.own and log.of_account:
                 fixed = log.tree.size
             try:
                 staged = self._logs.stage(log, start, entries, offer, fixed)
-                if promised is not None and (
-                    staged.size < promised.size or staged.root(promised.size) != promised.root
-                ):
-                    raise Conflict(f"{origin}: certified against what this witness promised at {promised.size}")
+                if outvoted is not None:
+                    raise Conflict(f"{origin}: certified against what this witness promised at {outvoted.size}")
             except Conflict:
-                self._accuse(log, offer, start, entries, "promise", "certificate", "head")
+                self._accuse(log, offer, start, entries, "promise", "outvoted", "certificate", "head")
                 raise
             if promised is not None and offer.head.size <= promised.size:
                 return
@@ -148,24 +146,31 @@ class Store(OwnLogs):
         """Write what a certificate covers, all of it or as far as it goes."""
         log, head = staged.log, offer.head
         if not log.own and self._contradicted(staged):
-            self._accuse(log, offer, start, entries, "promise", "head")
+            self._accuse(log, offer, start, entries, "promise", "outvoted", "head")
         end, before = min(start + len(entries), head.size), self._fixed(log)
-        if offer.proof is None or end == head.size:
-            row = HeadRow(head.size, head.root, offer.note.encode())
-            self._logs.commit(staged, lambda log_row: self._db.certify(log_row, row))
+        whole = offer.proof is None or end == head.size
+        if not whole and not staged.entries and end <= before:
+            return
+
+        def write(row: int) -> None:
+            if staged.keep < log.tree.size:
+                self._db.outvote(row, staged.keep)
+            if whole:
+                self._db.certify(row, HeadRow(head.size, head.root, offer.note.encode()))
+            else:
+                self._db.prove(row, max(end, before))
+
+        self._logs.commit(staged, write)
+        if whole:
             self._unfolded.add(log.origin)
             self._refer(log.origin, 0)
-        elif staged.entries or end > before:
-            self._logs.commit(staged, lambda log_row: self._db.prove(log_row, max(end, before)))
 
     def _contradicted(self, staged: Staged) -> bool:
-        """Whether a stored head is not of the log as staged."""
-        if staged.keep < staged.log.tree.size:
-            return True
-        promised = self._head("promise", staged.log.origin)
-        return promised is not None and (
-            promised.size <= staged.size and staged.root(promised.size) != promised.root
-        )
+        """Whether a head that is stored, and not yet held against its signer, is not of the log as staged."""
+        log = staged.log
+        if log.row is None or self._db.accused(log.row):
+            return False
+        return staged.keep < log.tree.size or self._db.head("outvoted", log.row) is not None
 
     def _promise(self, row: int, old: HeadRow | None, new: HeadRow) -> None:
         self._db.swap_promise(row, old, new)

@@ -8,6 +8,7 @@ from ledger.errors import Behind, Conflict, EntryInvalid, Frozen, KeyInvalid, No
 from ledger.evidence import verify
 from ledger.notes import Checkpoint
 from ledger.store import Store
+from ledger.verify import verify_store
 from ledger.witness import Witness
 
 from .world import (
@@ -161,6 +162,7 @@ def test_what_was_promised_is_remembered_against_a_certificate_that_went_another
         cosign(witness, other, origin=origin, key=BOB)
     assert store.evidence(origin) == []  # two leaders signed, each one head
     assert store.promised(origin) == head_of(closing, origin)
+    assert verify_store(store._db.path, GENESIS).ok
 
 
 def test_a_certificate_that_contradicts_the_promise_by_the_same_key_is_kept_as_proof(store, witness):
