@@ -2,6 +2,7 @@
 
 import itertools
 import sqlite3
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,40 @@ def test_any_pieces_in_any_order_lead_to_the_log_or_nowhere(sizes, data):
         assert store.entries(ALICE_LOG, 0, 99) == log.data[:have]
         log.give(store, min(have, max(sizes)), max(sizes), max(sizes))
         assert store.certified(ALICE_LOG).size == max(sizes) >= certified
+
+
+class Killed(Exception):
+    """The process died."""
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_killed_at_either_side_of_any_commit_nothing_counts_twice_or_is_lost(tmp_path, monkeypatch, step):
+    log, left = Log(sends(*range(1, 10))), step
+    transaction = Database.transaction
+
+    def pass_by():
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    @contextmanager
+    def dying(self):
+        with transaction(self):
+            yield
+            pass_by()
+        pass_by()
+
+    path = tmp_path / "ledger.db"
+    Store.open(path, GENESIS, create=True).close()
+    monkeypatch.setattr(Database, "transaction", dying)
+    with Store.open(path, GENESIS) as store, suppress(Killed):
+        for start, end in itertools.pairwise((0, 2, 3, 6, 8, 9)):
+            log.give(store, start, end)
+    monkeypatch.undo()
+    with Store.open(path, GENESIS) as store:
+        have, certified, _ = store.known(ALICE_LOG)
+        assert (certified, store.entries(ALICE_LOG, 0, 9)) == (9 if have == 9 else 0, log.data[:have])
+        assert have == (0, 2, 3, 6, 8, 9)[(step + 1) // 2]
+        log.give(store, have, 9)
+        assert store.ledger().claimable == {BOB.public: {ALICE_LOG: 45}}
