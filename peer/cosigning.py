@@ -172,8 +172,9 @@ class Courier:
             try:
                 ask.take(self._name, await self._deliver(ask))
             except (NetworkError, LedgerError) as exc:
-                self._failed(ask, exc)
-                if ask.certificate.done():
+                newest = self._of.newest[self._origin]
+                self._failed(newest, exc)
+                if newest.certificate.done():
                     return  # it gets the log with the next head, or replicates it
             else:
                 self._served, self._size = ask, ask.size

@@ -65,6 +65,7 @@ class Node:
             "credits": credits,
             "workers": [worker.pid for worker in self._host.workers.values() if worker.pid],
             "runs": runs,
+            "not_written": [f"{origin}: {why}" for origin, why in self._logs.forks.items()],
         }
 
     async def peers(self) -> list[Fields]:

@@ -28,6 +28,7 @@ from peer.identity import Home
 from peer.messages import HeadAnswer, HeadQuery, TailAnswer, TailQuery, WitnessAnswer, WitnessRequest
 from peer.network.network import Network
 from peer.storage import Storage
+from peer.unreferenced import Strangers
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Witnessing:
         self._storage = storage
         self._witness = witness
         self._grown = grown
+        self._strangers = Strangers(now=time.monotonic())
         network.serve("ledger.cosign", self._cosign)
         network.serve("ledger.head", self._head, reply_bytes=3 << 16)
         network.serve("ledger.tail", self._tail, reply_bytes=TAIL_REPLY_BYTES)
@@ -63,7 +65,7 @@ class Witnessing:
             raise Refused("FP-418", "this peer is not a witness")
         request = WitnessRequest.read(body)
         try:
-            line, certified = await self._storage.use(lambda store: self._sign(store, witness, request))
+            line, certified = await self._storage.use(lambda store: self._sign(store, witness, caller, request))
         except Behind as exc:
             return WitnessAnswer(behind=exc.size).body()
         except LedgerError as exc:
@@ -73,20 +75,26 @@ class Witnessing:
             await self._grown()
         return WitnessAnswer(cosignature=line.decode()).body()
 
-    def _sign(self, store: Store, witness: Witness, request: WitnessRequest) -> tuple[bytes, bool]:
+    def _sign(self, store: Store, witness: Witness, caller: str, request: WitnessRequest) -> tuple[bytes, bool]:
         """On the store's thread."""
-        data, note = [entry.encode() for entry in request.entries], request.note.encode()
-        line = witness.cosign(request.origin, request.start, data, note, int(time.time()))
+        data, note, origin = [entry.encode() for entry in request.entries], request.note.encode(), request.origin
+        stranger = not store.is_referenced(origin)
+        if stranger:
+            size_bytes = sum(map(len, data[max(0, store.size(origin) - request.start) :]))
+            self._strangers.admit(caller, origin, size_bytes, time.monotonic())
+        line = witness.cosign(origin, request.start, data, note, int(time.time()))
+        if stranger:
+            self._strangers.count(caller, origin, size_bytes)
         alone = self._genesis.quorum == 1  # our line makes the certificate: no need to wait until we are told of it
         if alone:
-            store.certify(request.origin, combine(note, [line]))
+            store.certify(origin, combine(note, [line]))
         return line, alone
 
     async def _head(self, caller: str, body: Body) -> Body:
         origin = HeadQuery.read(body).origin
 
         def read(store: Store) -> HeadAnswer:
-            certificate, promised = store.certified(origin), _promised(store, origin)
+            certificate, promised = store.certified(origin), store.promised(origin)
             return HeadAnswer(
                 certificate=certificate.note.decode() if certificate else "",
                 promised=promised.decode() if promised else "",
@@ -99,7 +107,7 @@ class Witnessing:
         query = TailQuery.read(body)
 
         def read(store: Store) -> TailAnswer:
-            promised = _promised(store, query.origin)
+            promised = store.promised(query.origin)
             size = notes.checkpoint(notes.parse(promised)).size if promised else 0
             found = store.entries(query.origin, query.start, min(size, query.start + MESSAGE_ENTRIES))
             return TailAnswer(
@@ -111,11 +119,6 @@ class Witnessing:
             )
 
         return (await self._storage.use(read)).body()
-
-
-def _promised(store: Store, origin: str) -> bytes | None:
-    row = store._head("promise", origin)
-    return row.note if row is not None else None
 
 
 def witness_key(home: Home, settings: Settings, genesis: Genesis) -> PrivateKey | None:

@@ -22,6 +22,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
     """Ledger replicas of a witness and of Alice, who has all the credits; more on demand."""
     monkeypatch.setattr("peer.cosigning.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.ownheads.RETRY_S", 0.02)
     ledgers = Ledgers(tmp_path)
     yield ledgers
     ledgers.close()
@@ -31,6 +32,7 @@ def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers
 def quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
     """As `ledgers`, with four witnesses, three of whom must sign."""
     monkeypatch.setattr("peer.cosigning.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.ownheads.RETRY_S", 0.02)
     quorum = Ledgers(tmp_path, num_witnesses=4)
     yield quorum
     quorum.close()

@@ -125,6 +125,22 @@ async def test_a_witness_that_sleeps_delays_nothing_and_gets_what_it_lacks_when_
     await until(has(paused, quorum, 5))
 
 
+async def test_a_witness_that_fails_with_an_old_head_is_asked_for_the_newest(
+    quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peer.cosigning.COSIGN_S", 0.2)
+    slow, away = quorum.keepers[2], quorum.keepers[3]
+    wake = quorum.air.stalls[slow.network.peer_id] = asyncio.Event()
+    await append(quorum, pay())
+    quorum.air.cut.add(away.network.peer_id)
+    waiting = asyncio.create_task(append(quorum, pay()))
+    courier = quorum.alice.logs._cosigners._couriers["w3", quorum.alice.logs.origin]
+    await until(lambda: courier._failures)
+    wake.set()
+    await waiting
+    assert cosigners(quorum) == ["w1", "w2", "w3"]
+
+
 async def test_a_witness_that_was_away_is_sent_all_it_lacks_with_the_next_head(quorum: Ledgers) -> None:
     away = quorum.keepers[3]
     quorum.air.cut.add(away.network.peer_id)
@@ -221,6 +237,7 @@ async def test_a_call_that_breaks_a_rule_fails_alone(quorum: Ledgers) -> None:
 
 
 async def test_a_call_given_up_before_its_turn_appends_nothing(quorum: Ledgers) -> None:
+    await append(quorum)
     calls = [asyncio.create_task(append(quorum, pay(1)))]
     wake = asyncio.Event()
     quorum.air.stalls.update({keeper.network.peer_id: wake for keeper in quorum.keepers})

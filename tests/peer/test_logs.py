@@ -37,6 +37,7 @@ async def test_an_append_returns_once_it_is_certified_and_wakes_those_who_wait(l
 
 async def test_an_unreachable_witness_is_tried_until_it_answers(ledgers: Ledgers) -> None:
     alice = ledgers.alice
+    await alice.logs.certify(alice.logs.origin)  # we have heard that nothing was signed elsewhere
     ledgers.air.cut.add(ledgers.keeper.network.peer_id)
     asked: list[str] = []
     ledgers.air.faults["ledger.cosign"] = lambda sender, to, body: asked.append(to)
@@ -51,6 +52,7 @@ async def test_an_unreachable_witness_is_tried_until_it_answers(ledgers: Ledgers
 
 async def test_a_witness_that_is_not_known_yet_is_waited_for(ledgers: Ledgers) -> None:
     alice = ledgers.alice
+    await alice.logs.certify(alice.logs.origin)
     known = dict(ledgers.witness_peers)
     ledgers.witness_peers.clear()
     waiting = asyncio.create_task(alice.logs.append(alice.logs.origin, [pay(1)]))

@@ -1,0 +1,134 @@
+"""Four witness daemons made by the CLI, and a peer in this process that writes to its own log.
+
+IO: real daemons and p2pd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from ledger.entries import Send
+from ledger.genesis import Genesis
+from ledger.store import Store
+from peer.config import Settings
+from peer.cosigning import Ask
+from peer.daemon import Daemon
+from peer.demo.peers import DemoPeer, run_json, yard
+from peer.identity import Home
+from peer.network.network import Network
+from peer.resources import cpu_name
+from peer.supervisor import Keeper
+
+PATIENCE_S = 60.0
+
+
+class Net:
+    """The network and its witnesses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.peers = [DemoPeer(number=number, home=folder / f"peer-{number}") for number in (1, 2, 3, 4)]
+        made = run_json("forge-peer", "network", "create", "--home", self.peers[0].home, "--witnesses", 4)
+        self.keys = ["", *made["witness_keys"]]
+        self.file = Path(made["file"])
+
+    @property
+    def genesis(self) -> Genesis:
+        return Home(self.peers[0].home).network().genesis
+
+    def start(self, *numbers: int) -> None:
+        """Start these witnesses, the first time with the key that was made for them; wait until they answer."""
+        for number in numbers:
+            peer, words = self.peers[number - 1], ["--device", "cpu", "--threads", "1"]
+            if number > 1:
+                words += ["--network", str(self.file), "--bootstrap", self.peers[0].address]
+                words += ["--witness-key", self.keys[number - 1]]
+            peer.home.mkdir(exist_ok=True)
+            nothing_to_measure(peer.home)
+            (peer.home / "peer.toml").write_text(f"max_runs = {int(number == 1)}\n")
+            peer.start(*words)
+        for number in numbers:
+            self.peers[number - 1].wait_ready()
+
+    def kill(self, *numbers: int) -> None:
+        for number in numbers:
+            self.peers[number - 1].kill()
+
+    @contextlib.contextmanager
+    def paused(self, number: int) -> Iterator[None]:
+        """It keeps its connections and does nothing."""
+        process = self.peers[number - 1].process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        for peer in self.peers:
+            if peer.process is not None and peer.process.poll() is None:
+                peer.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def four_witnesses(folder: Path) -> Iterator[Net]:
+    """All running; none is left when the block ends."""
+    net = Net(folder)
+    with yard(net.peers):
+        try:
+            net.start(1)
+            net.start(2, 3, 4)
+            yield net
+        finally:
+            net.close()
+
+
+def nothing_to_measure(home: Path) -> None:
+    """Its speed does not matter here."""
+    (home / "speed.json").write_text(json.dumps({f"cpu 1 {cpu_name()}": 0.0}))
+
+
+@contextlib.asynccontextmanager
+async def writer(net: Net, home: Home) -> AsyncIterator[Daemon]:
+    """The daemon's parts in this process; its account owns nothing, so what it sends is void, but entries they are."""
+    home.create()
+    home.network_file.write_bytes(net.file.read_bytes())
+    nothing_to_measure(home.path)
+    settings = Settings.load(home.path, {"device": "cpu", "threads": 1, "max_runs": 0}, {})
+    with home.lock():
+        async with Network.start(
+            home=home, identity=home.identity(), genesis=net.genesis, settings=settings,
+            bootstrap=[peer.address for peer in net.peers if peer.process and peer.process.poll() is None],
+        ) as network:  # fmt: skip
+            with Store.open(home.ledger_file, net.genesis, create=True) as store:
+                async with asyncio.TaskGroup() as tasks:
+                    keeper = Keeper(tasks)
+                    daemon = Daemon(
+                        home=home, settings=settings, identity=home.identity(), network=network, store=store,
+                        stop=asyncio.Event(),
+                    )  # fmt: skip
+                    await daemon.start(keeper)
+                    try:
+                        yield daemon
+                    finally:
+                        keeper.cancel()
+                        await daemon.logs.close()
+
+
+async def append(daemon: Daemon, count: int = 1) -> None:
+    """Append to the writer's log, and wait until it is certified."""
+    entries = [Send(to="ab" * 32, amount=1, memo="") for _ in range(count)]
+    await asyncio.wait_for(daemon.logs.append(daemon.logs.origin, entries), PATIENCE_S)
+
+
+def asked(daemon: Daemon) -> Ask | None:
+    """The head of the writer's log that waits for its certificate."""
+    ask = daemon.logs._cosigners.newest.get(daemon.logs.origin)
+    return ask if ask is not None and not ask.certificate.done() else None
