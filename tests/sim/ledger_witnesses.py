@@ -26,8 +26,10 @@ from tests.sim.ledger_witnesses_owners import Leader, Owner
 from tests.sim.ledger_witnesses_parts import ACCOUNTS, LEADERS, Disk, Killed, WitnessNet, network
 from tests.sim.net import Clock, Weather
 
-PATIENCE_S = 60.0
-"""Virtual seconds after the healing within which everything must have come out right."""
+CERTIFIED_S = 20.0
+"""Virtual seconds after the healing within which every honest owner's entries must be certified."""
+PATIENCE_S = 240.0
+"""Virtual seconds after the healing within which all must have heard of it from somebody whom they asked by chance."""
 
 _verify_once = lru_cache(maxsize=1 << 16)(keys.verify)
 
@@ -189,11 +191,15 @@ class World:
         return [node for name, node in self.nodes.items() if name not in self.faulty]
 
     @property
+    def uncertified(self) -> str:
+        """An honest owner who has entries that are not certified."""
+        return next((owner.name for owner in self.owners if not owner.alive or not owner.settled), "")
+
+    @property
     def missing(self) -> str:
         """What has not come right yet; empty when all has."""
-        for owner in self.owners:
-            if not owner.alive or not owner.settled:
-                return f"entries of {owner.name} are not certified"
+        if self.uncertified:
+            return f"entries of {self.uncertified} are not certified"
         heads = [node.heads() for node in self.honest]
         if any(other != heads[0] for other in heads):
             return "the replicas differ"
@@ -221,6 +227,8 @@ def run(seed: int, *, excess: int = 0, world: type[World] = World) -> dict[str, 
         if played.clock.now < looked + 1.0:
             return False
         looked = played.clock.now
+        if played.clock.now > settings.heal_s + CERTIFIED_S and played.uncertified:
+            raise Violation(f"{CERTIFIED_S:.0f} s after the healing: entries of {played.uncertified} are not certified")
         return not played.missing
 
     with mock.patch.object(keys, "verify", _verify_once):  # the same answers, sooner
