@@ -104,8 +104,9 @@ async def _joined(genesis: Genesis, bootstrap: Sequence[str]) -> AsyncIterator[N
         home = Home(Path(folder))
         settings = Settings(home=home.path, require_bootstrap=True, bootstrap_timeout_s=JOIN_S)
         with home.lock():
+            identity = home.identity()
             async with Network.start(
-                home=home, identity=home.identity(), genesis=genesis, settings=settings, bootstrap=bootstrap
+                home=home, identity=identity, genesis=genesis, settings=settings, bootstrap=bootstrap, client=True
             ) as network:
                 yield network
 

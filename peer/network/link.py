@@ -90,9 +90,12 @@ class Link:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, daemon: P2pd, prefix: str, validator: Validator, allowance: Allowance
+        cls, daemon: P2pd, prefix: str, validator: Validator, allowance: Allowance, client: bool = False
     ) -> AsyncIterator[Link]:
-        """Attaches; `prefix` goes before the name of every DHT method, so that networks do not mix."""
+        """Attaches; `prefix` goes before the name of every DHT method, so that networks do not mix.
+
+        A `client` asks the DHT and is no part of it: it will be gone soon.
+        """
         kind = _private_p2p(daemon, prefix, allowance)
         p2p = await kind.replicate(Multiaddr(daemon.address))
         connector = p2p._client.control.daemon_connector
@@ -101,6 +104,7 @@ class Link:
         try:
             dht = await DHTNode.create(
                 p2p=p2p,
+                client_mode=client,
                 record_validator=validator,
                 wait_timeout=_DHT_TIMEOUT_S,
                 cache_locally=False,

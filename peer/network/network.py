@@ -53,7 +53,9 @@ R = TypeVar("R", bound=Record)
 class Network:
     """Made by `start`; every method may be called from any task of its loop."""
 
-    def __init__(self, identity: PeerIdentity, genesis: Genesis, on_event: OnEvent, limits: Limits) -> None:
+    def __init__(
+        self, identity: PeerIdentity, genesis: Genesis, on_event: OnEvent, limits: Limits, client: bool
+    ) -> None:
         self.identity = identity
         self.genesis = genesis
         self.emit = on_event
@@ -73,7 +75,7 @@ class Network:
             validator=self._validator,
             allowance=self.allowance,
             attach=self._attach,
-            on_event=on_event,
+            on_event=on_event, client=client,
         )
 
     @classmethod
@@ -89,10 +91,12 @@ class Network:
         known: Iterable[str] = (),
         on_event: OnEvent = log_event,
         limits: Limits | None = None,
+        client: bool = False,
     ) -> AsyncIterator[Network]:
         """Runs p2pd and joins the network; `home` must be locked by this process.
 
-        `bootstrap` adds to the addresses of the settings; `known` are those of peers met before, tried quietly.
+        `bootstrap` adds to the addresses of the settings; `known` are those of peers met before, tried quietly;
+        a `client` takes no part in the DHT.
 
         Raises:
             TransportFailed: p2pd does not start, or cannot be kept alive later.
@@ -100,7 +104,7 @@ class Network:
             Unreachable: nobody answered there and `settings.require_bootstrap` is set.
             AddressInvalid: a bootstrap address that is none.
         """
-        self = cls(identity, genesis, on_event, limits or Limits())
+        self = cls(identity, genesis, on_event, limits or Limits(), client)
         addresses = self._bootstrap.take([*settings.bootstrap, *bootstrap])
         self._bootstrap.take(known, quiet=True)
         options = P2pdOptions(listen=settings.listen, announce=settings.announce, relay=settings.relay)

@@ -41,6 +41,7 @@ class Uplink:
         allowance: Allowance,
         attach: Callable[[Link], Awaitable[list[str]]],
         on_event: OnEvent,
+        client: bool = False,
     ) -> None:
         """`attach` registers everything on a new link and returns our addresses."""
         self._prefix = prefix
@@ -48,6 +49,7 @@ class Uplink:
         self._allowance = allowance
         self._attach = attach
         self._on_event = on_event
+        self._client = client
         self._link: Link | None = None
         self._linked = asyncio.Event()
 
@@ -88,7 +90,7 @@ class Uplink:
         kind = import_module("peer.network.link").Link  # imports hivemind and torch: seconds
         async with (
             P2pd.start(pid_file=pid_file, key_file=key_file, options=options) as p2pd,
-            kind.open(p2pd, self._prefix, self._validator, self._allowance) as link,
+            kind.open(p2pd, self._prefix, self._validator, self._allowance, self._client) as link,
         ):
             addresses = await self._attach(link)
             listen = same_ports(options.listen, addresses)
