@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # A file imports only files above it in its package. A folder's files are listed as folder/file.
 ORDER = {
     "ledger": """
-        errors codec values keys merkle notes certificates receipt spec entries references rules balances genesis
+        errors codec values keys merkle notes certificates receipt spec entries rules references balances genesis
         tiles quorum proof evidence effects fold_log accounting fold history
         storefile database logs forks reader accuser own store witness
         replica_values replica_state replica_book replica_work replica replica_store
