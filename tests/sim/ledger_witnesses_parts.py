@@ -74,10 +74,12 @@ def empty_image(genesis: Genesis) -> bytes:
 class Disk:
     """What survives the processes of one host."""
 
-    def __init__(self, genesis: Genesis, step: Callable[[str], None], *, forgetful: bool = False) -> None:
+    def __init__(
+        self, genesis: Genesis, step: Callable[[str], None], *, forgetful: bool = False, image: bytes = b""
+    ) -> None:
         self._genesis = genesis
         self._step = step
-        self._image = empty_image(genesis)
+        self._image = image or empty_image(genesis)
         self._older: list[bytes] | None = [] if forgetful else None
         self._connection: sqlite3.Connection | None = None
 
@@ -93,8 +95,8 @@ class Disk:
             self._older = [*self._older[1 - KEPT_IMAGES :], self._connection.serialize()]
         self._step(point)
 
-    def power_off(self, rng: random.Random) -> None:
-        """The process is gone; what it had committed stays, unless the disk is forgetful."""
+    def power_off(self, rng: random.Random) -> bytes:
+        """The process is gone; what it had committed stays and is returned, unless the disk is forgetful."""
         assert self._connection is not None
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -104,6 +106,7 @@ class Disk:
             self._older = [self._image]
         self._connection.close()
         self._connection = None
+        return self._image
 
 
 class WitnessNet(Net):
