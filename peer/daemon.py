@@ -143,6 +143,7 @@ class Daemon:
             witness=witness_of(self._witness_key, store),
             network=network,
             witness_peers=self.directory.witness_peers,
+            recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
         self.hardware = Hardware(threads=settings.threads or self._resources.cores, device=settings.device)

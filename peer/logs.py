@@ -54,8 +54,12 @@ class Logs:
         witness: Witness | None,
         network: Network,
         witness_peers: WitnessPeers,
+        recover: str = "forge-ledger recover",
     ) -> None:
-        """Serve heads on the network; `witness` is ours if the genesis names our witness key."""
+        """Serve heads on the network; `witness` is ours if the genesis names our witness key.
+
+        `recover` is the command that is told where an old backup was restored.
+        """
         self.genesis = genesis
         self.account = account
         self._storage = Storage(store)
@@ -86,6 +90,7 @@ class Logs:
             witness_peers=witness_peers,
             here=witness.name if witness is not None else None,
             errands=self._errands,
+            fix=f"stop this daemon, then {recover}",
         )
         self._cosigners.contradicted = self._look_again
 

@@ -11,6 +11,7 @@ IO: calls over the network, the store through `Storage`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from functools import partial
@@ -50,9 +51,10 @@ class OwnHeads:
         witness_peers: WitnessPeers,
         here: str | None,
         errands: Errands,
+        fix: str,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`here` is the name of our own witness, if we are one: what it knows is in our store."""
+        """`here` is the name of our own witness, if we are one: what it knows is in our store; `fix` is the way out."""
         self._genesis = genesis
         self._account = account
         self._network = network
@@ -60,8 +62,10 @@ class OwnHeads:
         self._witness_peers = witness_peers
         self._here = here
         self._errands = errands
+        self._fix = fix
         self._jitter = jitter
         self._checks: dict[str, asyncio.Future[None]] = {}
+        self._proofs: dict[str, bytes] = {}
         self.forks: dict[str, SelfFork] = {}
         """By log: why it is not written to."""
 
@@ -80,16 +84,15 @@ class OwnHeads:
         """
         await asyncio.shield(self.begin(origin))
         if origin in self.forks:
-            raise self.forks[origin]
+            await self._storage.use(lambda store: store.check_own_head(origin, self._proofs[origin], self._account))
+            del self.forks[origin]  # what was missing has been replicated meanwhile
+            log.info("own_log_whole", origin=origin[-20:])
 
     async def _check(self, origin: str) -> None:
         done = self._checks[origin]
         try:
-            await self.compare(origin)
-        except SelfFork as exc:
-            done.set_exception(exc)
-            done.exception()  # read: nobody may be waiting
-        else:
+            with contextlib.suppress(SelfFork):  # it is kept in `forks`
+                await self.compare(origin)
             done.set_result(None)
         finally:
             done.cancel()  # unless it has a result: whoever waits must not wait for ever
@@ -123,7 +126,7 @@ class OwnHeads:
             assert isinstance(fork, SelfFork)
             if origin not in self.forks:
                 self.forks[origin] = fork
-                log.error("own_log_not_written", origin=origin[-20:], reason=str(fork))
+                log.error("own_log_not_written", origin=origin[-20:], reason=str(fork), fix=self._fix)
         if origin in self.forks:
             raise self.forks[origin]
 
@@ -164,4 +167,8 @@ class OwnHeads:
             notes.verify_head(note, [self._account])
         except NoteInvalid:
             return  # another leader of the run signed it, or nobody: it says nothing of our key
-        store.check_own_head(origin, data, self._account)
+        try:
+            store.check_own_head(origin, data, self._account)
+        except SelfFork:
+            self._proofs[origin] = data
+            raise

@@ -56,9 +56,12 @@ class Net:
         for number in numbers:
             self.peers[number - 1].wait_ready()
 
-    def kill(self, *numbers: int) -> None:
-        for number in numbers:
+    def gone(self, *numbers: int) -> None:
+        """These witnesses are killed, all others run."""
+        up = {peer.number for peer in self.peers if peer.process is not None and peer.process.poll() is None}
+        for number in up & set(numbers):
             self.peers[number - 1].kill()
+        self.start(*sorted({1, 2, 3, 4} - up - set(numbers)))
 
     @contextlib.contextmanager
     def paused(self, number: int) -> Iterator[None]:
