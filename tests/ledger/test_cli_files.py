@@ -8,11 +8,11 @@ import re
 
 from ledger.genesis import Genesis
 
-from .test_cli import call, call_json, home  # noqa: F401  # the fixture
+from .cli_kit import call, call_json
 from .world import GENESIS, RUN, WITNESS
 
 
-def test_a_ledger_goes_out_as_a_folder_and_comes_in_as_a_new_home(home, tmp_path):  # noqa: F811
+def test_a_ledger_goes_out_as_a_folder_and_comes_in_as_a_new_home(home, tmp_path):
     call("export", tmp_path / "out", "--home", home)
     output = call("import", tmp_path / "out", "--home", tmp_path / "new").stdout
     assert "2 logs with 13 entries" in output
@@ -24,7 +24,7 @@ def test_a_ledger_goes_out_as_a_folder_and_comes_in_as_a_new_home(home, tmp_path
     assert Genesis.from_json(network["genesis"]).id == GENESIS.id
 
 
-def test_an_import_can_be_bound_to_a_network(home, tmp_path):  # noqa: F811
+def test_an_import_can_be_bound_to_a_network(home, tmp_path):
     call("export", tmp_path / "out", "--home", home)
     body = call_json("import", tmp_path / "out", "--store", tmp_path / "a.db", "--network", home / "network.json")
     assert body == {"store": str(tmp_path / "a.db"), "logs": 2, "entries": 13}
@@ -35,14 +35,14 @@ def test_an_import_can_be_bound_to_a_network(home, tmp_path):  # noqa: F811
     assert not (tmp_path / "b.db").exists()
 
 
-def test_an_import_does_not_replace_a_ledger_and_says_what_it_wants(home, tmp_path):  # noqa: F811
+def test_an_import_does_not_replace_a_ledger_and_says_what_it_wants(home, tmp_path):
     call("export", tmp_path / "out", "--home", home)
     assert "something already" in call("import", tmp_path / "out", "--home", home, code=2).stderr
     assert "say which ledger" in call("import", tmp_path / "out", code=2).stderr
     assert "FP-216" in call("import", tmp_path / "nothing", "--home", tmp_path / "new", code=2).stderr
 
 
-def test_a_changed_archive_is_refused_with_file_and_entry(home, tmp_path):  # noqa: F811
+def test_a_changed_archive_is_refused_with_file_and_entry(home, tmp_path):
     call("export", tmp_path / "out", "--home", home)
     path = tmp_path / "out" / "run" / RUN / "tile" / "entries" / "000.p" / "10"
     path.write_bytes(path.read_bytes().replace(b'"steps":5', b'"steps":4', 1))

@@ -11,7 +11,7 @@ import pytest
 from ledger.entries import Close, Open, Seat, Settle
 from ledger.store import Store
 
-from .test_cli import call, call_json, home  # noqa: F401  # the fixture
+from .cli_kit import call, call_json
 from .world import ALICE, ALICE_LOG, BOB, CAROL, GENESIS, RUN, RUN_LOG, blob, certify, fund, receipt_of, run_log
 
 
@@ -19,7 +19,7 @@ def lines_of(*arguments):
     return call(*arguments).stdout.splitlines()
 
 
-def test_a_history_ends_in_the_balance(home):  # noqa: F811
+def test_a_history_ends_in_the_balance(home):
     for owner in (ALICE.public, BOB.public, CAROL.public):
         lines = call_json("history", owner, "--home", home)["lines"]
         balance = call_json("balance", owner, "--home", home)["accounts"][owner]["balance"]
@@ -27,7 +27,7 @@ def test_a_history_ends_in_the_balance(home):  # noqa: F811
         assert sum(line["delta"] for line in lines) == balance
 
 
-def test_a_history_shows_every_entry_with_the_balance_after_it(home):  # noqa: F811
+def test_a_history_shows_every_entry_with_the_balance_after_it(home):
     lines = lines_of("history", ALICE.public[:6], "--home", home)
     assert lines[0] == ALICE.public
     assert re.fullmatch(r"entry +what +amount +change +balance", lines[1])
@@ -41,7 +41,7 @@ def test_a_history_shows_every_entry_with_the_balance_after_it(home):  # noqa: F
     assert re.search(r":5 +return +0.000002 +\+0.000002 +0.999982  not used in round 1", run[5])
 
 
-def test_why_of_a_receipt_says_where_it_was_settled_and_who_was_paid(home):  # noqa: F811
+def test_why_of_a_receipt_says_where_it_was_settled_and_who_was_paid(home):
     lines = lines_of("why", f"run/{RUN}:3", "--home", home)
     assert lines[1] == "status  effective; settled at entry 5"
     assert re.search(r"did     d5bf4a3fcce7… earns 0.00001: round 1 .*:5\]", lines[2])
@@ -59,7 +59,7 @@ def test_why_of_a_receipt_says_where_it_was_settled_and_who_was_paid(home):  # n
     (f"{RUN_LOG}:2", ["sets 0.00002 aside"]),
     (f"{RUN_LOG}:5", ["earns 0.00001", "earns 0.000008", "gets 0.000002 back", "then .*receives"]),
 ])  # fmt: skip
-def test_why_explains_every_kind_of_entry(home, entry, words):  # noqa: F811
+def test_why_explains_every_kind_of_entry(home, entry, words):
     output = call("why", entry, "--home", home).stdout
     for word in words:
         assert re.search(word, output), output
@@ -104,7 +104,7 @@ def test_pending_entries_and_what_waits_behind_them_are_told(tmp_path):
     assert "[pending: behind entry 1]" in lines_of("log", RUN_LOG, "--home", tmp_path)[2]
 
 
-def test_runs_lists_runs_and_says_when_there_are_none(home, tmp_path):  # noqa: F811
+def test_runs_lists_runs_and_says_when_there_are_none(home, tmp_path):
     assert re.search(r"run/b4.* tiny +2 +running +2 +0.999964 +0.000036", call("runs", "--home", home).stdout)
     assert call_json("runs", "--home", home)["runs"][RUN]["rounds_settled"] == 2
     Store.open(tmp_path / "ledger.db", GENESIS, create=True).close()
@@ -124,11 +124,11 @@ def test_a_closed_run_shows_as_closed(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["history", "zz"], ["history", ""], ["why", "zz:0"], ["why", f"{RUN_LOG}:99"]])
-def test_what_is_not_there_is_told_in_one_line(home, arguments):  # noqa: F811
+def test_what_is_not_there_is_told_in_one_line(home, arguments):
     assert re.fullmatch("FP-208: .+\n", call(*arguments, "--home", home, code=2).stderr)
 
 
-def test_a_mistyped_name_gets_a_likely_one(home):  # noqa: F811
+def test_a_mistyped_name_gets_a_likely_one(home):
     wrong = "0" + ALICE.public[1:20]
     assert f"did you mean '{ALICE.public[:20]}'?" in call("log", wrong, "--home", home, code=2).stderr
     assert f"did you mean '{ALICE.public[:20]}'?" in call("balance", wrong, "--home", home, code=2).stderr

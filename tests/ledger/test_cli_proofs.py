@@ -16,19 +16,19 @@ from ledger.genesis import Genesis
 from ledger.merkle import leaf_hash
 from ledger.store import Store
 
-from .test_cli import call, call_json, home  # noqa: F401  # the fixture
+from .cli_kit import call, call_json
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, RUN, RUN_LOG, key_of, run_log
 
 
 @pytest.fixture
-def proof(home, tmp_path):  # noqa: F811
+def proof(home, tmp_path):
     path = tmp_path / "proof.txt"
     path.write_bytes(call("prove", f"run/{RUN}:4", "--home", home).stdout_bytes)
     return path
 
 
 @pytest.fixture
-def network(home):  # noqa: F811
+def network(home):
     return home / "network.json"
 
 
@@ -50,12 +50,12 @@ def test_a_receipt_is_proven_to_somebody_who_has_only_the_network_file(proof, ne
     RUN_LOG + ":4", RUN[:8] + ":4", f"run/{RUN[:12]}…:4", leaf_hash(run_log()[4].encode()).hex(),
     leaf_hash(run_log()[4].encode()).hex()[:10], run_log()[4].update, run_log()[4].update[:9],
 ])  # fmt: skip
-def test_an_entry_can_be_named_in_many_ways(home, name):  # noqa: F811
+def test_an_entry_can_be_named_in_many_ways(home, name):
     body = call_json("prove", name, "--home", home)
     assert (body["origin"], body["index"]) == (RUN_LOG, 4)
 
 
-def test_an_account_s_entry_is_proven_too(home, network):  # noqa: F811
+def test_an_account_s_entry_is_proven_too(home, network):
     text = call("prove", ALICE_LOG + ":0", "--home", home).stdout
     found = subprocess.run(
         [sys.executable, "-c", "from ledger.cli.main import main; main()", "check", "-", "--network", str(network)],
@@ -69,13 +69,13 @@ def test_an_account_s_entry_is_proven_too(home, network):  # noqa: F811
     (RUN_LOG + ":", "no entry"), ("", "LOG:INDEX"), ("ffff" * 16, "no leaf hash"), ("xyz", "LOG:INDEX"),
     (RUN[:10], "no leaf hash"),
 ])  # fmt: skip
-def test_an_entry_that_is_not_there_is_told_in_one_line(home, name, words):  # noqa: F811
+def test_an_entry_that_is_not_there_is_told_in_one_line(home, name, words):
     error = call("prove", name, "--home", home, code=2)
     assert re.fullmatch(f"FP-208: .*{words}.*\n", error.stderr)
     assert error.stdout == ""
 
 
-def test_an_entry_that_is_not_certified_cannot_be_proven(home):  # noqa: F811
+def test_an_entry_that_is_not_certified_cannot_be_proven(home):
     assert "is not certified" in call("prove", ALICE_LOG + ":3", "--home", home, code=1).stderr
 
 

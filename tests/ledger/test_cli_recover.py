@@ -16,7 +16,7 @@ from ledger.entries import Send
 from ledger.live import Tail
 from ledger.store import Store
 
-from .test_cli import call, call_json
+from .cli_kit import call, call_json
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, RUN_LOG, certify, fill, key_of, run_log
 
 
