@@ -20,6 +20,11 @@ from .notes import Checkpoint, Note
 from .references import named_by
 from .rules import AccountRules, RunRules, Terms, rules_of
 
+MAX_HELD = 1 << 21
+"""How many entries' hashes are kept in memory, of all logs together: 64 bytes each."""
+_LOG_COST = 64
+"""What a log costs besides, in entries."""
+
 
 class StoredLog:
     """A log in memory: hashes and rules up to its stored size."""
@@ -34,6 +39,8 @@ class StoredLog:
         self.tree = Tree()
         self.names: dict[str, int] = {}
         """The logs that its entries name, with the first entry that does."""
+        self.held = 0
+        """What it was counted for against `MAX_HELD`."""
 
     @property
     def of_account(self) -> bool:
@@ -86,12 +93,13 @@ class Staged:
 
 
 class Logs:
-    """All stored logs, each read from disk once and then kept."""
+    """All stored logs, each read from disk when it is needed and then kept while there is room."""
 
     def __init__(self, database: Database, terms: Terms) -> None:
         self._db = database
         self._terms = terms
-        self._logs: dict[str, StoredLog] = {}
+        self._logs: dict[str, StoredLog] = {}  # the one used longest ago first
+        self._held = 0
 
     def get(self, origin: str) -> StoredLog:
         """The log as stored.
@@ -112,8 +120,22 @@ class Logs:
                 log.tree.append(leaf)
             log.rules = self._replayed(log, log.tree.size)
             log.names = self._db.names(found[0])
-            self._logs[origin] = log
+        self._hold(log)
         return log
+
+    def _hold(self, log: StoredLog) -> None:
+        """Keep a log as the one used last, and forget those used longest ago where there are too many."""
+        self._forget(log.origin)
+        self._logs[log.origin] = log
+        log.held = log.tree.size + _LOG_COST
+        self._held += log.held
+        while self._held > MAX_HELD and len(self._logs) > 1:
+            self._forget(next(iter(self._logs)))
+
+    def _forget(self, origin: str) -> None:
+        log = self._logs.pop(origin, None)
+        if log is not None:
+            self._held -= log.held
 
     def stage(
         self, log: StoredLog, start: int, entries: Sequence[bytes], offer: Offer | None = None, fixed: int = 0
@@ -213,7 +235,7 @@ class Logs:
         if reread:
             leaves = [leaf_hash(data) for _, _, data in self._db.entries(row, staged.keep, MAX_INT)]
             if leaves != staged.leaves:
-                self._logs.pop(log.origin, None)
+                self._forget(log.origin)
                 raise StoreUnreadable(f"{log.origin}: the disk gave back other entries than were written; not signed")
         log.row, log.rules = row, staged.rules
         if staged.keep < log.tree.size:
@@ -222,7 +244,7 @@ class Logs:
         for leaf in leaves:
             log.tree.append(leaf)
         log.names.update(staged.names)
-        self._logs[log.origin] = log
+        self._hold(log)
         return log
 
     @contextmanager
@@ -232,7 +254,7 @@ class Logs:
             with self._db.transaction():
                 yield
         except BaseException:
-            self._logs.pop(origin, None)
+            self._forget(origin)
             raise
 
 

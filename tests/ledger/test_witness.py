@@ -2,7 +2,7 @@
 
 import pytest
 
-from ledger import notes
+from ledger import logs, notes
 from ledger.entries import Begin, Close, Send, run_id
 from ledger.errors import Behind, Conflict, EntryInvalid, Frozen, KeyInvalid, NoteInvalid
 from ledger.evidence import verify
@@ -219,3 +219,16 @@ def test_strangers_keep_nothing_of_a_witness_busy(store, witness):
             witness.cosign(origin, 0, [sends(1)[0].encode()], head_of(sends(1), origin), NOW)
         assert (store.promised(origin), store.size(origin)) == (None, 0)
     assert len(store._logs._logs) == before
+
+
+def test_logs_that_were_not_used_for_long_leave_memory_and_nothing_else(store, witness, monkeypatch):
+    monkeypatch.setattr(logs, "MAX_HELD", 250)
+    keys = [key_of(f"member {number}") for number in range(5)]
+    for log in (sends(1), sends(1, 2), sends(1, 2, 3)):
+        for key in keys:
+            cosign(witness, log, start=len(log) - 1, origin=GENESIS.origin(key.public), key=key)
+        held = store._logs._logs.values()
+        assert (len(held), store._logs._held) == (3, sum(log.held for log in held))
+    for key in keys:
+        with pytest.raises(Conflict):
+            cosign(witness, sends(1, 9), origin=GENESIS.origin(key.public), key=key)
