@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ledger.store import Store
 
 
+SHOWN = 50
+"""Lines of a history that people get unless they ask for more."""
 REASONED = ("void", "pending", "invalid")
 UNIT = "(amounts within reasons are micro-credits)"
 
@@ -34,8 +36,9 @@ def _movements(store: "Store") -> "list[Movement]":
 
 @click.command("history", cls=Command)
 @click.argument("owner", metavar="ACCOUNT|RUN")
+@click.option("--last", type=click.IntRange(0), help="Only so many; 0: all.  [default: 50, all with --json]")
 @on_ledger
-def history(place: Place, owner: str, as_json: bool) -> None:
+def history(place: Place, owner: str, last: int | None, as_json: bool) -> None:
     """Everything that happened to the credits of an account or a run, with the balance after each."""
     from ledger.history import history as history_of
 
@@ -45,15 +48,19 @@ def history(place: Place, owner: str, as_json: bool) -> None:
     known = {name: name for name in names} | {name.removeprefix("run/"): name for name in names}
     whose = choose("account or run", owner, known, "forge-ledger balance and forge-ledger runs list all")
     lines = history_of(movements, whose)
+    last = (0 if as_json else SHOWN) if last is None else last
     if as_json:
-        body = [{**asdict(line.movement), "balance": line.balance} for line in lines]
+        body = [{**asdict(line.movement), "balance": line.balance} for line in lines[-last:]]
         print_json({"unit": "micro-credits", "owner": whose, "lines": body})
         return
     click.echo(whose)
     if not lines:
         click.echo("nothing has happened to its credits")
-    print_table(("entry", "what", "amount", "change", "balance", ""), [_row(line) for line in lines], left=2)
-    if any(line.movement.kind in REASONED for line in lines):
+    shown = lines[-last:]
+    if len(shown) < len(lines):
+        click.echo(f"({len(lines) - len(shown):,} earlier; --last 0 shows all)")
+    print_table(("entry", "what", "amount", "change", "balance", ""), [_row(line) for line in shown], left=2)
+    if any(line.movement.kind in REASONED for line in shown):
         click.echo(UNIT)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -87,13 +88,23 @@ def test_keygen_makes_a_key_once(tmp_path):
     assert "FP-202" in error.stderr
 
 
-@pytest.mark.parametrize("command", [["verify"], ["show"], ["log", "x"], ["balance"], ["export", "out"]])
+COMMANDS = [
+    ["verify"], ["show"], ["log", "x"], ["balance"], ["runs"], ["history", "x"], ["why", "x:0"], ["prove", "x:0"],
+    ["evidence"], ["export", "out"],
+]  # fmt: skip
+every_command = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+
+
+@every_command
 def test_without_a_ledger_every_command_says_which_options_it_wants(command):
     assert "--home DIR, or --store FILE --network FILE" in call(*command, code=2).stderr
 
 
-@pytest.mark.parametrize("command", [["verify"], ["show"], ["log", "x"], ["balance"], ["export", "out"]])
-@pytest.mark.parametrize("damage", ["no home", "no network", "bad network", "no store", "bad store", "other network"])
+@every_command
+@pytest.mark.parametrize("damage", [
+    "no home", "no network", "bad network", "no store", "bad store", "other network", "half a store", "empty store",
+    "future version", "another program's", "folder",
+])  # fmt: skip
 def test_what_cannot_be_read_gives_one_line_and_exit_code_2(home, tmp_path, command, damage):
     copy = shutil.copytree(home, tmp_path / "copy")
     if damage == "no home":
@@ -106,6 +117,18 @@ def test_what_cannot_be_read_gives_one_line_and_exit_code_2(home, tmp_path, comm
         (copy / "ledger.db").unlink()
     elif damage == "bad store":
         (copy / "ledger.db").write_bytes(os.urandom(5000))
+    elif damage == "half a store":
+        data = (copy / "ledger.db").read_bytes()
+        (copy / "ledger.db").write_bytes(data[: len(data) // 8192 * 4096 + 100])
+    elif damage == "empty store":
+        (copy / "ledger.db").write_bytes(b"")
+    elif damage in ("future version", "another program's"):
+        connection = sqlite3.connect(copy / "ledger.db")
+        connection.execute(f"PRAGMA {'user_version' if damage == 'future version' else 'application_id'} = 99")
+        connection.close()
+    elif damage == "folder":
+        (copy / "ledger.db").unlink()
+        (copy / "ledger.db").mkdir()
     else:
         body = {**GENESIS.to_json(), "name": "other"}
         (copy / "network.json").write_text(json.dumps(body))

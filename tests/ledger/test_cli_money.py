@@ -41,6 +41,13 @@ def test_a_history_shows_every_entry_with_the_balance_after_it(home):
     assert re.search(r":5 +return +0.000002 +\+0.000002 +0.999982  not used in round 1", run[5])
 
 
+def test_a_long_history_shows_its_end(home):
+    lines = lines_of("history", ALICE.public, "--last", 2, "--home", home)
+    assert lines[1] == "(4 earlier; --last 0 shows all)"
+    assert len(lines) == 6
+    assert len(call_json("history", ALICE.public, "--last", 2, "--home", home)["lines"]) == 2
+
+
 def test_why_of_a_receipt_says_where_it_was_settled_and_who_was_paid(home):
     lines = lines_of("why", f"run/{RUN}:3", "--home", home)
     assert lines[1] == "status  effective; settled at entry 5"
