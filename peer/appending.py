@@ -119,8 +119,11 @@ class Writer:
         for call in calls:
             call.end()
 
-    def _store(self, store: Store, calls: Sequence[Call]) -> tuple[bytes, int] | None:
-        """On the store's thread: append what is valid and sign; the head to certify and the certified size so far."""
+    def _store(self, store: Store, calls: Sequence[Call]) -> tuple[bytes, int, Sequence[bytes]] | None:
+        """On the store's thread: append what is valid and sign.
+
+        Returns the head to certify, the certified size so far, and the entries between them if they are at hand.
+        """
         certificate = store.certified(self._origin)
         known = certificate.size if certificate is not None else 0
         while True:
@@ -130,7 +133,7 @@ class Writer:
             if not entries and size == known:
                 return None
             try:
-                return store.append(self._origin, entries, self._key), known
+                return store.append(self._origin, entries, self._key), known, entries if size == known else ()
             except EntryInvalid as exc:
                 guilty = _guilty(live, exc, size)
                 if guilty is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import structlog
@@ -56,12 +56,14 @@ WitnessPeers = Callable[[], dict[str, str]]
 class Ask:
     """One head on its way to its certificate."""
 
-    def __init__(self, genesis: Genesis, note: bytes, known: int) -> None:
-        """`known` is the certified size so far, which witnesses are likely to have."""
+    def __init__(self, genesis: Genesis, note: bytes, known: int, fresh: Sequence[bytes] = ()) -> None:
+        """`known` is the certified size so far, which witnesses are likely to have; `fresh` the entries from there on,
+        if they are at hand."""
         head = notes.checkpoint(notes.parse(note))
         self.origin, self.size = head.origin, head.size
         self.note = note
         self.known = known
+        self.fresh = message_of(fresh[:MESSAGE_ENTRIES])
         self.quorum = Quorum(genesis, note)
         self.problems: dict[str, str] = {}
         """What went wrong last with each witness that has not signed."""
@@ -107,14 +109,16 @@ class Cosigners:
         self._errands = errands
         self._couriers: dict[tuple[str, str], Courier] = {}
 
-    async def certificate(self, note: bytes, known: int) -> bytes:
+    async def certificate(self, note: bytes, known: int, fresh: Sequence[bytes] = ()) -> bytes:
         """The certificate of a head of ours, as soon as a quorum has signed; tried until then.
 
         Args:
             note: the head; at most one of each log at a time.
             known: the certified size so far.
+            fresh: the entries that follow it, if they are at hand.
         """
-        ask = self.newest[notes.checkpoint(notes.parse(note)).origin] = Ask(self.genesis, note, known)
+        ask = Ask(self.genesis, note, known, fresh)
+        self.newest[ask.origin] = ask
         for name, _ in self.genesis.witnesses:
             courier = self._couriers.setdefault((name, ask.origin), Courier(self, name, ask.origin))
             courier.wake(self._errands)
@@ -206,7 +210,8 @@ class Courier:
             raise Unreachable("its peer is not known yet")
         start, detours, sent, edge = max(self._size, ask.known), 0, 0, Frontier()
         while True:
-            entries = await self._of.storage.use(partial(_some, ask=ask, start=start))
+            at_hand = ask.fresh and start == ask.known
+            entries = ask.fresh if at_hand else await self._of.storage.use(partial(_some, ask=ask, start=start))
             end, note = start + len(entries), ask.note
             if end < ask.size:
                 edge, note = await self._head_at(edge, end)
@@ -245,7 +250,7 @@ def _some(store: Store, *, ask: Ask, start: int) -> list[str]:
     return message_of(store.entries(ask.origin, start, min(ask.size, start + MESSAGE_ENTRIES)))
 
 
-def message_of(entries: list[bytes], room: int = MESSAGE_BYTES) -> list[str]:
+def message_of(entries: Sequence[bytes], room: int = MESSAGE_BYTES) -> list[str]:
     """The first of these entries, as many as one message holds; at least one."""
     kept: list[str] = []
     for data in entries:

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from ledger.entries import Begin
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, SelfFork
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.credits import Credits
@@ -38,6 +38,8 @@ from peer.supervisor import Fields, Keeper
 log = structlog.get_logger(__name__)
 
 LOOK_S = 2.0
+WHOLE_S = 10.0
+"""Pause before a run whose log we must not write to is served again."""
 JOIN_AGAIN_S = 30.0
 """Pause before a peer whose run could not be joined is believed again."""
 
@@ -146,7 +148,16 @@ class Host:
         """Take part in a run until it is over."""
         assert self._keeper is not None  # `start` came first
         self.runs[run.id] = run
-        self._keeper.keep(f"run-{run.id[:16]}", lambda: self._serve_run(run))
+        self._keeper.keep(f"run-{run.id[:16]}", lambda: self._serve_when_whole(run))
+
+    async def _serve_when_whole(self, run: Run) -> None:
+        """Serve the run; while a log of ours must not be written to, which is told elsewhere, try again later."""
+        while True:
+            try:
+                return await self._serve_run(run)
+            except* SelfFork:
+                log.warning("run_waits", run=run.id[:16], reason="a log of ours is not written to", again_in_s=WHOLE_S)
+            await asyncio.sleep(WHOLE_S)
 
     async def _serve_run(self, run: Run) -> None:
         """Host one run until it is closed and our claims are in."""

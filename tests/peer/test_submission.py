@@ -97,11 +97,11 @@ async def test_a_submitter_that_is_killed_before_the_funding_is_certified_funds_
     cosigners = alice.daemon.logs._cosigners
     certificate = cosigners.certificate
 
-    async def never(note: bytes, known: int) -> bytes:
+    async def never(note: bytes, *words: Any) -> bytes:
         if alice.daemon.logs.origin.encode() in note:
             asked.set()
             await asyncio.Event().wait()
-        return await certificate(note, known)
+        return await certificate(note, *words)
 
     cosigners.certificate = never
     submitting = asyncio.create_task(alice.submit(training={"rounds": 1}))
