@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ledger.store import Store
 
 
-@click.command("evidence", cls=Command)
+@click.command("evidence", cls=Command, short_help="Who contradicted itself; check such evidence.")
 @click.argument("log", required=False)
 @click.option("--check", "file", type=FILE, help="Check this evidence file, offline; only --network is needed.")
 @click.option("--out", type=FILE, help="Write each piece of evidence into this folder, for others.")

@@ -50,6 +50,9 @@ class Command(click.Command):
             return super().invoke(ctx)
         except LedgerError as exc:
             fail(exc, as_json=bool(ctx.params.get("as_json")))
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)  # click would end with 1, which says that the ledger is not sound
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(2)
@@ -71,6 +74,11 @@ class Place:
         self.given_network = network
         """The network file that was named, if one was."""
         self._store = store
+
+    @property
+    def is_home(self) -> bool:
+        """Whether the ledger file is the one of a home."""
+        return self.home is not None and self._store is None
 
     @property
     def store(self) -> Path:

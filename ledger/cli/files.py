@@ -26,7 +26,7 @@ def keygen(file: Path, as_json: bool) -> None:
         click.echo(key.public)
 
 
-@click.command("export", cls=Command)
+@click.command("export", cls=Command, short_help="Write all certified logs into a folder of tlog-tiles.")
 @click.argument("folder", type=FILE)
 @on_ledger
 def export(place: Place, folder: Path, as_json: bool) -> None:
@@ -41,7 +41,7 @@ def export(place: Place, folder: Path, as_json: bool) -> None:
         click.echo(f"{counts['logs']} logs with {counts['entries']} entries in {folder}")
 
 
-@click.command("import", cls=Command)
+@click.command("import", cls=Command, short_help="Make a new ledger of an exported folder, checked.")
 @click.argument("folder", type=FILE)
 @on_ledger
 def import_(place: Place, folder: Path, as_json: bool) -> None:
@@ -59,8 +59,8 @@ def import_(place: Place, folder: Path, as_json: bool) -> None:
         counts = archived.import_archive(folder, place.store, genesis, progress)
     finally:
         progress.end()
-    if network is None and place.home is not None:
-        write_network(place.home / "network.json", archived.genesis_of(folder))
+    if network is None and place.is_home:
+        write_network(place.network, archived.genesis_of(folder))
     if as_json:
         print_json({"store": str(place.store), **counts})
     else:

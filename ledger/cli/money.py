@@ -34,7 +34,7 @@ def _movements(store: "Store") -> "list[Movement]":
     return movements({origin: entries for origin, entries in prefixes.items() if entries}, store.genesis.terms)
 
 
-@click.command("history", cls=Command)
+@click.command("history", cls=Command, short_help="The account statement of an account or a run.")
 @click.argument("owner", metavar="ACCOUNT|RUN")
 @click.option("--last", type=click.IntRange(0), help="Only so many; 0: all.  [default: 50, all with --json]")
 @on_ledger
@@ -86,7 +86,7 @@ def _brief(note: str) -> str:
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", note)
 
 
-@click.command("why", cls=Command)
+@click.command("why", cls=Command, short_help="What one entry did to whose credits, and why.")
 @click.argument("entry", metavar="ENTRY")
 @on_ledger
 def why(place: Place, entry: str, as_json: bool) -> None:

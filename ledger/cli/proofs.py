@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from ledger.proof import Proven
 
 
-@click.command("prove", cls=Command)
+@click.command("prove", cls=Command, short_help="Write the proof that a receipt or entry is certified.")
 @click.argument("entry", metavar="RECEIPT")
 @on_ledger
 def prove(place: Place, entry: str, as_json: bool) -> None:
-    """Write the proof that an entry is certified to standard output: forge-ledger prove RECEIPT > proof.txt
+    """Write the proof that an entry is certified to standard output.
+
+    \b
+    forge-ledger prove RECEIPT > proof.txt
 
     RECEIPT is LOG:INDEX, or the beginning of an entry's leaf hash or of a receipt's update id. Any entry will do. The
     proof is a C2SP tlog-proof; forge-ledger check reads it without a ledger.

@@ -72,7 +72,7 @@ def runs(place: Place, as_json: bool) -> None:
         click.echo("no run has begun")
 
 
-@click.command("log", cls=Command)
+@click.command("log", cls=Command, short_help="The entries of one log, and what became of each.")
 @click.argument("log")
 @click.option("--start", type=click.IntRange(0), default=0, help="The first entry.")
 @click.option("--end", type=click.IntRange(0), default=None, help="The entry to stop before.")
@@ -81,6 +81,7 @@ def log(place: Place, log: str, start: int, end: int | None, as_json: bool) -> N
     """The entries of one LOG: an origin, an account, "run/" and a run id, or the beginning of one."""
     from ledger.describe import entry_line
     from ledger.entries import parse
+    from ledger.merkle import leaf_hash
 
     with place.open() as store:
         origin = find_log(store, log)
@@ -89,7 +90,8 @@ def log(place: Place, log: str, start: int, end: int | None, as_json: bool) -> N
         for index, data in enumerate(store.entries(origin, start, store.size(origin) if end is None else end), start):
             entry = parse(data)
             status = status_of(ledger, origin, index, certified)
-            entries.append({"index": index, "status": status, "entry": entry.to_json()})
+            leaf = leaf_hash(data).hex()
+            entries.append({"index": index, "status": status, "leaf": leaf, "entry": entry.to_json()})
             if not as_json:
                 click.echo(f"{index:>6}  {entry_line(entry)}" + ("" if status == "effective" else f"  [{status}]"))
         if as_json:

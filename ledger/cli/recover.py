@@ -24,7 +24,7 @@ Sources = Callable[[Mapping[str, int]], "dict[str, dict[str, Tail]]"]
 """Own logs and how much of each is certified here -> by log and source, what the source has from there on."""
 
 
-@click.command("recover", cls=Command)
+@click.command("recover", cls=Command, short_help="Fetch back our own entries after restoring a backup.")
 @click.option("--from", "origin", type=FILE, metavar="DIR|STORE", help="An exported folder, or another ledger file.")
 @click.option("--bootstrap", multiple=True, metavar="ADDRESS", help="Join the network here; may be repeated.")
 @click.option("--timeout", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, metavar="SECONDS",

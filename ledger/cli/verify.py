@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ledger.report import Fault, Report
     from ledger.store import Store
 
-@click.command("verify", cls=Command)
+@click.command("verify", cls=Command, short_help="Replay the whole ledger from its bytes.")
 @click.option("--archive", type=FILE, help="Verify this exported folder instead of a ledger file.")
 @click.option("--since", type=FILE, help="Certificates of an earlier verification: what they cover is checked quickly.")
 @click.option("--write-cert", type=FILE, help="Write the certificates that this verification ends with.")

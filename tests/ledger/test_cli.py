@@ -60,6 +60,8 @@ def test_log_lists_entries_with_what_became_of_them(home):
     body = call_json("log", RUN_LOG, "--home", home, "--start", 2)
     assert [(entry["index"], entry["entry"]["type"]) for entry in body["entries"]][:2] == [(2, "open"), (3, "receipt")]
     assert {entry["status"] for entry in body["entries"]} == {"effective"}
+    leaf = body["entries"][1]["leaf"]
+    assert call_json("prove", leaf, "--home", home)["index"] == 3
 
 
 def test_balance_shows_what_is_there_and_what_can_be_claimed(home):
@@ -78,6 +80,14 @@ def test_export_writes_tiles_checkpoint_and_genesis(home, tmp_path):
     assert (run / "checkpoint").read_bytes().startswith(RUN_LOG.encode())
     assert (run / "tile" / "entries" / "000.p" / "10").is_file()
     assert "13 entries" in call("export", tmp_path / "again", "--home", home).stdout
+
+
+def test_an_interrupted_verification_does_not_say_that_the_ledger_is_unsound(home, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ledger.verify.verify_store", interrupted)
+    assert call("verify", "--home", home, code=130).stderr == "interrupted\n"
 
 
 def test_keygen_makes_a_key_once(tmp_path):

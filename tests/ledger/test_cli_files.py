@@ -6,6 +6,9 @@ IO: stores and folders in temporary places.
 import json
 import re
 
+from click.testing import CliRunner
+
+from ledger.cli.main import main
 from ledger.genesis import Genesis
 
 from .cli_kit import call, call_json
@@ -40,6 +43,17 @@ def test_an_import_does_not_replace_a_ledger_and_says_what_it_wants(home, tmp_pa
     assert "something already" in call("import", tmp_path / "out", "--home", home, code=2).stderr
     assert "say which ledger" in call("import", tmp_path / "out", code=2).stderr
     assert "FP-216" in call("import", tmp_path / "nothing", "--home", tmp_path / "new", code=2).stderr
+
+
+def test_an_import_into_a_file_leaves_the_usual_home_alone(home, tmp_path):
+    call("export", tmp_path / "out", "--home", home)
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    result = CliRunner().invoke(
+        main, ["import", str(tmp_path / "out"), "--store", str(tmp_path / "a.db")], env={"FORGE_HOME": str(usual)}
+    )
+    assert result.exit_code == 0
+    assert list(usual.iterdir()) == []
 
 
 def test_a_changed_archive_is_refused_with_file_and_entry(home, tmp_path):
