@@ -11,6 +11,7 @@ import difflib
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -105,15 +106,17 @@ class Place:
         return read_network(self.network)[0]
 
     def bootstrap(self, given: Sequence[str], genesis: "Genesis") -> list[str]:
-        """The addresses to join the network through: those given, in the network file, and of peers met before."""
-        known: object = []
-        if self.home is not None:
-            with contextlib.suppress(OSError, ValueError):
-                known = json.loads((self.home / "peers.json").read_bytes()[: 1 << 14])
-        met = [item for item in known if type(item) is str and "/p2p/" in item] if isinstance(known, list) else []
+        """The addresses to join the network through: those given, in the files of network and home, of peers met."""
+        found: list[object] = [*given]
         file = self.network_if_there()
-        named = read_network(file)[1] if file is not None and read_network(file)[0].id == genesis.id else ()
-        return list(dict.fromkeys([*given, *named, *met]))
+        if file is not None and read_network(file)[0].id == genesis.id:
+            found += read_network(file)[1]
+        if self.home is not None:
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                found += tomllib.loads((self.home / "peer.toml").read_text("utf-8")).get("bootstrap", [])
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                found += json.loads((self.home / "peers.json").read_bytes()[: 1 << 14])
+        return list(dict.fromkeys(item for item in found if type(item) is str))
 
     def open(self, *, writable: bool = False) -> "Store":
         """The ledger, for reading unless said otherwise."""

@@ -26,11 +26,12 @@ def show(place: Place, as_json: bool) -> None:
     with place.open() as store:
         genesis, ledger = store.genesis, store.ledger()
         logs = [(origin, store.size(origin), certified_size(store, origin)) for origin in store.origins()]
+        accused = [origin for origin in store.origins() if store.known(origin)[2]]
     if as_json:
         runs = {run: asdict(account) for run, account in ledger.runs.items()}
         totals = {"issued": ledger.issued, "burned": ledger.burned, "unclaimed": ledger.unclaimed}
         sizes = [{"origin": origin, "entries": size, "certified": certified} for origin, size, certified in logs]
-        print_json({"id": genesis.id, **genesis.to_json(), "logs": sizes, "runs": runs, **totals})
+        print_json({"id": genesis.id, **genesis.to_json(), "logs": sizes, "runs": runs, **totals, "accused": accused})
         return
     click.echo(f"network   {genesis.name} {genesis.id}")
     names = ", ".join(name for name, _ in genesis.witnesses)
@@ -39,6 +40,8 @@ def show(place: Place, as_json: bool) -> None:
     click.echo("credits   {} issued, {} burned, {} unclaimed".format(*map(credits, amounts)))
     print_table(("log", "entries", "certified"), [(short(log[0]), *log[1:]) for log in logs])
     print_table(*_runs(ledger.runs.values()))
+    for origin in accused:
+        click.secho(f"{short(origin)} contradicted itself: forge-ledger evidence {short(origin)[:-1]}", fg="red")
 
 
 def certified_size(store: "Store", origin: str) -> int:

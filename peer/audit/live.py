@@ -37,7 +37,7 @@ LOOK_S = 0.3
 """Pause between two looks for adverts."""
 AT_ONCE = 16
 """Questions to one witness at a time."""
-MAX_PAGES = 1000
+MAX_PAGES = 300
 """Answers that one list or log may take."""
 MAX_TAIL_BYTES = 1 << 28
 """The most bytes of entries that are taken from one witness."""

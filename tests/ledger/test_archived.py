@@ -6,6 +6,7 @@ IO: stores and folders in temporary places.
 import os
 import shutil
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -162,6 +163,22 @@ def test_a_folder_that_lies_is_refused_naming_the_file(copy, tmp_path, name):
     assert not (tmp_path / "new" / "ledger.db").exists()
     if (tmp_path / "new").exists():
         assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_no_changed_byte_of_any_file_is_accepted(copy, tmp_path):
+    rng = Random(1)
+    for path in sorted(copy.rglob("*")):
+        if not path.is_file():
+            continue
+        before = path.read_bytes()
+        for _ in range(3):
+            data = bytearray(before)
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            with pytest.raises(ArchiveInvalid):
+                archived.import_archive(copy, tmp_path / "new.db")
+        path.write_bytes(before)
+    archived.import_archive(copy, tmp_path / "new.db")
 
 
 def test_the_forged_log_would_be_taken_were_it_not_for_its_flaw(copy, tmp_path):

@@ -49,6 +49,7 @@ def four(tmp_path):
         store.accept(LOG, 0, OURS, certificate(OURS))
     (folder / "network.json").write_text(json.dumps({"genesis": FOUR.to_json(), "bootstrap": ["/ip4/x/p2p/a"]}))
     (folder / "peers.json").write_text('["/ip4/y/p2p/b", 3]')
+    (folder / "peer.toml").write_text('bootstrap = ["/ip4/w/p2p/d"]')
     return folder
 
 
@@ -88,7 +89,7 @@ def asking(monkeypatch, *answers, tail=None) -> Witnesses:
 def test_witnesses_that_agree_show_that_nothing_is_missing(four, monkeypatch):
     plugin = asking(monkeypatch, OURS, OURS, OURS, "no whole answer within 15 s")
     output = call("verify", "--home", four, "--peers", "--bootstrap", "/ip4/z/p2p/c").stdout
-    assert plugin.asked == ["/ip4/z/p2p/c", "/ip4/x/p2p/a", "/ip4/y/p2p/b"]
+    assert plugin.asked == ["/ip4/z/p2p/c", "/ip4/x/p2p/a", "/ip4/w/p2p/d", "/ip4/y/p2p/b"]
     assert "3 of 4 witnesses answered (w1, w2, w3)\n  w4: no whole answer within 15 s\n1 logs compared" in output
     assert "nothing later is certified by the 3 of 4 witnesses that answered just now" in output
     assert "rolled back" not in output

@@ -122,6 +122,8 @@ def test_a_real_fork_is_refused_saying_what_is_lost_and_kept_as_evidence(homes, 
     assert f"LOST {ALICE_LOG}: our key signed two histories from entry 1 on: 2 entries here, and 3 others" in output
     assert "no witness cosigns this log any more" in output
     assert sizes(backup)[0] == 3
+    assert "d5bf4a3fcce7… contradicted itself" in call("show", "--home", backup).stdout
+    assert call_json("show", "--home", backup)["accused"] == [ALICE_LOG]
     listed = call("evidence", "--home", backup, "--out", tmp_path / "proofs").stdout
     assert re.search(r"d5bf4a3fcce7… +3 and 4 +its writer d5bf4a3fcce7… +.*evidence-1.json", listed)
     network = backup / "network.json"
