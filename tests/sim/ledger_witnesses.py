@@ -70,7 +70,7 @@ class Settings:
             owners=rng.randint(1, 3),
             equivocators=rng.choice([0, 1, 1, 2]) if not excess else 2,
             leaders=rng.choice([0, 0, 1, 2]),
-            heal_s=rng.uniform(8, 25),
+            heal_s=rng.uniform(6, 16),
             hazard=rng.choice([0.0, 0.01, 0.05]) if stormy else 0.0,
             kills=rng.randint(0, 6) if stormy else 0,
             cuts=rng.randint(0, 3) if stormy else 0,
@@ -78,7 +78,7 @@ class Settings:
             delay_s=rng.choice([0.01, 0.1, 0.5]),
             loss=rng.choice([0.0, 0.05, 0.2]) if stormy else 0.0,
             repeat=rng.choice([0.0, 0.2]),
-            pull_s=rng.uniform(2, 5),
+            pull_s=rng.uniform(1.5, 4),
             work_s=rng.uniform(1.5, 5),
         )
 
@@ -176,7 +176,8 @@ class World:
             raise Violation(f"honest owner {origin[-10:]} is accused")
 
     def cannot_sign(self, owner: Owner, exc: LedgerError) -> None:
-        """An honest owner could not sign: only a run with two leaders may be frozen."""
+        """An honest owner could not sign: only a leader that was overtaken may not."""
+        self.observer.events[f"a leader cannot sign: {exc.code}"] += 1
         if not isinstance(owner, Leader):
             raise Violation(f"honest owner {owner.name} cannot sign: {exc}")
 

@@ -31,6 +31,8 @@ class Node:
         self.disk = disk
         self.alive = True
         self.store = disk.boot()
+        self._sizes: dict[str, int] = {}
+        """Certified sizes that were looked up, until they change."""
         self.every(self.pull, world.settings.pull_s)
 
     # ------------------------------------------------------------------ being a process
@@ -97,8 +99,16 @@ class Node:
 
     def certified_size(self, origin: str) -> int:
         """How much of a log is certified here."""
-        certificate = self.store.certified(origin)
-        return certificate.size if certificate else 0
+        if origin not in self._sizes:
+            certificate = self.store.certified(origin)
+            self._sizes[origin] = certificate.size if certificate else 0
+        return self._sizes[origin]
+
+    def changed(self, origin: str, before: int) -> None:
+        """A certificate came in: it is looked at where it tells more than `before`."""
+        del self._sizes[origin]
+        if self.certified_size(origin) > before:
+            self.world.observer.certified(self.store, origin)
 
     def heads(self) -> dict[str, int]:
         """Certified sizes by log."""
@@ -147,8 +157,7 @@ class Node:
             return
         before = self.certified_size(origin)
         self.store.accept(origin, found["start"], found["entries"], found["certificate"])
-        if self.certified_size(origin) > before:
-            self.world.observer.certified(self.store, origin)
+        self.changed(origin, before)
 
     def _take_evidence(self, found: Any) -> None:
         if isinstance(found, dict):

@@ -5,6 +5,7 @@ Pure: time and randomness are the world's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ledger.entries import Begin, Close, Entry, Open, Seat, Send, Settle, parse
@@ -47,9 +48,16 @@ class Owner(Node):
         """Append something, while there is time and money."""
         if self.world.clock.now < self.world.settings.heal_s and self.store.size(self.origin) < 12:
             entries = self.next_entries()
-            if entries:
-                self.store.append(self.origin, entries, self.key)
+            if entries and self.sign(entries):
                 self.certify()
+
+    def sign(self, entries: Sequence[Entry]) -> bytes:
+        """The head after these entries; empty where this key must not sign, as a leader's that was overtaken."""
+        try:
+            return self.store.append(self.origin, entries, self.key)
+        except LedgerError as exc:
+            self.world.cannot_sign(self, exc)
+            return b""
 
     def next_entries(self) -> list[Entry]:
         """Claims on what others sent, or sends of what is left."""
@@ -77,10 +85,8 @@ class Owner(Node):
         """Ask every witness to cosign the newest head, unless it is certified."""
         if self.settled:
             return
-        try:
-            head = self.store.append(self.origin, [], self.key)  # signs what a crash left unsigned
-        except LedgerError as exc:
-            self.world.cannot_sign(self, exc)
+        head = self.sign([])  # also what a crash left unsigned
+        if not head:
             return
         quorum = Quorum(self.world.genesis, head)
         for name in quorum.missing:
@@ -107,8 +113,7 @@ class Owner(Node):
         """Note that a quorum has signed."""
         before = self.certified_size(self.origin)
         self.store.certify(self.origin, certificate)
-        if self.certified_size(self.origin) > before:
-            self.world.observer.certified(self.store, self.origin)
+        self.changed(self.origin, before)
 
 
 class Leader(Owner):
