@@ -105,9 +105,10 @@ class Directory:
         return max(known, key=lambda advert: advert.expires).peer_id if known else None
 
     def witness_peers(self) -> dict[str, str]:
-        """Witness name → PeerID, for the witnesses of the genesis that are here."""
+        """Witness name → PeerID, for the witnesses of the genesis that are here; of one that moved, the newest."""
         names = {public: name for name, public in self._genesis.witnesses}
-        return {names[a.witness]: a.peer_id for a in self._peers.values() if a.witness in names}
+        adverts = sorted(self._peers.values(), key=lambda advert: advert.expires)
+        return {names[advert.witness]: advert.peer_id for advert in adverts if advert.witness in names}
 
     def runs(self) -> list[RunAdvert]:
         """Runs that somebody advertises; whether it leads them, their logs tell."""

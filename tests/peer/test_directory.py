@@ -98,6 +98,14 @@ async def test_the_witness_is_found_by_its_advert(air: Air) -> None:
         assert keeper.directory.witness_peers() == {"w": keeper.network.peer_id}
 
 
+async def test_a_witness_that_moved_is_asked_at_its_newest_peer(air: Air) -> None:
+    alice, new = Somebody(air), Somebody(air, witness=WITNESS)
+    old = Somebody(air, witness=WITNESS, now=time.time() - 30)
+    async with serving(alice, new, old):
+        await until(sees(alice, new, old))
+        assert alice.directory.witness_peers() == {"w": new.network.peer_id}
+
+
 @pytest.mark.parametrize("signature", ["", "00" * 64, PrivateKey.generate().sign(b"other").hex()])
 async def test_nobody_poses_as_the_peer_of_a_witness(air: Air, signature: str) -> None:
     liar = Somebody(air, witness=WITNESS.public, witness_signature=signature)

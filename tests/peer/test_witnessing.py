@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ledger import notes
@@ -75,3 +77,43 @@ async def test_nonsense_is_refused_by_name(quorum: Ledgers) -> None:
     for body in ({}, {"origin": 1, "start": 0}, {"origin": alice.logs.origin, "start": -1}, {"origin": "x" * 201}):
         with pytest.raises((Refused, MessageInvalid)):
             await alice.network.call(witness.network.peer_id, "ledger.tail", body)
+
+
+def broken(quorum: Ledgers) -> dict[str, dict[str, object]]:
+    """Requests for a cosignature that no honest peer sends."""
+    alice = quorum.alice
+    note = alice.store.append(alice.logs.origin, [pay(1), pay(2)], alice.key).decode()
+    entries = [data.decode() for data in alice.store.entries(alice.logs.origin, 0, 2)]
+    good = {"origin": alice.logs.origin, "start": 0, "entries": entries, "note": note}
+    foreign = alice.logs.origin.replace(quorum.genesis.id[:16], "0" * 16)
+    return {
+        "nothing": {},
+        "more than asked": {**good, "more": 1},
+        "no note": {**good, "note": "noise"},
+        "a head of another network": {**good, "origin": foreign, "note": note.replace(alice.logs.origin, foreign)},
+        "no origin": {**good, "origin": "x"},
+        "a start beyond all": {**good, "start": 2**53 - 1},
+        "a negative start": {**good, "start": -1},
+        "entries that are none": {**good, "entries": ["{}", "noise"]},
+        "entries in another order": {**good, "entries": entries[::-1]},
+        "an entry too long": {**good, "entries": ["x" * 16_385]},
+        "entries without number": {**good, "entries": ["x"] * 10_001},
+        "a head of one entry more": {**good, "note": note.replace("\n2\n", "\n3\n")},
+    }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["nothing", "more than asked", "no note", "a head of another network", "no origin", "a start beyond all",
+     "a negative start", "entries that are none", "entries in another order", "an entry too long",
+     "entries without number", "a head of one entry more"],
+)  # fmt: skip
+async def test_a_broken_request_is_refused_and_leaves_nothing_behind(quorum: Ledgers, fault: str) -> None:
+    witness, body = quorum.keepers[0], broken(quorum)[fault]
+    answers: list[dict[str, object]] = []
+    with contextlib.suppress(Refused, MessageInvalid):
+        answers.append(await quorum.alice.network.call(witness.network.peer_id, "ledger.cosign", body))
+    assert [list(answer) for answer in answers] in ([], [["behind"]])
+    assert witness.store.origins() == []
+    assert witness.store.promised(quorum.alice.logs.origin) is None
+    assert witness.network.events == [], "a refusal, not a fault of the witness"
