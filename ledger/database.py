@@ -95,7 +95,7 @@ class Database:
         """
         try:
             return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as exc:
+        except storefile.BROKEN as exc:
             raise storefile.refusal(f"{self.path}: cannot read: {exc}; forge-ledger verify tells more", exc) from exc
 
     def _typed(self, table: str, rows: list[tuple[object, ...]], *kinds: type) -> list[tuple[object, ...]]:
@@ -106,6 +106,16 @@ class Database:
                 got, names = [type(value).__name__ for value in row], [kind.__name__ for kind in kinds]
                 raise StoreUnreadable(f"{self.path}: a row of {table} holds {got}, wanted {names}: the file is damaged")
         return rows
+
+    def after(self, last: object, start: int) -> int:
+        """Where to read on after rows from `start` to `last`.
+
+        Raises:
+            StoreUnreadable: not further on: in a damaged file, reading could go round in circles.
+        """
+        if type(last) is not int or last < start:
+            raise StoreUnreadable(f"{self.path}: rows from {start} on end at {last!r}: the file is damaged")
+        return last + 1
 
     def change(self, query: str, *values: object) -> int:
         """Run a statement inside a transaction; how many rows it changed."""
@@ -121,10 +131,10 @@ class Database:
         rows = self.rows("SELECT origin, id FROM log ORDER BY origin")
         return dict(self._typed("log", rows, str, int))  # type: ignore[arg-type]
 
-    def log(self, origin: str) -> tuple[int, bool] | None:
-        """The row id of a log, and whether this store appends to it."""
-        rows = self.rows("SELECT id, own FROM log WHERE origin = ?", origin)
-        return (rows[0][0], bool(rows[0][1])) if rows else None  # type: ignore[return-value]
+    def log(self, origin: str) -> tuple[int, str] | None:
+        """The row id of a log, and the key with which this store appends to it, or empty."""
+        rows = self._typed("log", self.rows("SELECT id, own FROM log WHERE origin = ?", origin), int, str)
+        return rows[0] if rows else None  # type: ignore[return-value]
 
     def add_log(self, origin: str) -> int:
         """The row id of the log, made if new."""
@@ -155,10 +165,13 @@ class Database:
         )
 
     def drop_entries(self, log: int, start: int) -> None:
-        """Remove the entries from `start` on, and the signed head that covers them."""
+        """Remove the entries from `start` on, and the signed head that covers them; one of our own is remembered."""
+        covers = "log = ? AND size > ?"
+        own = "(SELECT own FROM log WHERE id = head.log) != ''"
+        self.change(f"INSERT OR IGNORE INTO replaced SELECT * FROM head WHERE {covers} AND {own}", log, start)
         self.change("DELETE FROM entry WHERE log = ? AND idx >= ?", log, start)
         self.change("DELETE FROM named WHERE log = ? AND idx >= ?", log, start)
-        self.change("DELETE FROM head WHERE log = ? AND size > ?", log, start)
+        self.change(f"DELETE FROM head WHERE {covers}", log, start)
 
     def names(self, log: int) -> dict[str, int]:
         """The other logs that the log's entries name, each with the first entry that does."""

@@ -29,12 +29,12 @@ _LOG_COST = 64
 class StoredLog:
     """A log in memory: hashes and rules up to its stored size."""
 
-    def __init__(self, origin: str, rules: AccountRules | RunRules, row: int | None, own: bool) -> None:
+    def __init__(self, origin: str, rules: AccountRules | RunRules, row: int | None, own: str) -> None:
         self.origin = origin
         self.row = row
         """Its row in the database; None until something is stored."""
         self.own = own
-        """Whether this store appends to it with a key of its own."""
+        """The key with which this store appends to it; empty for others' logs."""
         self.rules = rules
         self.tree = Tree()
         self.names: dict[str, int] = {}
@@ -112,7 +112,7 @@ class Logs:
             rules = rules_of(self._terms, origin)
             found = self._db.log(origin)
             if found is None:
-                return StoredLog(origin, rules, None, own=False)
+                return StoredLog(origin, rules, None, own="")
             log = StoredLog(origin, rules, *found)
             for index, leaf, data in self._db.each_entry(found[0], 0, MAX_INT):
                 if index != log.tree.size or leaf_hash(data) != leaf:

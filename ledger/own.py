@@ -9,11 +9,11 @@ from . import notes
 from .accuser import Accuser, head_of
 from .database import Database, HeadRow
 from .entries import Entry
-from .errors import Behind, Conflict, KeyInvalid, SelfFork
+from .errors import Behind, Conflict, KeyInvalid, NoteInvalid, SelfFork
 from .genesis import Genesis
 from .keys import PrivateKey
 from .logs import StoredLog
-from .notes import Checkpoint
+from .notes import Checkpoint, Note
 
 
 class OwnLogs(Accuser):
@@ -32,13 +32,15 @@ class OwnLogs(Accuser):
 
         Raises:
             EntryInvalid: an entry may not come next; KeyInvalid: `key` may not write this log; Frozen: the log is;
-            SelfFork: `check_own_head` found that the key signed more of it elsewhere.
+            SelfFork: `check_own_head` found that the key signed more of it elsewhere, or the network has certified
+            another leader's entries in place of what it signed here.
         """
         with self._lock:
             data = [entry.encode() if isinstance(entry, Entry) else entry for entry in entries]
             log = self._logs.get(origin)
             self._refuse_frozen(log)
             self._refuse_elsewhere(log)
+            self._refuse_replaced(log, key.public)
             staged = self._logs.stage(log, log.tree.size, data)
             if key.public not in staged.rules.writers:
                 raise KeyInvalid(f"{origin}: {key.public[:16]}… may not write this log; use the key of a writer of it")
@@ -49,9 +51,9 @@ class OwnLogs(Accuser):
             row, head = log.row, Checkpoint(origin=origin, size=log.tree.size, root=log.tree.root())
             note = notes.sign_head(head, key)
             with self._logs.transaction(origin):
-                self._owned(row)
+                self._own(row, key.public)
                 self._db.set_head("head", row, HeadRow(head.size, head.root, note))
-            log.own = True
+            log.own = key.public
             return note
 
     def check_own_head(self, origin: str, note: bytes, key: str) -> None:
@@ -86,15 +88,23 @@ class OwnLogs(Accuser):
                 self._accuse(log, offer, start, entries, "certificate", "promise", "outvoted", "head")
                 raise
             if staged.entries or not log.own:
-                row = HeadRow(offer.head.size, offer.head.root, head_note)
-                self._logs.commit(staged, self._owned, lambda log_row: self._db.set_head("head", log_row, row))
-                log.own = True
+                head = HeadRow(offer.head.size, offer.head.root, head_note)
+                also = (lambda row: self._own(row, key), lambda row: self._db.set_head("head", row, head))
+                self._logs.commit(staged, *also)
+                log.own = key
             return len(staged.entries)
 
     # Inside; the lock is held.
 
-    def _owned(self, row: int) -> None:
-        self._db.change("UPDATE log SET own = 1 WHERE id = ? AND own = 0", row)
+    def _own(self, row: int, key: str) -> None:
+        self._db.change("UPDATE log SET own = ? WHERE id = ? AND own != ?", key, row, key)
+
+    def _refuse_replaced(self, log: StoredLog, key: str) -> None:
+        """A head of ours that others may have seen was not certified, and another leader's was."""
+        replaced = self._db.head("replaced", log.row) if log.row is not None else None
+        if replaced is not None and signed_by(notes.parse(replaced.note), key):
+            got = f"our key signed {replaced.size} entries, and others were certified in their place"
+            raise SelfFork(replaced.size, f"{log.origin}: {got}; another leader must go on")
 
     def _fixed(self, log: StoredLog) -> int:
         """How many entries are certified, or proven to be what was certified though not all of that is here."""
@@ -116,6 +126,14 @@ class OwnLogs(Accuser):
 def holds(log: StoredLog, head: Checkpoint) -> bool:
     """Whether the head is of a prefix of what is stored."""
     return head.size <= log.tree.size and log.tree.root(head.size) == head.root
+
+
+def signed_by(note: Note, key: str) -> bool:
+    """Whether this key signed the head."""
+    try:
+        return notes.verify_head(note, [key]) == key
+    except NoteInvalid:
+        return False
 
 
 def self_fork(log: StoredLog, head: Checkpoint) -> SelfFork:

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from . import notes
 from .accuser import head_of
 from .database import Database, HeadRow
 from .errors import Conflict, QuorumMissing
 from .genesis import Genesis
 from .logs import Offer, Staged, StoredLog
-from .own import OwnLogs, holds, self_fork
+from .own import OwnLogs, holds, self_fork, signed_by
 from .reader import Certificate, Changes, Inclusion
 
 __all__ = ["Certificate", "Changes", "Inclusion", "Store"]
@@ -67,8 +68,7 @@ class Store(OwnLogs):
 
         With `proof` they end before the certificate does, and it proves that the log at their end is a prefix of what
         is certified: they are kept, and count once the rest has come, be it after a crash.
-        An uncertified tail that contradicts the certificate gives way, except what our own key signed in its account's
-        log.
+        An uncertified tail that contradicts the certificate gives way, except where our own key signed both.
 
         Raises:
             Behind: entries are missing; Conflict: they contradict what is certified, or do not give the root;
@@ -130,17 +130,20 @@ class Store(OwnLogs):
     # Inside; the lock is held.
 
     def _stage_certified(self, log: StoredLog, start: int, entries: Sequence[bytes], offer: Offer) -> Staged:
-        fixed, signed = self._fixed(log), self._db.head("head", log.row) if log.row is not None else None
-        if not (log.own and log.of_account and signed is not None):
-            return self._logs.stage(log, start, entries, offer, fixed)
-        if offer.head.size <= signed.size and not holds(log, offer.head):
+        """Stage what a certificate covers, unless our own key signed both that and what is stored.
+
+        Raises:
+            SelfFork: it did.
+        """
+        fixed, staged = self._fixed(log), None
+        signed = self._db.head("head", log.row) if log.own and log.row is not None else None
+        if signed is None or offer.head.size > signed.size or holds(log, offer.head):
+            staged = self._logs.stage(log, start, entries, offer, fixed)
+            if signed is None or staged.keep >= signed.size:
+                return staged
+        if signed_by(offer.note, log.own) and signed_by(notes.parse(signed.note), log.own):
             raise self_fork(log, offer.head)
-        try:
-            return self._logs.stage(log, start, entries, offer, max(fixed, signed.size))
-        except Conflict as exc:
-            if exc.index is not None and exc.index >= fixed:
-                raise self_fork(log, offer.head) from exc
-            raise
+        return staged or self._logs.stage(log, start, entries, offer, fixed)
 
     def _take(self, staged: Staged, start: int, entries: Sequence[bytes], offer: Offer) -> None:
         """Write what a certificate covers, all of it or as far as it goes."""

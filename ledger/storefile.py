@@ -16,7 +16,7 @@ from .errors import LedgerError, StoreBusy, StoreUnreadable
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
-CREATE TABLE log (id INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, own INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE log (id INTEGER PRIMARY KEY, origin TEXT NOT NULL UNIQUE, own TEXT NOT NULL DEFAULT '') STRICT;
 CREATE TABLE entry (log INTEGER NOT NULL, idx INTEGER NOT NULL, leaf BLOB NOT NULL, data BLOB NOT NULL,
                     PRIMARY KEY (log, idx)) STRICT, WITHOUT ROWID;
 CREATE TABLE head (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL) STRICT;
@@ -24,6 +24,7 @@ CREATE TABLE certificate (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root B
                           note BLOB NOT NULL) STRICT;
 CREATE TABLE promise (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL) STRICT;
 CREATE TABLE outvoted (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL) STRICT;
+CREATE TABLE replaced (log INTEGER PRIMARY KEY, size INTEGER NOT NULL, root BLOB NOT NULL, note BLOB NOT NULL) STRICT;
 CREATE TABLE proven (log INTEGER PRIMARY KEY, size INTEGER NOT NULL) STRICT;
 CREATE TABLE evidence (log INTEGER NOT NULL, culprit TEXT NOT NULL, data BLOB NOT NULL,
                        PRIMARY KEY (log, culprit)) STRICT;
@@ -38,6 +39,8 @@ APPLICATION_ID = 0x464C4447
 """`PRAGMA application_id`: "FLDG"."""
 WAIT_S = 5
 """How long a program that is not ours may hold the file before a commit is given up."""
+BROKEN = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises on a broken file; its own message about one may hold bytes that are no text."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -71,7 +74,7 @@ def check_file(path: Path, create: bool) -> None:
         raise StoreUnreadable(f"{path}: was cut off at {size} of {whole} bytes; restore it, or move it away")
 
 
-def refusal(message: str, exc: sqlite3.Error) -> LedgerError:
+def refusal(message: str, exc: Exception) -> LedgerError:
     """The error that an error of SQLite becomes."""
     busy = getattr(exc, "sqlite_errorcode", None) in _BUSY
     return StoreBusy(f"{message}; close the other program") if busy else StoreUnreadable(message)
@@ -113,7 +116,7 @@ def connect(path: Path, read_only: bool, meta: Mapping[str, bytes] | None) -> sq
         except BaseException:
             connection.close()
             raise
-    except sqlite3.Error as exc:
+    except BROKEN as exc:
         raise refusal(f"{path}: cannot open the ledger: {exc}", exc) from exc
     return connection
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.entries import Audit, Begin, Close, Issue, Open, Seat, Send
+from ledger.entries import Audit, Begin, Close, Issue, Open, Seat, Send, run_id
 from ledger.references import References, named_by
 from ledger.rules import Terms
 from ledger.store import Store
@@ -19,7 +19,6 @@ from .world import (
     RUN_LOG,
     blob,
     certify,
-    fill,
     key_of,
     recv_of,
     spec_of,
@@ -96,14 +95,18 @@ def fill_run(store):
 
 
 def test_what_a_dropped_tail_named_is_forgotten(tmp_path):
-    with Store.open(tmp_path / "ledger.db", GENESIS, create=True) as store:
-        fill(store, rounds=1)
-        tail = Open(round=2, state=blob("after 1"), roster=(Seat(DAVE.public, 20, 5), Seat(BOB.public, 30, 5)))
-        store.append(RUN_LOG, [tail], ALICE)
-        with Store.open(tmp_path / "other.db", GENESIS, create=True) as other:
-            fill(other, rounds=1)
-            other.append(RUN_LOG, [Close(state=blob("after 1"), reason="")], ALICE)
-            certificate = certify(other, RUN_LOG)
-        store.accept(RUN_LOG, 6, [Close(state=blob("after 1"), reason="").encode()], certificate)
+    spec = spec_of(leaders=[ALICE.public, BOB.public])
+    origin, begin, close = GENESIS.run_origin(run_id(spec)), Begin(spec=spec), Close(state=blob("state"), reason="")
+    tail = Open(round=1, state=blob("state"), roster=(Seat(DAVE.public, 20, 5), Seat(BOB.public, 30, 5)))
+    with (
+        Store.open(tmp_path / "ledger.db", GENESIS, create=True) as store,
+        Store.open(tmp_path / "other.db", GENESIS, create=True) as other,
+    ):
+        store.append(ALICE_LOG, [Send(to=f"run/{run_id(spec)}", amount=1)], ALICE)
+        certify(store, ALICE_LOG)
+        store.append(origin, [begin, tail], ALICE)
+        other.append(origin, [begin, close], BOB)
+        store.accept(origin, 0, [begin.encode(), close.encode()], certify(other, origin))
         assert not store.is_referenced(origins(DAVE)[0])
         assert store.is_referenced(BOB_LOG)
+        assert store.rules(origin).closed

@@ -3,7 +3,7 @@
 import pytest
 
 from ledger import notes
-from ledger.entries import Close, Open, Seat, Send
+from ledger.entries import Begin, Close, Open, Seat, Send, run_id
 from ledger.errors import Behind, Conflict, NoteInvalid, QuorumMissing, SelfFork
 from ledger.genesis import Genesis
 from ledger.notes import Checkpoint
@@ -16,15 +16,16 @@ from .world import (
     BOB_LOG,
     GENESIS,
     NOW,
-    RUN,
     RUN_LOG,
     WITNESS,
     blob,
     certify,
     fill,
+    fund,
     key_of,
     root_of,
     run_log,
+    spec_of,
 )  # fmt: skip
 
 
@@ -137,16 +138,43 @@ def test_an_account_that_was_continued_elsewhere_does_not_sign_on(store):
         store.certify(ALICE_LOG, certificate_of(ALICE_LOG, elsewhere[:1]))
 
 
-def test_a_deposed_leaders_uncertified_tail_gives_way(store):
-    fill(store, rounds=1)
-    tail = Open(round=2, state=blob("after 1"), roster=(Seat(BOB.public, 20, 5),))
-    store.append(RUN_LOG, [tail], ALICE)
-    theirs = [*run_log(1), Close(state=blob("after 1"), reason="")]
-    certificate = certificate_of(RUN_LOG, theirs)
+def test_a_deposed_leaders_uncertified_tail_gives_way_and_its_key_signs_no_more(store):
+    spec = spec_of(leaders=[ALICE.public, BOB.public])
+    origin, begin = GENESIS.run_origin(run_id(spec)), Begin(spec=spec)
+    store.append(origin, [begin], ALICE)
+    certify(store, origin)
+    tail = Open(round=1, state=blob("state"), roster=(Seat(BOB.public, 20, 5),))
+    store.append(origin, [tail], ALICE)
+    theirs = [begin, Close(state=blob("state"), reason="")]
+    certificate = certificate_of(origin, theirs, key=BOB)
     with pytest.raises(Behind) as caught:
-        store.certify(RUN_LOG, certificate)
-    assert caught.value.size == 6
-    store.accept(RUN_LOG, 6, data_of(theirs[6:]), certificate)
-    assert store.entries(RUN_LOG, 0, 99) == data_of(theirs)
-    assert store.rules(RUN_LOG).closed
-    assert store.ledger().runs[RUN].closed
+        store.certify(origin, certificate)
+    assert caught.value.size == 1
+    store.accept(origin, 1, data_of(theirs[1:]), certificate)
+    assert store.entries(origin, 0, 99) == data_of(theirs)
+    assert store.rules(origin).closed
+    assert store.ledger().runs[run_id(spec)].closed
+    with pytest.raises(SelfFork, match="another leader must go on"):
+        store.append(origin, [], ALICE)
+    store.append(origin, [], BOB)
+
+
+def test_a_tail_of_ours_does_not_give_way_to_what_our_own_key_signed_elsewhere(store):
+    fill(store, rounds=1)
+    store.append(RUN_LOG, [Open(round=2, state=blob("after 1"), roster=(Seat(BOB.public, 20, 5),))], ALICE)
+    theirs = [*run_log(1), Close(state=blob("after 1"), reason="")]
+    for log in (theirs, [*run_log(1), Open(round=2, state=blob("after 1"), roster=(Seat(BOB.public, 20, 6),))]):
+        with pytest.raises(SelfFork):
+            store.accept(RUN_LOG, 6, data_of(log[6:]), certificate_of(RUN_LOG, log))
+    assert store.size(RUN_LOG) == 7
+
+
+def test_entries_that_were_stored_and_never_signed_give_way(store, monkeypatch):
+    fill(store, rounds=1)
+    monkeypatch.setattr(notes, "sign_head", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # stands for a crash between the two commits
+        store.append(ALICE_LOG, [send(7)], ALICE)
+    monkeypatch.undo()
+    log = [*fund(), send(8)]
+    store.accept(ALICE_LOG, 1, data_of(log[1:]), certificate_of(ALICE_LOG, log))
+    assert store.entries(ALICE_LOG, 0, 9) == data_of(log)

@@ -175,7 +175,7 @@ def test_a_file_that_a_foreign_program_holds(file, monkeypatch):
 
 def test_what_a_killed_writer_left_beside_the_file_is_not_lost(tmp_path):
     path = tmp_path / "ledger.db"
-    published = run_crasher(path, lines=20)
+    published = run_crasher(path, "writer", lines=20)
     assert path.with_name("ledger.db-wal").stat().st_size > 0
     shutil.copytree(tmp_path, tmp_path / "copy")
     with Store.open(tmp_path / "copy" / "ledger.db", GENESIS, read_only=True) as reader:
@@ -188,7 +188,7 @@ def test_what_a_killed_writer_left_beside_the_file_is_not_lost(tmp_path):
 
 
 def test_a_killed_writers_lock_is_gone_with_it(tmp_path):
-    run_crasher(tmp_path / "ledger.db", lines=2)
+    run_crasher(tmp_path / "ledger.db", "writer", lines=2)
     Store.open(tmp_path / "ledger.db", GENESIS).close()
 
 

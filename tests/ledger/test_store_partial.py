@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledger import notes, storefile
 from ledger.database import Database
-from ledger.entries import Begin, Close, Send, run_id
+from ledger.entries import Begin, Close, Open, Seat, Send, run_id
 from ledger.errors import Behind, Conflict, LedgerError, NoteInvalid
 from ledger.evidence import verify, verify_split
 from ledger.merkle import Tree, leaf_hash
@@ -20,7 +20,7 @@ from ledger.store import Store
 from ledger.verify import verify_store
 from ledger.witness import Witness
 
-from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, RUN_LOG, WITNESS, blob, run_log, spec_of
+from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, WITNESS, blob, spec_of
 
 
 @pytest.fixture
@@ -164,14 +164,17 @@ def test_a_longer_promise_gives_way_too(store):
 
 
 def test_a_runs_uncertified_tail_gives_way_in_pieces(store):
-    log = run_log(1)
-    store.append(RUN_LOG, [*log, Close(state=blob("after 1"), reason="mine")], ALICE)
-    certified = Log([*log, Close(state=blob("after 1"), reason="theirs")], RUN_LOG)
+    spec = spec_of(leaders=[ALICE.public, BOB.public])
+    origin, begin = GENESIS.run_origin(run_id(spec)), Begin(spec=spec)
+    rounds = [Open(round=1, state=blob("state"), roster=(Seat(BOB.public, 10 * n, 1),)) for n in range(5)]
+    store.append(origin, [begin, *rounds[:3], Close(state=blob("state"), reason="ours")], ALICE)
+    certified = Log([begin, *rounds, Close(state=blob("state"), reason="theirs")], origin, BOB)
     certified.give(store, 0, 3)
-    assert store.size(RUN_LOG) == 7  # nothing in the piece differed
-    certified.give(store, 3, 7)
-    assert store.entries(RUN_LOG, 6, 9) == certified.data[6:]
-    assert store.rules(RUN_LOG).closed
+    assert store.size(origin) == 5  # nothing in the piece differed
+    certified.give(store, 3, 5)
+    certified.give(store, 5, 7)
+    assert store.entries(origin, 0, 9) == certified.data
+    assert store.rules(origin).closed
 
 
 @pytest.mark.parametrize("sizes", [(2, 2), (2, 3), (3, 2)])
