@@ -160,8 +160,10 @@ def _promised(origin: str, ours: Here, name: str, promised: bytes, result: Compa
     head = notes.checkpoint(note)
     if head.origin != origin or head.size == 0:
         raise NoteInvalid(f"promised a head of {head.origin[:160]} at {head.size}")
-    notes.verify_head(note, ours.writers)
-    if head.size <= ours.head.size and _root(ours, head.size) != head.root:
+    writer = notes.verify_head(note, ours.writers)
+    if head.size > ours.head.size or _root(ours, head.size) == head.root:
+        return
+    if writer == notes.verify_head(notes.parse(ours.note), ours.writers):  # else another leader lost a race: no harm
         result.equivocations.append(
             Contradiction(origin=origin, witness=name, ours=ours.note, theirs=promised, certified=False)
         )

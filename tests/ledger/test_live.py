@@ -107,6 +107,12 @@ def test_a_promise_that_contradicts_what_is_certified_accuses_the_owner_not_the_
     assert "at 4 another one signed by its owner, by w1" in str(found.equivocations[0])
 
 
+def test_a_promise_to_another_leader_of_a_run_accuses_nobody():
+    ours = replace(here(OURS), writers=(ALICE.public, BOB.public))
+    found = compare(FOUR, [(LOG, ours)], {"w1": view(certificate(OURS), signed(entries(4, "other"), BOB))})
+    assert (found.equivocations, found.forks, found.answered) == ([], [], ["w1"])
+
+
 def test_a_log_that_is_not_here_is_counted():
     other = FOUR.origin(BOB.public)
     views = {"w1": WitnessView(sizes={other: 7, "nonsense": 3, LOG: 5}), "w2": WitnessView(sizes={other: 9})}
