@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 ASK_S = 5.0
 RETRY_S = 0.5
 """First pause before a witness that did not answer is asked again; doubled up to 8 times that, with jitter."""
+GRACE_S = 1.0
+"""How long the answers beyond a quorum may take, of witnesses that were not found to be away."""
 TELL_S = 10.0
 """How long the answers may lack before the operator is told; doubled each time."""
 
@@ -106,11 +108,11 @@ class OwnHeads:
         missing = self._genesis.quorum - (self._here is not None)
         if missing <= 0:
             return
-        answered, problems = asyncio.Semaphore(0), dict[str, str]()
         others = [name for name, _ in self._genesis.witnesses if name != self._here]
+        answered, problems = asyncio.Semaphore(0), dict.fromkeys(others, "no answer yet")
         try:
             async with asyncio.TaskGroup() as tasks:
-                asking = [tasks.create_task(self._ask(name, origin, answered, problems)) for name in others]
+                asking = {name: tasks.create_task(self._ask(name, origin, answered, problems)) for name in others}
                 patience = TELL_S
                 while missing:
                     try:
@@ -119,7 +121,10 @@ class OwnHeads:
                     except TimeoutError:
                         self._tell(origin, missing, problems)
                         patience = min(2 * patience, 300.0)
-                for task in asking:
+                late = [task for name, task in asking.items() if problems.get(name) == "no answer yet"]
+                if late:  # what was cosigned and not certified, perhaps only one witness knows
+                    await asyncio.wait(late, timeout=GRACE_S)
+                for task in asking.values():
                     task.cancel()
         except* SelfFork as group:
             fork = group.exceptions[0]
@@ -132,7 +137,7 @@ class OwnHeads:
 
     def _tell(self, origin: str, missing: int, problems: dict[str, str]) -> None:
         told = "; ".join(f"witness {name}: {problem}" for name, problem in problems.items())
-        log.warning("own_log_waits", origin=origin[-20:], answers_missing=missing, problems=told or "no answer yet")
+        log.warning("own_log_waits", origin=origin[-20:], answers_missing=missing, problems=told)
 
     async def _ask(self, name: str, origin: str, answered: asyncio.Semaphore, problems: dict[str, str]) -> None:
         pause = RETRY_S

@@ -108,6 +108,28 @@ async def test_a_quorum_of_answers_is_waited_for_before_the_first_signature(
     await waiting
 
 
+async def test_a_head_that_only_one_witness_knows_is_heard_of_though_it_answers_late(
+    quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peer.ownheads.GRACE_S", 60.0)
+    await append(quorum.alice, pay())
+    backup = backed_up(quorum)
+    origin, last = quorum.alice.logs.origin, quorum.keepers[3]
+    note = quorum.alice.store.append(origin, [pay(2)], quorum.alice.key)
+    entry = quorum.alice.store.entries(origin, 1, 2)[0].decode()
+    request = {"origin": origin, "start": 1, "entries": [entry], "note": note.decode()}
+    await quorum.alice.network.call(last.network.peer_id, "ledger.cosign", request)
+    restore(quorum, backup)
+    wake = quorum.air.stalls[last.network.peer_id] = asyncio.Event()
+    heard: list[str] = []
+    quorum.air.faults["ledger.head"] = lambda sender, to, body: heard.append(to)
+    waiting = asyncio.create_task(append(quorum.alice, pay(3)))
+    await until(lambda: len(heard) == 4)
+    wake.set()
+    with pytest.raises(SelfFork):
+        await waiting
+
+
 async def test_a_witness_that_lies_about_our_head_stops_nothing(quorum: Ledgers) -> None:
     await append(quorum.alice, pay())
     liar = quorum.keepers[0]
