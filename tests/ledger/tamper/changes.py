@@ -24,7 +24,7 @@ TOO_FEW = GENESIS.quorum - 1
 
 def file_bytes(rng: Random, file: File) -> None:
     """Bytes of the file itself: flipped, zeroed, cut off, or copied from elsewhere in it."""
-    data, draw = bytearray(file.path.read_bytes()), rng.random()
+    data, draw = bytearray(file.path.read_bytes() or bytes(1)), rng.random()
     at, width = rng.randrange(len(data)), rng.choice((1, 4, 64, 4096))
     if draw < 0.6:
         for _ in range(rng.choice((1, 1, 2, 8))):
