@@ -48,10 +48,10 @@ def survey(database: Database, certified: Mapping[int, int]) -> Survey:
             "ORDER BY idx LIMIT 1024", row, start, size, -len(_TAIL), _TAIL,
         ):  # fmt: skip
             for _, data in items:
-                match = _RECV.fullmatch(data)  # type: ignore[call-overload]
+                match = _RECV.fullmatch(data) if isinstance(data, bytes) else None
                 if match:
                     found.asked.setdefault(match[1].decode("latin-1"), array("q")).append(int(match[2]))
-            start = int(str(items[-1][0])) + 1
+            start = database.after(items[-1][0], start)
     for origin, sizes in found.asked.items():
         found.asked[origin] = array("q", sorted(set(sizes)))
     return found
