@@ -9,7 +9,7 @@ from . import notes
 from .accuser import Accuser, head_of
 from .database import Database, HeadRow
 from .entries import Entry
-from .errors import Behind, Conflict, KeyInvalid, NoteInvalid, SelfFork
+from .errors import Behind, Conflict, KeyInvalid, NoteInvalid, SelfFork, StoreUnreadable
 from .genesis import Genesis
 from .keys import PrivateKey
 from .logs import StoredLog
@@ -33,7 +33,8 @@ class OwnLogs(Accuser):
         Raises:
             EntryInvalid: an entry may not come next; KeyInvalid: `key` may not write this log; Frozen: the log is;
             SelfFork: `check_own_head` found that the key signed more of it elsewhere, or the network has certified
-            another leader's entries in place of what it signed here.
+            another leader's entries in place of what it signed here; StoreUnreadable: the disk failed, and the message
+            says whether the entries are stored.
         """
         with self._lock:
             data = [entry.encode() if isinstance(entry, Entry) else entry for entry in entries]
@@ -50,9 +51,15 @@ class OwnLogs(Accuser):
                 raise Behind(0, f"{origin}: there is nothing to sign; append an entry first")
             row, head = log.row, Checkpoint(origin=origin, size=log.tree.size, root=log.tree.root())
             note = notes.sign_head(head, key)
-            with self._logs.transaction(origin):
-                self._own(row, key.public)
-                self._db.set_head("head", row, HeadRow(head.size, head.root, note))
+            try:
+                with self._logs.transaction(origin):
+                    self._own(row, key.public)
+                    self._db.set_head("head", row, HeadRow(head.size, head.root, note))
+            except StoreUnreadable as exc:
+                if not data:
+                    raise
+                why = f"{origin}: stored but not signed, so do not append it again, the next append signs it"
+                raise StoreUnreadable(f"{why}: {exc.message.removesuffix('; nothing was changed')}") from exc
             log.own = key.public
             return note
 

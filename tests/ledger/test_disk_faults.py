@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from ledger import notes
+from ledger.entries import Send
 from ledger.errors import StoreUnreadable
 from ledger.store import Store
 
 from .disk_story import Story, check
 from .faulty_vfs import Disk, installed
-from .world import GENESIS
+from .world import ALICE, ALICE_LOG, BOB, GENESIS
 
 WAYS = {"once": (1, 2), "goes on": (2, 2), "from then on": (3, 9), "full": (5, 9)}
-"""How a call fails, and which ones do here: the first and every so manieth. Each call fails once, with or without the end
-of the process after it. `scripts/long/disk_faults.py` fails every one in every way."""
+"""How a call fails, and which ones do here: the first and every so manieth. Each call fails once, with or without the
+end of the process after it. `scripts/long/disk_faults.py` fails every one in every way."""
 
 
 def tell(file: Path, story: Story, *, go_on: bool) -> str:
@@ -73,6 +75,29 @@ def test_whatever_write_or_sync_fails_nothing_handed_out_is_lost(disk: Disk, tmp
         call += stride
     assert call > 100  # creation, commits and checkpoints were all hit
     assert any("disk" in error or "full" in error or "nothing was changed" in error for error in errors), errors
+
+
+def test_an_append_that_fails_says_truly_whether_the_entries_are_stored(disk: Disk, tmp_path: Path) -> None:
+    said = set()
+    for call in range(1, 20):
+        with Store.open(tmp_path / f"{call}.db", GENESIS, create=True) as store:
+            store.append(ALICE_LOG, [Send(to=BOB.public, amount=1)], ALICE)
+            disk.fail_at = disk.calls + call
+            try:
+                store.append(ALICE_LOG, [Send(to=BOB.public, amount=2)], ALICE)
+            except StoreUnreadable as exc:
+                message = exc.message
+            else:
+                break
+            finally:
+                disk.fail_at = 0
+            stored = "stored but not signed" in message
+            assert stored != message.endswith("nothing was changed")
+            assert store.size(ALICE_LOG) == 1 + stored
+            head = notes.parse(store.append(ALICE_LOG, [], ALICE))
+            assert notes.checkpoint(head).size == 1 + stored
+            said.add(stored)
+    assert said == {True, False}
 
 
 def test_the_disk_is_really_the_one_that_python_writes_to(disk: Disk, tmp_path: Path) -> None:
