@@ -40,7 +40,7 @@ def tree_of(store: "Store", origin: str, size: int) -> "Tree":
 
 def here_of(store: "Store", origin: str) -> "Here | None":
     """A log as it is certified in the store."""
-    from ledger import notes
+    from ledger import archive, notes
     from ledger.compare import Here
 
     certificate = store.certified(origin)
@@ -51,7 +51,7 @@ def here_of(store: "Store", origin: str) -> "Here | None":
         return tree_of(store, origin, certificate.size)
 
     head = notes.checkpoint(notes.parse(certificate.note))
-    return Here(head=head, note=certificate.note, writers=tuple(store.rules(origin).writers), tree=tree)
+    return Here(head=head, note=certificate.note, writers=archive.writers(store, origin), tree=tree)
 
 
 def ask_witnesses(

@@ -79,8 +79,10 @@ def _certified(store: "Store", log: str) -> int:
 
 def _own_logs(store: "Store", key: "PrivateKey") -> list[str]:
     """Our account's log, and those of runs that we lead."""
+    from ledger import archive
+
     account = store.genesis.origin(key.public)
-    runs = [log for log in store.origins() if "/run/" in log and key.public in store.rules(log).writers]
+    runs = [log for log in store.origins() if log != account and key.public in archive.writers(store, log)]
     return [account, *runs]
 
 
