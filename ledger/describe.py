@@ -86,6 +86,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 
     ]
 
 
+def count(number: int, one: str, many: str = "") -> str:
+    """So many of something: "1 log", "1,000 logs", "2 entries"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def moment(time_s: int) -> str:
     """Seconds since 1970 as a date and time in UTC; what no calendar holds stays a number."""
     try:

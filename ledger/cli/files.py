@@ -38,7 +38,7 @@ def export(place: Place, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), **counts})
     else:
-        click.echo(f"{counts['logs']} logs with {counts['entries']} entries in {folder}")
+        click.echo(f"{_counted(counts)} in {folder}")
 
 
 @click.command("import", cls=Command, short_help="Make a new ledger of an exported folder, checked.")
@@ -64,10 +64,16 @@ def import_(place: Place, folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"store": str(place.store), **counts})
     else:
-        click.echo(f"{counts['logs']} logs with {counts['entries']} entries in {place.store}")
+        click.echo(f"{_counted(counts)} in {place.store}")
         if genesis is None:
             found = archived.genesis_of(folder)
             click.echo(f"network {found.name} {found.id}: as the archive says; compare it with a source you trust")
+
+
+def _counted(counts: dict[str, int]) -> str:
+    from ledger.describe import count
+
+    return f"{count(counts['logs'], 'log')} with {count(counts['entries'], 'entry', 'entries')}"
 
 
 COMMANDS = (export, import_, keygen)

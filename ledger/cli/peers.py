@@ -149,7 +149,7 @@ def with_witnesses(report: "Report", comparison: "Comparison") -> "Report":
 
 def print_comparison(comparison: "Comparison", files: Sequence[Path]) -> None:
     """The comparison for people."""
-    from ledger.describe import short
+    from ledger.describe import count, short
 
     say: Callable[[str], None] = click.echo
     many = len(comparison.answered) + len(comparison.failed)
@@ -158,7 +158,7 @@ def print_comparison(comparison: "Comparison", files: Sequence[Path]) -> None:
     for name, reason in comparison.failed.items():
         say(f"  {name}: {reason}")
     if comparison.answered:
-        say(f"{comparison.compared} logs compared with what they certify")
+        say(f"{count(comparison.compared, 'log')} compared with what they certify")
     for title, items in (("FORK", comparison.forks), ("CONTRADICTION", comparison.equivocations)):
         for item in items:
             click.secho(f"{title}: {item}", fg="red", bold=True)
@@ -166,14 +166,16 @@ def print_comparison(comparison: "Comparison", files: Sequence[Path]) -> None:
     for file in files:
         say(f"evidence for everybody: {file}; forge-ledger evidence --check reads it")
     if comparison.behind:
-        logs = "1 log is" if len(comparison.behind) == 1 else f"{len(comparison.behind)} logs are"
-        say(f"{logs} behind what witnesses certify: a rollback, or simply not synced yet")
+        be = "is" if len(comparison.behind) == 1 else "are"
+        many_logs = count(len(comparison.behind), "log")
+        say(f"{many_logs} {be} behind what witnesses certify: a rollback, or simply not synced yet")
         for origin, (here, there, names_) in sorted(comparison.behind.items())[:SHOWN]:
             say(f"  {short(origin)}: {here} entries here, {there} certified by {', '.join(names_)}")
         if len(comparison.behind) > SHOWN:
             say(f"  and {len(comparison.behind) - SHOWN} more")
     if comparison.unknown:
-        say(f"{len(comparison.unknown)} certified logs are not here")
+        be = "is" if len(comparison.unknown) == 1 else "are"
+        say(f"{count(len(comparison.unknown), 'certified log')} {be} not here")
 
 
 def _indented(note: bytes) -> str:

@@ -51,10 +51,12 @@ def recover(
             found = _from_file(store, origin, own)
         else:
             from ledger import live
+            from ledger.describe import count
 
             starts = {log: _certified(store, log) for log in _own_logs(store, own)}
             if not as_json:
-                click.echo(f"asking {len(genesis.witnesses)} witnesses about {len(starts)} logs …", err=True)
+                witnesses, logs = count(len(genesis.witnesses), "witness", "witnesses"), count(len(starts), "log")
+                click.echo(f"asking {witnesses} about {logs} …", err=True)
             found = live.live().entries(genesis, addresses, starts, timeout)
             problems = _problems(found)
         outcomes = [_take(store, log, tails, own) for log, tails in sorted(found.items())]

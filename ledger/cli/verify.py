@@ -85,7 +85,7 @@ class _More:
         try:
             bootstrap = place.bootstrap(options["bootstrap"], genesis)
             if not quiet:
-                click.echo(f"asking {len(genesis.witnesses)} witnesses …", err=True)
+                click.echo("asking the witnesses …", err=True)
             with _opened(path, genesis) as store:
                 found = ask_witnesses(store, bootstrap, options["timeout"], options["folder"])
         except LedgerError as exc:
@@ -187,11 +187,14 @@ def _opened(path: Path, genesis: "Genesis") -> "Store":
 
 
 def _print(report: "Report", genesis: "Genesis", more: _More) -> None:
+    from ledger.describe import count
+
     counts = report.counts
     click.echo(f"network {genesis.name} {genesis.id[:16]}")
     click.echo(
-        f"{counts['logs']} logs, {counts['entries']} entries ({counts['certified']} certified), "
-        f"{counts['receipts']} receipts, {counts['void']} void, {counts['pending']} pending"
+        f"{count(counts['logs'], 'log')}, {count(counts['entries'], 'entry', 'entries')} "
+        f"({counts['certified']:,} certified), {count(counts['receipts'], 'receipt')}, "
+        f"{counts['void']:,} void, {counts['pending']:,} pending"
     )
     if more.comparison is not None:
         print_comparison(more.comparison, more.files)
@@ -200,8 +203,7 @@ def _print(report: "Report", genesis: "Genesis", more: _More) -> None:
     if report.ok:
         click.secho("SOUND", fg="green", bold=True)
     else:
-        faults = "1 fault" if len(report.faults) == 1 else f"{len(report.faults)} faults"
-        click.secho(f"NOT SOUND: {faults}", fg="red", bold=True)
+        click.secho(f"NOT SOUND: {count(len(report.faults), 'fault')}", fg="red", bold=True)
         for fault in report.faults:
             click.echo(f"  {fault}")
     for title, sentences in (("proven:", report.proven), ("not proven:", report.not_proven)):
@@ -211,7 +213,10 @@ def _print(report: "Report", genesis: "Genesis", more: _More) -> None:
 
 
 def _print_replay(replayed: "ReplayReport") -> None:
-    click.echo(f"replayed {replayed.rounds} rounds: {replayed.compared} states compared with the log's")
+    from ledger.describe import count
+
+    states = count(replayed.compared, "state")
+    click.echo(f"replayed {count(replayed.rounds, 'round')}: {states} compared with the log's")
     for mismatch in replayed.mismatches:
         click.secho(f"  ANOTHER STATE: {mismatch}", fg="red", bold=True)
     for blob in replayed.missing[:10]:

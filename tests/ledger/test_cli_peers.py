@@ -90,7 +90,7 @@ def test_witnesses_that_agree_show_that_nothing_is_missing(four, monkeypatch):
     plugin = asking(monkeypatch, OURS, OURS, OURS, "no whole answer within 15 s")
     output = call("verify", "--home", four, "--peers", "--bootstrap", "/ip4/z/p2p/c").stdout
     assert plugin.asked == ["/ip4/z/p2p/c", "/ip4/x/p2p/a", "/ip4/w/p2p/d", "/ip4/y/p2p/b"]
-    assert "3 of 4 witnesses answered (w1, w2, w3)\n  w4: no whole answer within 15 s\n1 logs compared" in output
+    assert "3 of 4 witnesses answered (w1, w2, w3)\n  w4: no whole answer within 15 s\n1 log compared" in output
     assert "nothing later is certified by the 3 of 4 witnesses that answered just now" in output
     assert "rolled back" not in output
     assert "this is all there is" not in output
