@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import archive, folders, notes, tiles
-from .errors import ArchiveInvalid, EntryInvalid, GenesisInvalid, LedgerError, StoreUnreadable
+from .errors import ArchiveInvalid, CodecInvalid, EntryInvalid, GenesisInvalid, LedgerError, StoreUnreadable
 from .folders import read
 from .genesis import MAX_BYTES, Genesis
 from .merkle import Tree, leaf_hash
@@ -59,8 +59,8 @@ class LogFolder:
         data = read(self.root, self.file(bundle.path), tiles.MAX_BUNDLE)
         try:
             entries = tiles.parse_bundle(data)
-        except ValueError as exc:
-            raise self._bad(bundle.path, "length", f"{len(data)} bytes ({exc})", "whole entries") from exc
+        except CodecInvalid as exc:
+            raise self._bad(bundle.path, "length", f"{len(data)} bytes ({exc.message})", "whole entries") from exc
         if len(entries) != bundle.width:
             raise self._bad(bundle.path, "number of entries", len(entries), bundle.width)
         return entries

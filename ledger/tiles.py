@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .codec import MAX_BYTES
+from .errors import CodecInvalid
 
 WIDTH = 256
 """Hashes per tile and entries per bundle."""
@@ -72,14 +73,14 @@ def parse_bundle(data: bytes) -> list[bytes]:
     """The entries of a bundle.
 
     Raises:
-        ValueError: it ends within an entry.
+        CodecInvalid: it ends within an entry.
     """
     entries: list[bytes] = []
     at = 0
     while at < len(data):
         end = at + 2 + int.from_bytes(data[at : at + 2], "big")
         if at + 2 > len(data) or end > len(data):
-            raise ValueError(f"the bundle ends within entry {len(entries)}, at byte {len(data)}")
+            raise CodecInvalid(f"the bundle ends within entry {len(entries)}, at byte {len(data)}")
         entries.append(data[at + 2 : end])
         at = end
     return entries

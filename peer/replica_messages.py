@@ -122,7 +122,7 @@ def answer_of(request: replica.Request, reply: Reply) -> replica.Answer:
         head = EntriesReply.read(reply.body)
         try:
             entries = tuple(parse_bundle(reply.payload))
-        except (LedgerError, ValueError) as exc:
+        except LedgerError as exc:
             raise MessageInvalid(f"entries of {request.origin}: {exc}") from exc
         proof = tuple(bytes.fromhex(item) for item in head.proof)
         return replica.Entries(

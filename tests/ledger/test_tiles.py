@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.errors import CodecInvalid
 from ledger.tiles import ENTRIES, Tile, bundles, parse_bundle, tiles, write_bundle
 
 
@@ -47,5 +48,5 @@ def test_a_bundle_is_read_as_it_was_written(entries):
 
 @pytest.mark.parametrize("data", [b"\x00", b"\x00\x01", b"\x00\x02a", b"\x00\x00\xff"])
 def test_a_bundle_that_ends_within_an_entry_is_refused(data):
-    with pytest.raises(ValueError, match="ends within entry"):
+    with pytest.raises(CodecInvalid, match="ends within entry"):
         parse_bundle(data)
