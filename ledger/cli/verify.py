@@ -219,8 +219,11 @@ def _print_replay(replayed: "ReplayReport") -> None:
     click.echo(f"replayed {count(replayed.rounds, 'round')}: {states} compared with the log's")
     for mismatch in replayed.mismatches:
         click.secho(f"  ANOTHER STATE: {mismatch}", fg="red", bold=True)
+    if replayed.missing:
+        many = count(len(replayed.missing), "blob")
+        click.echo(f"  {many} of the run not here, or damaged; a peer that took part may still have what is missing:")
     for blob in replayed.missing[:10]:
-        click.echo(f"  blob {blob} is not here: the replay could not go on; fetch it with a peer that takes part")
+        click.echo(f"    {blob}")
     if replayed.left_out:
         click.echo(f"  not replayed: rounds {', '.join(map(str, replayed.left_out[:20]))}")
 

@@ -114,7 +114,7 @@ class Replayer:
 
 @pytest.mark.parametrize(("changes", "code", "words"), [
     ({}, 0, "replayed 2 rounds: 3 states compared"), ({"mismatches": ("round 2: …",)}, 1, "ANOTHER STATE: round 2"),
-    ({"missing": ("ab-1",)}, 2, "blob ab-1 is not here"),
+    ({"missing": ("ab-1",)}, 2, "1 blob of the run not here"),
 ])  # fmt: skip
 def test_a_replay_decides_the_exit_code(home, monkeypatch, changes, code, words):
     monkeypatch.setattr(live, "replay", lambda: Replayer(**changes))
