@@ -14,7 +14,6 @@ from random import Random
 from .replica_book import Book
 from .replica_state import Log, Peer
 from .replica_values import (
-    HEADS,
     Accusation,
     Answer,
     Blame,
@@ -189,7 +188,7 @@ class Replica:
         peer.instance, peer.cursor, peer.page_at = page.instance, page.cursor, None
         if use:
             self._pause_s, peer.useless, peer.scan_s = settings.quick_s, 0, settings.scan_s
-        if len(page.heads) + len(page.evidence) >= HEADS:
+        if len(page.heads) + len(page.evidence) >= settings.page:
             peer.page_at = now if use else now + settings.quick_s
             peer.useless += not use
             if peer.useless >= settings.useless_pages:
@@ -218,7 +217,7 @@ class Replica:
         """End a fetch that has nothing left to do."""
         fetch = log.fetch
         wrong = fetch.over(log.fact.certified) if fetch is not None else None
-        if fetch is None or wrong is None:
+        if fetch is None or wrong is None or log.taking is not None:
             return []
         self._work.stop(log)
         peer = self._book.peers.get(fetch.peer)

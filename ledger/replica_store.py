@@ -26,10 +26,10 @@ ITEMS = 4
 """The most pieces of evidence about one log in an answer; one is enough."""
 
 
-def heads_since(store: Store, request: HeadsSince) -> Heads:
+def heads_since(store: Store, request: HeadsSince, most: int = HEADS) -> Heads:
     """What changed since; a cursor of another store counts as 0."""
     instance = store.instance()
-    found = store.changes(request.cursor if request.instance == instance else 0, HEADS)
+    found = store.changes(request.cursor if request.instance == instance else 0, most)
     return Heads(instance=instance, cursor=found.cursor, heads=found.heads, evidence=found.evidence)
 
 

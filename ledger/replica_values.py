@@ -185,6 +185,8 @@ class Settings:
     """How many peers are known at most; further ones are not looked at."""
     heads: int = 1024
     """How many logs one peer may make us remember; the least recent of no use go first."""
+    page: int = HEADS
+    """What a full answer to a question for heads holds."""
     useless_pages: int = 200
     """Full answers in a row without anything of use, before the peer is left alone."""
     requests: int = 16
