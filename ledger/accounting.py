@@ -7,16 +7,19 @@ when logs grow. A log counts up to its first invalid entry.
 Pure: no IO.
 """
 
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from operator import itemgetter
 
 from .balances import Ledger, Movement, Outcome
-from .effects import Broken, Claim, Effect, Give, Make, Pay, Reserve, Start
+from .effects import Broken, Claim, Effect, Give, Gives, Make, Pay, Reserve, Start
 from .fold_log import FoldedLog, Void, close_run, open_round, run_account, settle_round, unreceived
 from .rules import Terms
 
 Watch = Callable[[Movement], None]
 """Told of each movement of money when it is decided, each once."""
+_NOTHING = array("q")
 
 
 class EffectFold:
@@ -66,6 +69,10 @@ class EffectFold:
         while queue:
             effect = queue[0]
             log.decided = effect.entry  # those between have no effect
+            if isinstance(effect, Gives):
+                self._gives(log, effect)
+                queue.popleft()
+                continue
             if isinstance(effect, Claim):
                 log.pending = self._missing(log, effect)
                 if log.pending is not None:
@@ -75,14 +82,27 @@ class EffectFold:
                 log.invalid = self._without("invalid", log, *effect)
                 queue.clear()
                 return True
-            try:
-                self._apply(log, effect)
-            except Void as void:
-                self._voids.append(self._without("void", log, effect.entry, *void.outcome))
+            self._try(log, effect)
             queue.popleft()
         if log.invalid is None:
             log.decided = log.size
         return log.decided > before
+
+    def _try(self, log: FoldedLog, effect: Effect) -> None:
+        try:
+            self._apply(log, effect)
+        except Void as void:
+            self._voids.append(self._without("void", log, effect.entry, *void.outcome))
+
+    def _gives(self, log: FoldedLog, gives: Gives) -> None:
+        total = sum(gives.amounts)
+        if self._watch or total > log.balance or not log.closes_claimed.isdisjoint(gives.to):
+            for entry, to, amount in zip(gives.entries, gives.to, gives.amounts, strict=True):
+                self._try(log, Give(entry, to, amount, ""))
+            return
+        log.balance -= total
+        for entry, to, amount in zip(gives.entries, gives.to, gives.amounts, strict=True):
+            log.owe(to, entry, amount)
 
     def _without(self, kind: str, log: FoldedLog, index: int, rule: str, got: str, wanted: str) -> Outcome:
         outcome = Outcome(origin=log.origin, index=index, rule=rule, got=got, wanted=wanted)
@@ -150,8 +170,8 @@ class EffectFold:
         if claim.upto <= cursor:
             raise Void("index", claim.upto, f"above {cursor}, the last claim on {claim.origin}")
         taken = source.take(log.owner, claim.upto)
-        amount = sum(item for _, item in taken)
-        back: list[tuple[int, int]] = []
+        amount = sum(taken[1::2])
+        back = _NOTHING
         if log.is_run:
             if amount:
                 log.money.funders[source.owner] = log.money.funders.get(source.owner, 0) + amount
@@ -162,7 +182,8 @@ class EffectFold:
         log.cursors[claim.origin] = claim.upto
         log.balance += amount
         if self._watch:
-            causes = [(claim.origin, *item) for item in taken] + [(log.origin, *item) for item in back]
+            pairs = ((claim.origin, taken), (log.origin, back))
+            causes = [(origin, *item) for origin, items in pairs for item in zip(items[::2], items[1::2], strict=True)]
             note = f"from {source.owner}" if amount else f"nothing more is owed by {source.owner}"
             self._tell("receive", log.origin, claim.entry, log.owner, amount, amount, note, tuple(causes))
 
@@ -233,13 +254,13 @@ class EffectFold:
     def _claimable(self, logs: list[FoldedLog]) -> dict[str, dict[str, int]]:
         claimable: dict[str, dict[str, int]] = {}
         for source in logs:
-            for payee, owed in sorted(source.owed.items()):
+            for payee, owed in sorted(source.owed.items(), key=itemgetter(0)):
                 log = self._logs.get(self.terms.origin(payee))
                 if log is not None and log.money.close_index >= 0:  # what a closed run had not received goes back
                     amount = 0 if payee in source.closes_claimed else unreceived(source, log)
                     payee, origin = source.owner, log.origin
                 else:
-                    amount, origin = owed.total, source.origin
+                    amount, origin = sum(owed[1::2]), source.origin
                 if amount:
                     sources = claimable.setdefault(payee, {})
                     sources[origin] = sources.get(origin, 0) + amount

@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 
 from . import notes
 from .database import HEADS, Database, HeadRow
-from .effects import Effect, LogReader
+from .effects import Effect, LogReader, joined
 from .entries import Receipt, parse
-from .errors import CodecInvalid, EntryInvalid, NoteInvalid
+from .errors import CodecInvalid, EntryInvalid, LedgerError, NoteInvalid
 from .genesis import Genesis
 from .merkle import Frontier, leaf_hash
 from .notes import Checkpoint
 from .report import Fault, describe_damaged
 from .rules import rules_of
 
-MIN_STEP, MAX_STEP = 64, 512
-"""Rows read at once: a small part of the log, and at most 8 MiB."""
-STEPS = 32
-"""In about so many steps a log is read."""
+MIN_STEP, MAX_STEP, STEPS = 128, 512, 32
+"""Rows read at once, at most 8 MiB, and in how many steps a log is read between these bounds."""
 _END = 2**63 - 1
 
 
@@ -117,21 +115,40 @@ class LogCheck:
 
     def step(self) -> Part:
         """Check the next rows."""
-        frontier, before = self._frontier, self._frontier.size
-        part = Part(number=self._task.number, rows=0, size=0)
-        width = max(MIN_STEP, min(MAX_STEP, self._task.entries // STEPS))
-        rows = self._db.entries(self._task.row, before, before + width) or self._later(before)
+        task, reader, frontier, since = self._task, self._reader, self._frontier, self._since
+        size = before = frontier.size
+        end = before + max(MIN_STEP, min(MAX_STEP, task.entries // STEPS))
+        known = since is not None and before < since.size
+        if since is not None and known:
+            end = min(end, since.size)
+        reader.rules.signatures = not known
+        part, effects = Part(number=task.number, rows=0, size=0), []
+        rows = self._db.entries(task.row, before, end) or self._later(before)
         for index, leaf, data in rows:
             part.rows += 1
-            self._fault = self._entry(part, index, leaf, data)
-            if self._fault is not None:
+            if index != size or leaf_hash(data) != leaf:
+                self._fault = self._refused(index, leaf, data)
                 break
+            try:
+                entry = parse(data)
+                effect = reader.effect(entry)
+            except LedgerError:  # nothing changed; the same again finds it
+                self._fault = self._refused(index, leaf, data)
+                break
+            if type(entry) is Receipt:
+                self._receipts += 1
+            elif effect is not None and size < task.certified:
+                effects.append(effect)
+            frontier.append(leaf)
+            size += 1
+            if size == self._next:
+                self._mark(part)
         self.read += part.rows
-        if self._fault is not None or len(rows) < width:
-            self.done = self._fault is not None or not self._later(frontier.size)
+        self.done = self._fault is not None or (size < end and not self._later(size))
         if self.done:
             self._end()
-        part.size = min(frontier.size, self._task.certified)
+        part.size = min(size, task.certified)
+        part.effects = joined(effects)
         return part
 
     def _later(self, size: int) -> list[tuple[int, bytes, bytes]]:
@@ -141,19 +158,15 @@ class LogCheck:
                 return [row]
         return []
 
-    def _entry(self, part: Part, index: int, leaf: bytes, data: bytes) -> Fault | None:
-        frontier, task = self._frontier, self._task
-        size = frontier.size
+    def _refused(self, index: int, leaf: bytes, data: bytes) -> Fault:
+        """Why this row cannot be the next entry."""
+        size, broken = self._frontier.size, None
         if index > size:
             return self._found(size, "entry", "missing", f"one before entry {index}")
         if index < size:
             return self._found(size if index >= 0 else None, "entry", f"another one at {index}", f"one at {size}")
-        rules, broken, effect = self._reader.rules, None, None
-        rules.signatures = self._since is None or size >= self._since.size
         try:
-            entry = parse(data)
-            effect = self._reader.effect(entry)
-            self._receipts += type(entry) is Receipt
+            self._reader.effect(parse(data))
         except CodecInvalid as exc:
             broken = EntryInvalid(rule="encoding", got=exc.message, wanted="canonical bytes", index=index)
         except EntryInvalid as exc:
@@ -162,14 +175,8 @@ class LogCheck:
         if hashed != leaf:
             further = [f"{broken.rule} is {broken.got}, wanted {broken.wanted}"] if broken else []
             return self._found(index, "leaf hash", hashed.hex(), leaf.hex(), data, further + self._blame(hashed, leaf))
-        if broken:
-            return self._found(index, broken.rule, broken.got, broken.wanted, data)
-        if effect is not None and size < task.certified:
-            part.effects.append(effect)
-        frontier.append(leaf)
-        if size + 1 == self._next:
-            self._mark(part)
-        return None
+        assert broken is not None  # else it was not refused
+        return self._found(index, broken.rule, broken.got, broken.wanted, data)
 
     def _next_mark(self, size: int) -> int:
         """The next size whose root somebody will ask for."""
@@ -289,4 +296,4 @@ def each_row(database: Database, log: int, start: int, end: int) -> Iterator[tup
     query = "SELECT idx, leaf, data FROM entry WHERE log = ? AND idx >= ? AND idx < ? ORDER BY idx LIMIT 256"
     while rows := database.rows(query, log, start, end):
         yield from rows  # type: ignore[misc]
-        start = int(str(rows[-1][0])) + 1
+        start = database.after(rows[-1][0], start)

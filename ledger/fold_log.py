@@ -5,6 +5,8 @@ What is owed is kept until it is claimed and then forgotten, so that memory foll
 Pure: no IO.
 """
 
+from __future__ import annotations
+
 from array import array
 from bisect import bisect_right
 from collections import deque
@@ -12,36 +14,6 @@ from dataclasses import dataclass, field
 
 from .balances import Outcome, RunAccount
 from .effects import Effect, Pay, Reserve, Start
-
-
-class Owed:
-    """What one log owes one payee and was not claimed yet, by entry."""
-
-    __slots__ = ("_amounts", "_indices")
-
-    def __init__(self) -> None:
-        self._indices = array("q")
-        self._amounts = array("q")
-
-    def add(self, index: int, amount: int) -> None:
-        """Owe more, at this or a later entry than before."""
-        self._indices.append(index)
-        self._amounts.append(amount)
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(self._amounts)
-
-    def take(self, index: int) -> list[tuple[int, int]]:
-        """Claim what entries up to `index` owe, as (entry, amount), and forget it."""
-        end = bisect_right(self._indices, index)
-        taken = list(zip(self._indices[:end], self._amounts[:end], strict=True))
-        del self._indices[:end], self._amounts[:end]
-        return taken
-
-    def __bool__(self) -> bool:
-        return bool(self._indices)
 
 
 @dataclass(kw_only=True)
@@ -78,7 +50,8 @@ class FoldedLog:
     decided: int = 0
     invalid: Outcome | None = None
     pending: Outcome | None = None
-    owed: dict[str, Owed] = field(default_factory=dict)
+    owed: dict[str, array[int]] = field(default_factory=dict)
+    """What is not claimed yet, by payee: entry, amount, entry, amount and so on."""
     cursors: dict[str, int] = field(default_factory=dict)
     closes_claimed: set[str] = field(default_factory=set)
 
@@ -87,22 +60,27 @@ class FoldedLog:
         """Whether it is a run's log."""
         return self.owner.startswith("run/")
 
-    def owe(self, payee: str, index: int, amount: int) -> None:
+    def owe(self, payee: str, entry: int, amount: int) -> None:
         """Owe the payee this amount because of this entry."""
         if amount:
             owed = self.owed.get(payee)
             if owed is None:
-                owed = self.owed[payee] = Owed()
-            owed.add(index, amount)
+                self.owed[payee] = array("q", (entry, amount))
+            else:
+                owed.append(entry)
+                owed.append(amount)
 
-    def take(self, payee: str, index: int) -> list[tuple[int, int]]:
-        """What entries up to `index` owe the payee, who claims it now, as (entry, amount)."""
+    def take(self, payee: str, upto: int) -> array[int]:
+        """What entries up to `upto` owe the payee, who claims it now; it is forgotten."""
         owed = self.owed.get(payee)
         if owed is None:
-            return []
-        taken = owed.take(index)
-        if not owed:
+            return array("q")
+        if owed[-2] <= upto:
             del self.owed[payee]
+            return owed
+        end = 2 * bisect_right(owed[::2], upto)
+        taken = owed[:end]
+        del owed[:end]
         return taken
 
 
@@ -116,7 +94,7 @@ class Void(Exception):
 def unreceived(sender: FoldedLog, run: FoldedLog) -> int:
     """What the account sent to the run and the run had not received when it closed."""
     owed = sender.owed.get(run.owner)
-    return owed.total if owed else 0
+    return sum(owed[1::2]) if owed else 0
 
 
 def open_round(log: FoldedLog, effect: Reserve) -> int:

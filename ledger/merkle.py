@@ -58,12 +58,12 @@ class Frontier:
         """Add one leaf hash."""
         if len(leaf) != 32:
             raise ValueError(f"a leaf hash has 32 bytes, got {len(leaf)}; use leaf_hash(data)")
-        size = self.size
+        size, edge = self.size, self._edge
+        self.size = size + 1
         while size & 1:
-            leaf = node_hash(self._edge.pop(), leaf)
+            leaf = sha256(b"\x01" + edge.pop() + leaf).digest()
             size >>= 1
-        self._edge.append(leaf)
-        self.size += 1
+        edge.append(leaf)
 
     @property
     def root(self) -> bytes:

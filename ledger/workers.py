@@ -25,13 +25,13 @@ from typing import Any, BinaryIO
 
 from .check import Checked, Part, Task
 from .database import Database
-from .effects import Broken, Claim, Effect, Finish, Give, Make, Pay, Reserve, Start
+from .effects import Broken, Claim, Effect, Finish, Gives, Make, Pay, Reserve, Start
 from .errors import LedgerError, StoreUnreadable
 from .genesis import Genesis
 from .report import Fault
 from .survey import Survey, check_all, survey
 
-_KINDS: tuple[type[Any], ...] = (Give, Claim, Make, Start, Reserve, Pay, Finish, Broken)
+_KINDS: tuple[type[Any], ...] = (Gives, Claim, Make, Start, Reserve, Pay, Finish, Broken)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _LENGTH = struct.Struct(">I")
 _READ = 1 << 18
@@ -169,8 +169,10 @@ def _part(item: list[Any], names: Sequence[str]) -> Part:
     while at < end:
         code = flat[at]
         if code == 0:
-            effects.append(Give(flat[at + 1], names[flat[at + 2]], flat[at + 3], ""))
-            at += 4
+            first, many = at + 2, flat[at + 1]
+            at = first + 3 * many
+            entries, to = flat[first : first + many], flat[first + many : first + 2 * many]
+            effects.append(Gives(entries[0], entries, [names[number] for number in to], flat[first + 2 * many : at]))
         elif code == 1:
             effects.append(Claim(flat[at + 1], names[flat[at + 2]], flat[at + 3], flat[at + 4], flat[at + 5]))
             at += 6
@@ -186,9 +188,11 @@ def _flat(part: Part, numbers: dict[str, int]) -> list[Any]:
     """A part as JSON can tell it quickly: numbers for the strings that come often, and no memos."""
     flat: list[Any] = []
     for effect in part.effects:
-        if type(effect) is Give:
-            index, to, amount, _ = effect
-            flat += (0, index, numbers.setdefault(to, len(numbers)), amount)
+        if type(effect) is Gives:
+            _, entries, to, amounts = effect
+            flat += (0, len(entries), *entries)
+            flat += [numbers.setdefault(payee, len(numbers)) for payee in to]
+            flat += amounts
         elif type(effect) is Claim:
             index, origin, upto, size, root = effect
             flat += (1, index, numbers.setdefault(origin, len(numbers)), upto, size, root)

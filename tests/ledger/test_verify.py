@@ -7,10 +7,12 @@ from random import Random
 
 import pytest
 
-from ledger.entries import Begin, Close, Send
+from ledger.codec import encode
+from ledger.entries import Begin, Close, Receipt, Send
 from ledger.errors import GenesisInvalid, StoreUnreadable
 from ledger.genesis import Genesis
 from ledger.merkle import leaf_hash
+from ledger.receipt import CONTEXT
 from ledger.report import describe_damaged
 from ledger.store import Store
 from ledger.verify import verify_store
@@ -201,3 +203,12 @@ def test_flipping_any_byte_of_the_file_is_never_taken_for_sound_when_it_hits_an_
 ])  # fmt: skip
 def test_what_is_damaged_is_still_described(data, what):
     assert describe_damaged(data) == what
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_what_a_receipt_is_checked_against_is_its_canonical_body(rounds):
+    receipts = [entry for entry in run_log(rounds) if isinstance(entry, Receipt)]
+    for receipt in receipts:
+        body = receipt.to_json()
+        del body["signature"]
+        assert receipt._signed() == CONTEXT + encode(body)
