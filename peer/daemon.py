@@ -131,10 +131,7 @@ class Daemon:
         self._gflops = 0
         self._witness_key = witness_key(home, settings, store.genesis)
         self.directory = Directory(
-            network=network,
-            genesis=store.genesis,
-            advertise=self._advertise,
-            advertise_runs=self._advertise_runs,
+            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs
         )
         self.logs = Logs(
             store=store,
@@ -181,17 +178,10 @@ class Daemon:
         await self.host.resume()
         keeper.keep("directory", self.directory.serve)
         keeper.keep("host", self.host.look)
-        keeper.keep("replication", self._replicate)
+        peers, witnesses, followed = self.directory.peers, self.directory.witness_peers, self.host.followed
+        keeper.keep("replication", lambda: self.replication.serve(peers, witnesses, followed))
         keeper.keep("measure", self._measure)
         keeper.keep("addresses", lambda: addressbook.keep(self._home.peers_file, self._network.recent))
-
-    async def _replicate(self) -> None:
-        directory = self.directory
-        await self.replication.serve(
-            peers=directory.peers,
-            preferred=lambda: directory.witness_peers().values(),
-            follows=self.host.followed,
-        )
 
     async def announce(self) -> None:
         """Tell the volunteer what is running and how to stop it."""

@@ -35,6 +35,7 @@ from ledger.replica_values import (
     TakeEvidence,
 )
 from ledger.store import Store
+from peer.cosigning import WitnessPeers
 from peer.errors import MessageInvalid, NetworkError, Oversize, Refused
 from peer.logs import Logs
 from peer.messages import Bundle
@@ -69,12 +70,12 @@ class Replication:
 
     # ------------------------------------------------------------------ anti-entropy
 
-    async def serve(self, *, peers: Names, preferred: Names, follows: Callable[[], Collection[str]]) -> None:
+    async def serve(self, peers: Names, witnesses: WitnessPeers, follows: Callable[[], Collection[str]]) -> None:
         """Keep our replica up to date, until cancelled.
 
         Args:
             peers: who may be asked, just now.
-            preferred: those of them that know the newest heads: witnesses.
+            witnesses: those of them that know the newest heads, by name.
             follows: logs that we want though nobody refers to them yet.
         """
         self.machine, self._events, self._follows = Replica(Random(), SETTINGS), asyncio.Queue(), follows
@@ -83,7 +84,7 @@ class Replication:
             while True:
                 now = time.monotonic()
                 if now - heard >= HEAR_S:
-                    heard, best = now, set(preferred())
+                    heard, best = now, set(witnesses().values())
                     there = (best | set(peers())) - {self._network.peer_id}
                     for peer in known - there:
                         self._carry_out(tasks, self.machine.peer_left(peer, now))

@@ -143,7 +143,7 @@ async def serving(*replicas: Replica, follows: frozenset[str] = frozenset()) -> 
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(
-                replica.replication.serve(peers=lambda: names, preferred=lambda: names[:1], follows=lambda: follows)
+                replica.replication.serve(lambda: names, lambda: {"w": names[0]}, lambda: follows)
             )
             for replica in replicas
         ]
