@@ -42,6 +42,8 @@ LATE_MESSAGES = 64
 """So many messages go to one witness for a head that is certified without it; beyond that it replicates the log."""
 DETOURS = 4
 """So often a witness may ask for other entries without taking any."""
+BACK_S = 60.0
+"""How often a witness may ask for entries that it has cosigned."""
 RETRY_S = 0.5
 """First pause before a witness that failed is asked again; doubled up to 8 times that, with jitter."""
 TELL_S = 5.0
@@ -160,6 +162,7 @@ class Courier:
         self._served: Ask | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._back_not_before = 0.0
         self._told = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -208,7 +211,7 @@ class Courier:
         peer = self._of.witness_peers().get(self._name)
         if peer is None:
             raise Unreachable("its peer is not known yet")
-        start, detours, sent, edge = max(self._size, ask.known), 0, 0, Frontier()
+        start, furthest, detours, sent, edge = max(self._size, ask.known), 0, 0, 0, Frontier()
         while True:
             at_hand = ask.fresh and start == ask.known
             entries = ask.fresh if at_hand else await self._of.storage.use(partial(_some, ask=ask, start=start))
@@ -223,13 +226,22 @@ class Courier:
             if answer.cosignature is not None:
                 if end == ask.size:
                     return answer.cosignature.encode()
-                start, detours = end, 0
+                start, furthest, detours = end, max(furthest, end), 0 if end > furthest else detours
             elif answer.behind is None or answer.behind >= start or detours == DETOURS:
                 raise MessageInvalid(f"asks for entries from {answer.behind} on, was sent {start} to {end}")
             else:
+                self._go_back(answer.behind)
                 start, detours = answer.behind, detours + 1
             if sent >= LATE_MESSAGES and ask.certificate.done():
                 raise Refused("FP-425", f"lacks the log from entry {start} on, which it has to replicate")
+
+    def _go_back(self, behind: int) -> None:
+        """A witness may have lost its disk; one that says so again and again is not sent the log again and again."""
+        if behind < self._size:
+            now = time.monotonic()
+            if now < self._back_not_before:
+                raise MessageInvalid(f"asks for entries from {behind} on again, of which it cosigned {self._size}")
+            self._size, self._back_not_before = behind, now + BACK_S
 
     async def _head_at(self, edge: Frontier, size: int) -> tuple[Frontier, bytes]:
         """The head of our log at a smaller size; `edge` saves hashing again what the last one hashed."""

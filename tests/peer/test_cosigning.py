@@ -10,10 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ledger import notes
-from ledger.entries import Issue, Send
-from ledger.errors import EntryInvalid, StoreUnreadable
+from ledger.entries import Send
 from ledger.keys import PrivateKey
-from ledger.store import Store
 from peer.wire import Reply
 from tests.peer.ledger_kit import Ledgers, Replica
 from tests.peer.memory_net import until
@@ -25,7 +23,7 @@ def pay(amount: int = 1) -> Send:
     return Send(to="ab" * 32, amount=amount, memo="")
 
 
-async def append(quorum: Ledgers, *entries: Send | Issue) -> None:
+async def append(quorum: Ledgers, *entries: Send) -> None:
     """Append to Alice's log; a quorum of honest witnesses must be enough."""
     await asyncio.wait_for(quorum.alice.logs.append(quorum.alice.logs.origin, entries), 5)
 
@@ -204,76 +202,28 @@ async def test_witnesses_that_lack_far_more_than_a_message_are_brought_up_to_dat
     assert await alice.logs.size(alice.logs.origin) == 42
 
 
+async def test_a_witness_that_asks_for_the_whole_log_each_time_is_sent_it_once(quorum: Ledgers) -> None:
+    await append(quorum, *[pay()] * 50)
+    liar, asked = quorum.keepers[3].network.peer_id, list[int]()
+    await until(has(quorum.keepers[3], quorum, 50))
+    courier = quorum.alice.logs._cosigners._couriers["w4", quorum.alice.logs.origin]
+    await until(lambda: courier._size == 50)
+
+    def note(sender: str, to: str, body: dict[str, Any]) -> None:
+        if to == liar:
+            asked.append(body["start"])
+
+    quorum.air.faults["ledger.cosign"] = note
+    quorum.air.changes[liar, "ledger.cosign"] = lambda reply: Reply({"behind": 0}) if asked[-1] else reply
+    for _ in range(20):
+        await append(quorum, pay())
+    assert asked.count(0) <= 1
+
+
 async def test_a_message_holds_what_it_may_however_its_entries_are_written(quorum: Ledgers) -> None:
     entries = [Send(to="ab" * 32, amount=1, memo='"\\' * 100)] * 2000
     await asyncio.wait_for(quorum.alice.logs.append(quorum.alice.logs.origin, entries), 60)
     assert await quorum.alice.logs.size(quorum.alice.logs.origin) == 2000
-
-
-# ---------------------------------------------------------------------- appended together
-
-
-async def test_appends_that_come_while_a_head_is_certified_go_under_one(quorum: Ledgers) -> None:
-    alice = quorum.alice
-    heads: set[str] = set()
-    quorum.air.faults["ledger.cosign"] = lambda sender, to, body: heads.add(body["note"])
-    first = asyncio.create_task(append(quorum, pay(1)))
-    await until(lambda: heads)
-    await asyncio.gather(first, *[append(quorum, pay(number)) for number in range(2, 101)])
-    assert len(heads) == 2, "the first alone, then all that had come meanwhile"
-    amounts = [entry.amount for entry in await alice.logs.entries(alice.logs.origin, 0)]
-    assert amounts == list(range(1, 101))
-
-
-async def test_a_call_that_breaks_a_rule_fails_alone(quorum: Ledgers) -> None:
-    bad = Issue(to="ab" * 32, amount=1)
-    calls = [[pay(1)], [pay(2), bad], [pay(3)], [bad], [], [pay(4), pay(5)]]
-    ends = await asyncio.gather(*[append(quorum, *entries) for entries in calls], return_exceptions=True)
-    assert [type(end) for end in ends] == [
-        type(None), EntryInvalid, type(None), EntryInvalid, type(None), type(None)
-    ]  # fmt: skip
-    entries = await quorum.alice.logs.entries(quorum.alice.logs.origin, 0)
-    assert [entry.amount for entry in entries] == [1, 3, 4, 5]
-
-
-async def test_a_call_given_up_before_its_turn_appends_nothing(quorum: Ledgers) -> None:
-    await append(quorum)
-    calls = [asyncio.create_task(append(quorum, pay(1)))]
-    wake = asyncio.Event()
-    quorum.air.stalls.update({keeper.network.peer_id: wake for keeper in quorum.keepers})
-    await until(lambda: quorum.alice.store.size(quorum.alice.logs.origin))
-    calls += [asyncio.create_task(append(quorum, pay(number))) for number in (2, 3)]
-    writer = quorum.alice.logs._writers[quorum.alice.logs.origin]
-    await until(lambda: len(writer._calls) == 2)
-    calls[1].cancel()
-    await asyncio.wait([calls[1]])
-    wake.set()
-    await asyncio.gather(calls[0], calls[2])
-    assert [entry.amount for entry in await quorum.alice.logs.entries(quorum.alice.logs.origin, 0)] == [1, 3]
-
-
-async def test_what_is_certified_already_needs_no_witness(quorum: Ledgers) -> None:
-    await append(quorum, pay())
-    quorum.air.cut.update(keeper.network.peer_id for keeper in quorum.keepers)
-    await asyncio.wait_for(quorum.alice.logs.certify(quorum.alice.logs.origin), 5)
-
-
-async def test_a_certificate_that_the_disk_does_not_take_is_stored_later(
-    quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("peer.appending.STORE_RETRY_S", 0.01)
-    full = [StoreUnreadable("disk full")] * 2
-    certify = Store.certify
-
-    def fail_first(store: Store, *words: Any) -> None:
-        if full:
-            raise full.pop()
-        certify(store, *words)
-
-    monkeypatch.setattr(Store, "certify", fail_first)
-    await append(quorum, pay())
-    assert full == []
-    assert await quorum.alice.logs.size(quorum.alice.logs.origin) == 1
 
 
 async def test_who_asks_which_witnesses_answer_is_told_each_ones_problem(quorum: Ledgers) -> None:
