@@ -23,6 +23,7 @@ from ledger.keys import PrivateKey
 from ledger.store import Certificate, Store
 from ledger.witness import Witness
 from peer.appending import Writer
+from peer.comparing import Comparing
 from peer.cosigning import Ask, Cosigners, WitnessPeers, message_of
 from peer.errands import Errands
 from peer.errors import NetworkError
@@ -95,8 +96,16 @@ class Logs:
         self._cosigners.contradicted = self._look_again
 
     def start(self) -> None:
-        """Compare our account's log with what witnesses have of it, in the background."""
+        """Compare our account's log, and as a witness our promises, with what witnesses have; in the background."""
         self._own_heads.begin(self.origin)
+        if self._witness is not None and len(self.genesis.witnesses) > 1:
+            comparing = Comparing(
+                name=self._witness.name,
+                network=self._network,
+                storage=self._storage,
+                witness_peers=self._witness_peers,
+            )
+            self._errands.start("comparing promises", comparing.run())
 
     async def close(self) -> None:
         """End what goes on in the background; before the store is closed."""

@@ -20,7 +20,7 @@ ORDER = {
         storefile database logs forks reader accuser own store witness
         replica_values replica_state replica_book replica_work replica replica_store
         archive folders archived
-        report check survey workers verify live compare describe
+        report check accused survey workers verify live compare describe
         cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
         cli/peers cli/verify cli/recover cli/main
     """.split(),
@@ -35,7 +35,8 @@ ORDER = {
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher
-        supervisor errands storage cosigning appending ownheads unreferenced witnessing logs replica_answers replication credits
+        supervisor errands storage cosigning appending ownheads unreferenced witnessing comparing logs
+        replica_answers replication credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader
