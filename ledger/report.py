@@ -53,7 +53,9 @@ class LogSummary:
     receipts: int
     """How many of the sound ones are receipts, each with its signature verified, by this verification or before."""
     frozen: bool
-    """Whether its owner is known to have contradicted itself."""
+    """Whether its owner is proven to have contradicted itself."""
+    split: bool = False
+    """Whether more than f witnesses are proven to have contradicted themselves about it."""
     earlier: int = 0
     """How many of the sound ones rest on an earlier verification: hashed and replayed, their signatures not checked."""
 
@@ -147,6 +149,12 @@ def claims(genesis: Genesis, logs: Sequence[LogSummary], ok: bool) -> tuple[tupl
         not_proven.append(
             f"the keys and receipts' signatures of the first entries of {several} logs, {earlier} in all: for these it "
             "rests on the earlier verification; their bytes are the certified ones"
+        )
+    split = sum(log.split for log in logs)
+    if split:
+        not_proven.append(
+            f"that others hold the same ledger: evidence here proves that more than f = {genesis.f} witnesses cosigned "
+            f"contradicting heads of {split} logs, which this network assumes never happens"
         )
     if n == 1:
         not_proven.append("anything against the one witness: a network of one witness trusts it not to rewrite history")

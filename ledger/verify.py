@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from . import certificates, notes
 from .accounting import EffectFold
+from .accused import Accused, accused
 from .balances import conservation
 from .check import Checked, Part, Task, each_row
 from .database import Database, HeadRow
@@ -195,7 +196,9 @@ class _Verification:
     def report(self) -> Report:
         """What was found."""
         genesis, checks = self._genesis, [self._checked[number] for number in range(len(self._origins))]
-        faults = [check.fault for check in checks if check.fault is not None]
+        accusations = [accused(self._db, genesis, origin, row) for origin, row in self._rows.items()]
+        found = [check.fault or about.fault for check, about in zip(checks, accusations, strict=True)]
+        faults = [fault for fault in found if fault is not None]
         for origin, (head, _) in self._earlier.items():
             if origin not in self._rows:
                 wanted = f"certified up to {head.size}, as at the earlier verification"
@@ -204,7 +207,7 @@ class _Verification:
         if not conservation(ledger):
             wanted = "balances + runs + reserved + unclaimed + burned = issued"
             faults.append(Fault(origin="", entry=None, rule="conservation", got="not kept", wanted=wanted))
-        logs = tuple(self._summary(check) for check in checks)
+        logs = tuple(self._summary(check, about) for check, about in zip(checks, accusations, strict=True))
         good = {self._origins[check.number]: check.certificate for check in checks if check.certificate}
         proven, not_proven = claims(genesis, logs, not faults)
         return Report(
@@ -213,12 +216,12 @@ class _Verification:
             certificates=b"" if faults else certificates.write({name: _note(text) for name, text in good.items()}),
         )  # fmt: skip
 
-    def _summary(self, check: Checked) -> LogSummary:
+    def _summary(self, check: Checked, about: Accused) -> LogSummary:
         origin = self._origins[check.number]
         return LogSummary(
             origin=origin, entries=check.entries, sound=check.sound, receipts=check.receipts, earlier=check.earlier,
             certified=0 if check.disproved else self._size(origin),
-            frozen=bool(self._db.rows("SELECT 1 FROM evidence WHERE log = ? LIMIT 1", self._rows[origin])),
+            frozen=about.frozen, split=about.split,
         )  # fmt: skip
 
 
