@@ -24,15 +24,22 @@ Pure: no IO.
 """
 
 
+def one_line(text: str) -> str:
+    """The text with what could break a line or steer a terminal spelled out: messages quote what strangers wrote."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class LedgerError(Exception):
     """Base of all; `code` is stable, `message` is one line for a person."""
 
     code = "FP-200"
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
         self.code = code
-        self.message = message
+        self.message = one_line(message)
+        super().__init__(f"{code}: {self.message}")
 
 
 class _Coded(LedgerError):
@@ -79,7 +86,7 @@ class EntryInvalid(_Coded):
 
     def __init__(self, *, rule: str, got: object, wanted: object, index: int | None = None) -> None:
         self.rule = rule
-        self.got = str(got)
+        self.got = one_line(str(got))
         self.wanted = str(wanted)
         self.index = index
         place = "entry" if index is None else f"entry {index}"
