@@ -9,6 +9,7 @@ IO: serves `ledger.cosign`, `ledger.head` and `ledger.tail`; the store through `
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -33,6 +34,10 @@ from peer.unreferenced import Strangers
 log = structlog.get_logger(__name__)
 
 TAIL_REPLY_BYTES = 1 << 20
+MOST_REFUSALS = 16
+"""So many of one caller are told in the log."""
+MOST_CALLERS = 4096
+"""So many callers are counted; then all start anew."""
 
 Body = dict[str, Any]
 
@@ -55,6 +60,7 @@ class Witnessing:
         self._witness = witness
         self._grown = grown
         self._strangers = Strangers(now=time.monotonic())
+        self._refusals: Counter[str] = Counter()
         network.serve("ledger.cosign", self._cosign)
         network.serve("ledger.head", self._head, reply_bytes=3 << 16)
         network.serve("ledger.tail", self._tail, reply_bytes=TAIL_REPLY_BYTES)
@@ -69,11 +75,19 @@ class Witnessing:
         except Behind as exc:
             return WitnessAnswer(behind=exc.size).body()
         except LedgerError as exc:
-            log.warning("cosignature_refused", caller=caller, origin=request.origin[-20:], reason=str(exc))
+            self._tell(caller, request.origin, exc)
             raise Refused(exc.code, exc.message) from exc
         if certified:
             await self._grown()
         return WitnessAnswer(cosignature=line.decode()).body()
+
+    def _tell(self, caller: str, origin: str, exc: LedgerError) -> None:
+        """Tell the operator of a refusal; but whoever is refused again and again must not fill the disk."""
+        if len(self._refusals) == MOST_CALLERS and caller not in self._refusals:
+            self._refusals.clear()
+        self._refusals[caller] += 1
+        if self._refusals[caller] <= MOST_REFUSALS:
+            log.warning("cosignature_refused", caller=caller, origin=origin[-20:], reason=str(exc))
 
     def _sign(self, store: Store, witness: Witness, caller: str, request: WitnessRequest) -> tuple[bytes, bool]:
         """On the store's thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from structlog.testing import capture_logs
 
 from ledger import notes
 from ledger.entries import Send
@@ -117,3 +118,12 @@ async def test_a_broken_request_is_refused_and_leaves_nothing_behind(quorum: Led
     assert witness.store.origins() == []
     assert witness.store.promised(quorum.alice.logs.origin) is None
     assert witness.network.events == [], "a refusal, not a fault of the witness"
+
+
+async def test_whoever_is_refused_again_and_again_does_not_fill_the_disk(quorum: Ledgers) -> None:
+    body = broken(quorum)["entries in another order"]
+    with capture_logs() as told:
+        for _ in range(40):
+            with pytest.raises(Refused):
+                await quorum.alice.network.call(quorum.keepers[0].network.peer_id, "ledger.cosign", body)
+    assert [entry["event"] for entry in told] == ["cosignature_refused"] * 16
