@@ -63,6 +63,19 @@ class OwnLogs(Accuser):
             log.own = key.public
             return note
 
+    def head_at(self, origin: str, size: int, key: PrivateKey) -> bytes:
+        """A head at a smaller size than that of the newest head which `key` signed, for who takes the log in parts.
+
+        Raises:
+            SelfFork: what is stored up to there is not what the key signed: another leader's entries were certified.
+        """
+        with self._lock:
+            log, signed = self._logs.get(origin), self._head("head", origin)
+            if signed is None or not 0 < size <= signed.size or not signed_by(notes.parse(signed.note), key.public):
+                got = "none" if signed is None else f"one at {signed.size}, or another leader's"
+                raise SelfFork(size, f"{origin}: of the signed heads {got} is left, wanted ours from {size} entries on")
+            return notes.sign_head(Checkpoint(origin=origin, size=size, root=log.tree.root(size)), key)
+
     def check_own_head(self, origin: str, note: bytes, key: str) -> None:
         """Compare a head that our own key signed, and that others have, with what is stored here.
 

@@ -22,7 +22,6 @@ from ledger import notes
 from ledger.errors import LedgerError
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.merkle import Frontier, leaf_hash
 from ledger.quorum import Quorum
 from ledger.store import Store
 from peer.errands import Errands
@@ -211,13 +210,13 @@ class Courier:
         peer = self._of.witness_peers().get(self._name)
         if peer is None:
             raise Unreachable("its peer is not known yet")
-        start, furthest, detours, sent, edge = max(self._size, ask.known), 0, 0, 0, Frontier()
+        start, furthest, detours, sent = max(self._size, ask.known), 0, 0, 0
         while True:
             at_hand = ask.fresh and start == ask.known
             entries = ask.fresh if at_hand else await self._of.storage.use(partial(_some, ask=ask, start=start))
             end, note = start + len(entries), ask.note
             if end < ask.size:
-                edge, note = await self._head_at(edge, end)
+                note = await self._of.storage.use(partial(Store.head_at, origin=ask.origin, size=end, key=self._of.key))
             request = WitnessRequest(origin=ask.origin, start=start, entries=entries, note=note.decode())
             answer = WitnessAnswer.read(
                 await self._of.network.call(peer, "ledger.cosign", request.body(), timeout_s=COSIGN_S)
@@ -242,19 +241,6 @@ class Courier:
             if now < self._back_not_before:
                 raise MessageInvalid(f"asks for entries from {behind} on again, of which it cosigned {self._size}")
             self._size, self._back_not_before = behind, now + BACK_S
-
-    async def _head_at(self, edge: Frontier, size: int) -> tuple[Frontier, bytes]:
-        """The head of our log at a smaller size; `edge` saves hashing again what the last one hashed."""
-
-        def sign(store: Store) -> tuple[Frontier, bytes]:
-            upto = edge if edge.size <= size else Frontier()
-            while upto.size < size:
-                for data in store.entries(self._origin, upto.size, min(size, upto.size + MESSAGE_ENTRIES)):
-                    upto.append(leaf_hash(data))
-            head = notes.Checkpoint(origin=self._origin, size=size, root=upto.root)
-            return upto, notes.sign_head(head, self._of.key)
-
-        return await self._of.storage.use(sign)
 
 
 def _some(store: Store, *, ask: Ask, start: int) -> list[str]:

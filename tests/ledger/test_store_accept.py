@@ -156,6 +156,8 @@ def test_a_deposed_leaders_uncertified_tail_gives_way_and_its_key_signs_no_more(
     assert store.ledger().runs[run_id(spec)].closed
     with pytest.raises(SelfFork, match="another leader must go on"):
         store.append(origin, [], ALICE)
+    with pytest.raises(SelfFork, match="wanted ours from 2 entries on"):
+        store.head_at(origin, 2, ALICE)  # what a witness is sent in parts must be what the key signed as a whole
     store.append(origin, [], BOB)
 
 

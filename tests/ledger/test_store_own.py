@@ -47,6 +47,17 @@ def test_our_own_head_elsewhere_may_lag_but_neither_lead_nor_contradict(store):
         store.check_own_head(BOB_LOG, head_of(sends(1)), ALICE.public)
 
 
+def test_a_head_at_a_smaller_size_is_of_what_was_signed(store):
+    with pytest.raises(SelfFork):
+        store.head_at(ALICE_LOG, 1, ALICE)
+    store.append(ALICE_LOG, sends(1, 2, 3), ALICE)
+    assert store.head_at(ALICE_LOG, 2, ALICE) == head_of(sends(1, 2))
+    assert store.head_at(ALICE_LOG, 3, ALICE) == store.head(ALICE_LOG)
+    for size, key in ((0, ALICE), (4, ALICE), (2, BOB)):
+        with pytest.raises(SelfFork):
+            store.head_at(ALICE_LOG, size, key)
+
+
 def test_a_log_that_is_ahead_elsewhere_is_not_appended_to_until_it_is_recovered(store):
     store.append(ALICE_LOG, sends(1, 2), ALICE)
     before, whole = store.head(ALICE_LOG), sends(1, 2, 3, 4)
