@@ -36,7 +36,7 @@ from ledger.receipt import CONTEXT
 from ledger.verify import verify_store
 
 HERE = Path(__file__)
-FULL, QUICK = (1_000_000, 1000, 3), (30_000, 60, 3)
+FULL, QUICK = (1_000_000, 1000, 3), (10_000, 20, 1)
 """Entries, logs, turns."""
 SAMPLE_S = 0.05
 TARGETS = {"verify_over_floor": ("<=", 1.5), "memory_mb": ("<=", 500.0), "memory_growth": ("<=", 1.5)}

@@ -6,6 +6,8 @@ from typing import Any
 import agreement
 import cluster
 import efficiency
+import ledger_bench
+import ledger_certify
 import pytest
 import round_overhead
 
@@ -103,6 +105,25 @@ def test_a_replay_differs_where_a_state_differs_or_is_missing() -> None:
     assert agreement.differing(["a", "x", "c"], ["a", "b", "c"]) == 1
     assert agreement.differing(["a"], ["a", "b", "c"]) == 2
     assert agreement.differing([], ["a", "b"]) == 2
+
+
+def test_the_floor_of_a_certificate_is_three_commits_then_a_quorums_and_a_round_trip() -> None:
+    probes = {"fsync": [9.0, 0.001, 0.001], "fsync_quorum": [0.002], "round_trip": [0.004, 0.005, 0.006]}
+    found = ledger_certify.summary([0.03, 0.02, 0.04], 1234.56, probes)
+    assert found["certify_floor_ms"] == 10.0
+    assert (found["certify_p50_ms"], found["certify_over_floor"], found["certified_per_s"]) == (30.0, 3.0, 1234.6)
+    assert set(ledger_certify.TARGETS) < set(found)
+
+
+def test_a_targets_share_is_below_one_when_it_is_met_whichever_way_it_points() -> None:
+    targets = {"small": ("<=", 10.0), "large": (">=", 10.0)}
+    assert ledger_bench.shares({"small": 5, "large": 20}, targets) == {"small": 0.5, "large": 0.5}
+    assert ledger_bench.shares({"small": 20, "large": 5}, targets) == {"small": 2.0, "large": 2.0}
+
+
+def test_metrics_of_a_part_say_so_unless_the_targets_name_them() -> None:
+    found = ledger_bench.named("verify", {"memory_mb": 1, "verify_s": 2, "entries": 3})
+    assert found == {"memory_mb": 1, "verify_s": 2, "verify_entries": 3}
 
 
 def test_a_journal_is_read_as_it_grows_line_by_line(tmp_path: Path) -> None:

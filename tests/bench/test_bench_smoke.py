@@ -13,7 +13,7 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 LONG = BENCH.parent / "long"
-NAMES = ("footprint", "efficiency", "round_overhead", "agreement")
+NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "agreement")
 
 
 def run(*words: object, status: set[int]) -> str:
@@ -34,6 +34,24 @@ def test_footprint_measures_help_and_an_idle_daemon(tmp_path: Path) -> None:
     assert told["metrics"]["processes"] == 2
     assert "idle_rss_mb" in table
     assert plot.stat().st_size > 0
+
+
+@pytest.mark.e2e
+def test_the_ledgers_benchmark_measures_all_its_targets(tmp_path: Path) -> None:
+    file, plot = tmp_path / "ledger.json", tmp_path / "ledger.svg"
+    table = run(BENCH / "ledger.py", "--quick", "--json", file, "--plot", plot, status={0, 1})
+    told: dict[str, Any] = json.loads(file.read_text())
+    assert told["name"] == "ledger"
+    assert len(told["targets"]) == 7
+    assert set(told["targets"]) < set(told["metrics"])
+    assert told["metrics"]["certify_floor_ms"] > 0
+    assert "certified_per_s" in table
+    assert plot.stat().st_size > 0
+
+
+def test_a_script_beside_the_ledgers_benchmark_still_finds_the_package() -> None:
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import ledger.errors; print(ledger.errors.LedgerError.code)"
+    assert run("-c", script, BENCH, status={0}) == "FP-200\n"
 
 
 @pytest.mark.parametrize("name", NAMES)
