@@ -8,7 +8,10 @@ from ledger import keys, notes
 from ledger.genesis import Genesis
 from tests.ledger.tamper.mutations import KINDS, Bench
 
-SEEDS = range(300)
+SEEDS = range(28)
+"""So many of each kind, some of them with others on top."""
+ALL_HARM = {"note", "notes exchanged", "entry field", "entries moved", "entry bytes", "origins", "collusion"}
+"""Kinds of changes that nearly always hit what is certified; others may hit what nothing depends on."""
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +21,15 @@ def bench(tmp_path_factory):
 
 def test_none_of_them_is_accepted(bench):
     outcomes: Counter[str] = Counter()
-    refused_by_kind: Counter[str] = Counter()
-    for seed in SEEDS:
-        judged = bench.play(seed)
-        assert judged.good, f"seed {seed}: {judged}"
-        outcomes[judged.outcome] += 1
-        refused_by_kind[judged.kind] += judged.outcome == "refused"
+    for number, kind in enumerate(KINDS):
+        here: Counter[str] = Counter()
+        for seed in SEEDS:
+            judged = bench.play(1000 * number + seed, kind)
+            assert judged.good, f"seed {1000 * number + seed}, {kind}: {judged}"
+            here[judged.outcome] += 1
+        assert kind not in ALL_HARM or here["refused"] > len(SEEDS) / 3, (kind, here)
+        outcomes += here
     assert set(outcomes) == {"refused", "same", "withheld"}
-    assert outcomes["refused"] > 200
-    assert all(refused_by_kind[kind] for kind in KINDS)
 
 
 def test_one_seed_is_one_mutation(bench):
@@ -48,7 +51,7 @@ def _any_line_counts(monkeypatch):
 @pytest.mark.parametrize("break_it", [_no_quorum, _no_signatures, _any_line_counts])
 def test_a_verifier_that_does_not_look_is_caught(bench, monkeypatch, break_it):
     break_it(monkeypatch)
-    for seed in range(3000):
-        if bench.play(seed).outcome == "ACCEPTED":
+    for seed in range(500):
+        if bench.play(seed, "collusion").outcome == "ACCEPTED":
             return
     pytest.fail("no mutation told the broken verifier from the right one")

@@ -63,11 +63,12 @@ class Bench:
         assert verify_store(sound, GENESIS).ok
         self._since = {origin: _certificate(sound, origin) for origin in DATA}
 
-    def play(self, seed: int) -> Judged:
-        """Mutate by this seed, and judge."""
+    def play(self, seed: int, first: str = "") -> Judged:
+        """Mutate by this seed, beginning with a change of a kind if one is given, and judge."""
         rng = Random(seed)
         self.file.renew()
         names = [rng.choice(list(KINDS)) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+        names[0] = first or names[0]
         kind = "+".join(names)
         for name in names:
             try:
