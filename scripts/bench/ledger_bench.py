@@ -19,14 +19,7 @@ import ledger_certify
 import ledger_verify
 from harness import Options, Result, Target, say
 
-TARGETS: Mapping[str, Target] = {
-    "verify_over_floor": ("<=", 1.5),
-    "memory_mb": ("<=", 500.0),
-    "memory_growth": ("<=", 1.3),
-    **ledger_certify.TARGETS,
-    "catch_up_per_s": (">=", 20_000.0),
-    "idle_bytes_per_s": ("<=", 1000.0),
-}
+TARGETS: Mapping[str, Target] = {**ledger_verify.TARGETS, **ledger_certify.TARGETS, **ledger_catch_up.TARGETS}
 
 METS, MISSED = "tab:blue", "tab:red"
 
