@@ -35,7 +35,7 @@ HEAL_S = 20.0
 """From then on nothing is lost, cut off or killed."""
 LIMIT_S = 900.0
 """All agree before that."""
-QUIET_S = 40.0
+QUIET_S = 30.0
 """How long the calm after that is watched."""
 TIMEOUT_S = 5.0
 SETTINGS = Settings(
@@ -96,7 +96,8 @@ class World:
             first, later = rng.choice(self.nodes), rng.choice(self.honest)
             at = rng.uniform(0, HEAL_S)
             self.clock.at(at, lambda first=first, number=number: first.publish(number))  # type: ignore[misc]
-            self.clock.at(at + rng.choice([0, 5, 20]), lambda later=later, number=number: later.publish(number))  # type: ignore[misc]
+            if first.lie or rng.random() < 0.2:
+                self.clock.at(at + rng.choice([0, 5, 20]), lambda later=later, number=number: later.publish(number))  # type: ignore[misc]
         for _ in range(rng.choice([0, 1, 3])):
             self.clock.at(rng.uniform(0, HEAL_S), self._part)
         for _ in range(rng.choice([0, 2, 6])):
