@@ -79,16 +79,16 @@ class Replication:
             follows: logs that we want though nobody refers to them yet.
         """
         self.machine, self._events, self._follows = Replica(Random(), SETTINGS), asyncio.Queue(), follows
-        known, heard = set[str](), -HEAR_S
+        known, heard = set[str](), float("-inf")
         async with asyncio.TaskGroup() as tasks:
             while True:
                 now = time.monotonic()
                 if now - heard >= HEAR_S:
                     heard, best = now, set(witnesses().values())
-                    there = (best | set(peers())) - {self._network.peer_id}
+                    there = choose(known, best, set(peers()) - {self._network.peer_id}, SETTINGS.peers)
                     for peer in known - there:
                         self._carry_out(tasks, self.machine.peer_left(peer, now))
-                    for peer in sorted(there - known):
+                    for peer in there - known:
                         self._carry_out(tasks, self.machine.peer_joined(peer, now, peer in best))
                     known = there
                 self._carry_out(tasks, (await self._event(heard + HEAR_S))(time.monotonic()))
@@ -224,3 +224,10 @@ class Replication:
             lambda store: store.accept(origin, start, answer.entries, answer.certificate, proof)
         )
         await self._logs.tell()
+
+
+def choose(known: set[str], best: set[str], peers: set[str], most: int) -> set[str]:
+    """Whom to ask: all of the best that are there, those known already, and any of the others; so many at most."""
+    others = sorted(peers - best - known)
+    ranked = [*sorted(best & peers), *sorted((known & peers) - best), *Random().sample(others, len(others))]
+    return set(ranked[:most])

@@ -16,6 +16,7 @@ from ledger.keys import PrivateKey
 from ledger.replica_values import Settings
 from peer.errors import MessageInvalid, Refused, Unreachable
 from peer.messages import WitnessRequest
+from peer.replication import choose
 from peer.wire import Reply
 from tests.peer.ledger_kit import Ledgers, Replica
 from tests.peer.memory_net import until
@@ -134,6 +135,14 @@ async def test_one_entry_is_proven_to_anybody_who_asks(ledgers: Ledgers) -> None
 
 
 # ---------------------------------------------------------------------- anti-entropy
+
+
+def test_of_many_peers_witnesses_are_asked_and_those_known_already_and_some_others() -> None:
+    peers = {f"p{number}" for number in range(100)} | {"w"}
+    chosen = choose({"p7", "gone"}, {"w", "away"}, peers, 10)
+    assert len(chosen) == 10
+    assert {"w", "p7"} <= chosen <= peers
+    assert choose(set(), set(), {"p1"}, 10) == {"p1"}
 
 
 @contextlib.asynccontextmanager
