@@ -43,6 +43,8 @@ class Call:
         if not self.done.done():
             if exc is None:
                 self.done.set_result(None)
+            elif isinstance(exc, asyncio.CancelledError):
+                self.done.cancel()
             else:
                 self.done.set_exception(exc)
 
@@ -90,9 +92,9 @@ class Writer:
             except LedgerError as exc:
                 for call in calls:
                     call.end(call.refused or exc)
-            except BaseException:
+            except BaseException as exc:  # a bug, or we are closing: nobody may wait for ever
                 for call in (*calls, *self._calls):
-                    call.done.cancel()
+                    call.end(exc)
                 self._calls.clear()
                 raise
 

@@ -96,8 +96,14 @@ class OwnHeads:
             with contextlib.suppress(SelfFork):  # it is kept in `forks`
                 await self.compare(origin)
             done.set_result(None)
-        finally:
-            done.cancel()  # unless it has a result: whoever waits must not wait for ever
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        except BaseException as exc:  # a bug: nobody may wait for ever, and the next one asks anew
+            del self._checks[origin]
+            done.set_exception(exc)
+            done.exception()  # read: nobody may be waiting
+            raise
 
     async def compare(self, origin: str) -> None:
         """Ask until a quorum of witnesses has answered.

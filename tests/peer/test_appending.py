@@ -84,3 +84,17 @@ async def test_a_certificate_that_the_disk_does_not_take_is_stored_later(
     await append(quorum, pay())
     assert full == []
     assert await quorum.alice.logs.size(quorum.alice.logs.origin) == 1
+
+
+@pytest.mark.parametrize("place", ["append", "check_own_head"])
+async def test_a_fault_of_ours_reaches_the_caller_and_is_not_for_ever(
+    quorum: Ledgers, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    await append(quorum, pay())
+    quorum.alice.crash()  # so that witnesses are asked again
+    with monkeypatch.context() as local:
+        local.setattr(Store, place, lambda *words: 1 / 0)
+        with pytest.raises((ZeroDivisionError, ExceptionGroup)):
+            await append(quorum, pay())
+    await append(quorum, pay())
+    assert await quorum.alice.logs.size(quorum.alice.logs.origin) == 2
