@@ -118,6 +118,10 @@ class Logs:
                 if index != log.tree.size or leaf_hash(data) != leaf:
                     raise StoreUnreadable(f"{origin}: entry {index} is damaged; forge-ledger verify tells more")
                 log.tree.append(leaf)
+            certified = self._db.head("certificate", found[0])
+            if certified is not None and certified.size > log.tree.size:
+                got = f"{certified.size} entries are certified, {log.tree.size} are here"
+                raise StoreUnreadable(f"{origin}: {got}; forge-ledger verify tells more")
             log.rules = self._replayed(log, log.tree.size)
             log.names = self._db.names(found[0])
         self._hold(log)

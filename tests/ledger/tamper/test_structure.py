@@ -4,7 +4,7 @@ import pytest
 
 from ledger import merkle, notes
 from ledger.entries import Send
-from ledger.errors import Behind, Conflict, EntryInvalid, ProofInvalid
+from ledger.errors import Behind, Conflict, EntryInvalid, ProofInvalid, StoreUnreadable
 from ledger.merkle import leaf_hash
 from ledger.store import Store
 
@@ -103,6 +103,13 @@ class TestTruncateBelowACertifiedSize:
         ledger.sql("DELETE FROM entry WHERE log = ? AND idx >= 9", row)
         ledger.sql("DELETE FROM head WHERE log = ?", row)
         assert (ledger.fault().origin, ledger.fault().rule) == (RUN_LOG, f"certificate at {SIZE}")
+
+    def test_a_store_does_not_work_on_with_it(self, ledger):
+        ledger.sql("DELETE FROM entry WHERE log = ? AND idx >= 9", ledger.row(RUN_LOG))
+        with Store.open(ledger.path, GENESIS, read_only=True) as store:
+            with pytest.raises(StoreUnreadable, match=f"{SIZE} entries are certified, 9 are here"):
+                store.inclusion(RUN_LOG, 5)
+            assert store.inclusion(ALICE_LOG, 0).size == 3
 
     def test_a_store_does_not_drop_what_is_certified(self, ledger):
         other = [*DATA[ALICE_LOG][:1], Send(to=BOB.public, amount=1).encode(), *DATA[ALICE_LOG][2:], b"{}"]
