@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from ledger.entries import Begin, Send
 from ledger.errors import SelfFork
 from peer.wire import Reply
+from tests.peer.daemons import World, finish
 from tests.peer.ledger_kit import Ledgers, Replica
 from tests.peer.memory_net import until
 
@@ -165,3 +166,24 @@ async def test_a_key_at_work_on_two_machines_stops_the_one_that_comes_second(quo
 async def append_none(replica: Replica) -> None:
     await replica.logs.certify(replica.logs.origin)
 
+
+async def test_a_run_whose_log_must_not_be_written_waits_and_goes_on_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peer.runs.host.WHOLE_S", 0.05)
+    alice, bob = await world.peer("alice"), await world.peer("bob")
+    forks = [SelfFork(2, "an old backup was restored")] * 2
+    credits = bob.daemon.host._credits
+    claim = credits.claim
+
+    async def refuse_first() -> int:
+        if forks:
+            raise forks.pop()
+        return await claim()
+
+    monkeypatch.setattr(credits, "claim", refuse_first)
+    with capture_logs() as told:
+        run = await alice.submit(training={"rounds": 1})
+        await finish(run, alice, bob)
+    assert [entry["event"] for entry in told].count("run_waits") == 2
+    assert "task_failed" not in [entry["event"] for entry in told], "it is no fault: no traceback"
