@@ -1,14 +1,16 @@
 """Structure: entries in another order, too many, too few, twice; proofs of another length or place."""
 
+from dataclasses import replace
+
 import pytest
 
-from ledger import merkle, notes
+from ledger import merkle, notes, proof
 from ledger.entries import Send
-from ledger.errors import Behind, Conflict, EntryInvalid, ProofInvalid, StoreUnreadable
+from ledger.errors import Behind, Conflict, EntryInvalid, ProofInvalid, QuorumMissing, StoreUnreadable
 from ledger.merkle import leaf_hash
 from ledger.store import Store
 
-from .kit import ALICE, ALICE_LOG, BOB, BOB_LOG, DATA, GENESIS, LOGS, RUN_LOG, certificate, receipt
+from .kit import ALICE, ALICE_LOG, BOB, BOB_LOG, DATA, GENESIS, LOGS, RUN_LOG, certificate, head, receipt
 
 SIZE = len(DATA[RUN_LOG])
 
@@ -158,6 +160,20 @@ class TestWrongProofLengthOrIndex:
     def inclusion(self, ledger):
         with Store.open(ledger.path, GENESIS) as store:
             return store.inclusion(RUN_LOG, 5)
+
+    @pytest.mark.parametrize("change", [
+        {"path": ()}, {"index": 4}, {"index": 6}, {"index": SIZE}, {"entry": DATA[RUN_LOG][4]}, {"begin": b""},
+        {"begin": DATA[RUN_LOG][1]}, {"note": head(RUN_LOG, DATA[RUN_LOG])},
+        {"note": certificate(RUN_LOG, DATA[RUN_LOG][:9])},
+    ])  # fmt: skip
+    def test_a_proof_file_that_was_changed_proves_nothing_to_a_stranger(self, inclusion, change):
+        whole = proof.parse(proof.write(inclusion, DATA[RUN_LOG][5], DATA[RUN_LOG][0]))
+        assert proof.check(whole, GENESIS).entry == LOGS[RUN_LOG][5]
+        with pytest.raises((ProofInvalid, QuorumMissing)):
+            proof.check(replace(whole, **change), GENESIS)
+        for path in (whole.path[:-1], (*whole.path, bytes(32)), whole.path[::-1]):
+            with pytest.raises(ProofInvalid):
+                proof.check(replace(whole, path=path), GENESIS)
 
     @staticmethod
     def check(found, **changes):
