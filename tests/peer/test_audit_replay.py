@@ -6,6 +6,7 @@ IO: homes in temporary folders; worker processes with the real engine in one tes
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from ledger.cli.main import main
 from ledger.entries import Begin, Close, Entry, Open, Receipt, Seat, Settle
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
@@ -24,6 +27,7 @@ from peer.blobs.chunks import id_of
 from peer.identity import Home
 from peer.supervisor import Worker
 from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
+from tests.peer.daemons import World, finish
 from tests.peer.fake_worker import TOKENS_PER_SLOT, Engine, fake_workers, state_bytes, update_bytes
 
 ALICE, BOB = (PrivateKey(sha256(name.encode()).digest()) for name in ("alice", "bob"))
@@ -233,3 +237,17 @@ async def test_the_real_engine_gives_the_same_state_of_the_same_update_and_anoth
     assert (found.compared, found.missing, found.left_out) == (2, (), ())
     [mismatch] = found.mismatches
     assert mismatch.startswith("round 2: state is ")
+
+
+async def test_the_command_replays_a_run_of_real_daemons_from_a_home(tmp_path, monkeypatch):
+    async with World(tmp_path, monkeypatch) as world:
+        alice, bob = await world.peer("alice"), await world.peer("bob")
+        run = await alice.submit()
+        await finish(run, alice, bob)
+        states = alice.run(run).log.settled
+    command = ["verify", "--home", str(bob.home.path), "--replay", run, "--json", "--quiet"]
+    with fake_workers(monkeypatch, lambda folder: Engine()):
+        answer = await asyncio.to_thread(CliRunner().invoke, main, command)
+    assert answer.exit_code == 0, answer.output
+    replay = json.loads(answer.output)["replay"]
+    assert (replay["rounds"], replay["compared"], replay["mismatches"]) == (len(states), len(states), [])
