@@ -10,7 +10,6 @@ Pure: no IO.
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from operator import itemgetter
 
 from .balances import Ledger, Movement, Outcome
 from .effects import Broken, Claim, Effect, Give, Gives, Make, Pay, Reserve, Start
@@ -253,9 +252,10 @@ class EffectFold:
 
     def _claimable(self, logs: list[FoldedLog]) -> dict[str, dict[str, int]]:
         claimable: dict[str, dict[str, int]] = {}
+        owners = {log.owner: log for log in logs}
         for source in logs:
-            for payee, owed in sorted(source.owed.items(), key=itemgetter(0)):
-                log = self._logs.get(self.terms.origin(payee))
+            for payee, owed in source.owed.items():
+                log = owners.get(payee)
                 if log is not None and log.money.close_index >= 0:  # what a closed run had not received goes back
                     amount = 0 if payee in source.closes_claimed else unreceived(source, log)
                     payee, origin = source.owner, log.origin
@@ -264,7 +264,7 @@ class EffectFold:
                 if amount:
                     sources = claimable.setdefault(payee, {})
                     sources[origin] = sources.get(origin, 0) + amount
-        return claimable
+        return {payee: dict(sorted(claimable[payee].items())) for payee in sorted(claimable)}
 
 
 def _behind(log: FoldedLog) -> int:

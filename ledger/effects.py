@@ -9,7 +9,7 @@ Pure: no IO.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from .entries import Begin, Close, Entry, Issue, Open, Recv, Send, Settle, parse
+from .entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, parse
 from .errors import CodecInvalid, EntryInvalid
 from .rules import AccountRules, RunRules
 
@@ -149,6 +149,8 @@ class LogReader:
         rules = self.rules
         index = rules.size
         rules.apply(entry)
+        if type(entry) is Receipt:
+            return None
         if isinstance(entry, Send):
             return Give(index, entry.to, entry.amount, entry.memo)
         if isinstance(entry, Recv):

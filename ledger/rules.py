@@ -145,6 +145,8 @@ class RunRules(LogRules):
         self.counted: tuple[Receipt, ...] = ()
         """Receipts of the last settled round."""
         self.closed = False
+        self.deferred: list[tuple[int, Receipt]] | None = None
+        """Where receipts are put, with their entry's index, whose signatures somebody checks afterwards."""
 
     @property
     def writers(self) -> tuple[str, ...]:
@@ -227,12 +229,10 @@ class RunRules(LogRules):
             if other.account == receipt.account:
                 got = f"{count} from {start}, used by entry {index} already"
                 raise EntryInvalid(rule="slots", got=got, wanted="one receipt per member and round")
-        if self.signatures:
-            try:
-                receipt.verify()
-            except SignatureInvalid as exc:
-                wanted = f"a signature by {receipt.account} over this receipt"
-                raise EntryInvalid(rule="signature", got=f"{receipt.signature[:16]}…", wanted=wanted) from exc
+        if self.deferred is not None:
+            self.deferred.append((self.size, receipt))
+        elif self.signatures:
+            check_signature(receipt)
 
     def _settle(self, entry: Settle) -> None:
         if self.open is None:
@@ -246,6 +246,19 @@ class RunRules(LogRules):
         self.counted = tuple(self.receipts[index] for index in entry.receipts)
         self.open, self.receipts = None, {}
         self.settled, self.state = entry.round, entry.state
+
+
+def check_signature(receipt: Receipt) -> None:
+    """Check that the member that a receipt credits signed it.
+
+    Raises:
+        EntryInvalid: it did not.
+    """
+    try:
+        receipt.verify()
+    except SignatureInvalid as exc:
+        wanted = f"a signature by {receipt.account} over this receipt"
+        raise EntryInvalid(rule="signature", got=f"{receipt.signature[:16]}…", wanted=wanted) from exc
 
 
 def _same(rule: str, got: object, wanted: object) -> None:

@@ -9,9 +9,10 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .check import Checked, LogCheck, Part, Task
+from .check import LogCheck
 from .database import Database
 from .genesis import Genesis
+from .tasks import Checked, Part, Task
 
 _TAIL = b'"type":"recv"}'
 _RECV = re.compile(rb'\{"index":\d{1,16},"origin":"([^"]{1,200})","root":"[0-9a-f]{64}","size":(\d{1,16}),' + _TAIL)

@@ -23,13 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .check import Checked, Part, Task
 from .database import Database
 from .effects import Broken, Claim, Effect, Finish, Gives, Make, Pay, Reserve, Start
 from .errors import LedgerError, StoreUnreadable
 from .genesis import Genesis
 from .report import Fault
 from .survey import Survey, check_all, survey
+from .tasks import Checked, Part, Task
 
 _KINDS: tuple[type[Any], ...] = (Gives, Claim, Make, Start, Reserve, Pay, Finish, Broken)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}

@@ -20,7 +20,7 @@ ORDER = {
         storefile database logs forks reader accuser own store witness
         replica_values replica_state replica_book replica_work replica replica_store
         archive folders archived
-        report check accused survey workers verify live compare describe
+        report tasks check accused survey workers verify live compare describe
         cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
         cli/peers cli/verify cli/recover cli/main
     """.split(),

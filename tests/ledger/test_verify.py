@@ -212,3 +212,18 @@ def test_what_a_receipt_is_checked_against_is_its_canonical_body(rounds):
         body = receipt.to_json()
         del body["signature"]
         assert receipt._signed() == CONTEXT + encode(body)
+
+
+@pytest.mark.parametrize("later", ["another receipt", "a later fault", "nothing"])
+def test_the_first_of_several_faults_is_named_and_nothing_from_it_on_counts(copy, later):
+    """Signatures are checked some entries at a time; which one is named must not depend on that."""
+    at = run_log(3)[7].encode().index(b'"loss":') + 8
+    flip(copy, 7, at, rehash=True)
+    if later == "another receipt":
+        flip(copy, 8, at, rehash=True)
+    elif later == "a later fault":
+        flip(copy, 9, 20)
+    fault = only_fault(copy)
+    assert (fault.entry, fault.rule) == (7, "signature")
+    [run] = [log for log in verify_store(copy, GENESIS).logs if log.origin == RUN_LOG]
+    assert (run.sound, run.receipts) == (7, 2)
