@@ -2,7 +2,8 @@
 
 A mutated ledger is either *refused* (a fault, or a file that is not readable as this network's), or the verifier finds
 exactly the same certified facts (*same*), or fewer of them (*withheld*), which a certificate from an earlier
-verification (`since`) then shows. Anything else is a failure, and so is every exception that is no `LedgerError`.
+verification (`since`) then shows. Anything else is a failure, and so is every exception that is no `LedgerError`,
+also of a `Store` that is opened on it.
 
 What can change and leave the certified facts as they are: entries behind the certified size and the heads and promises
 that cover them; a `head` or `promise` that is gone, or another good one of the same log; a cosignature beyond the
@@ -23,11 +24,12 @@ from random import Random
 from ledger import notes
 from ledger.errors import LedgerError
 from ledger.fold import Ledger, fold
+from ledger.store import Store
 from ledger.verify import verify_store
 
 from . import changes
 from .file import File
-from .kit import DATA, GENESIS, build
+from .kit import BOB, DATA, GENESIS, build
 
 KINDS: dict[str, Callable[[Random, File], None]] = {
     "file": changes.file_bytes, "cell": changes.cell, "row": changes.row, "schema": changes.schema,
@@ -76,14 +78,34 @@ class Bench:
             except (sqlite3.Error, ValueError, TypeError, LookupError):
                 continue  # the table refused it, or an earlier change left nothing to read there
         try:
-            return self._judge(kind)
-        except LedgerError as exc:
-            return Judged(kind=kind, outcome="refused", detail=str(exc))
-        except Exception as exc:  # noqa: BLE001 - a crash of the verifier is what we look for
+            judged = self._judge(kind)
+            if seed % 5 == 0:
+                self._work(rng.random() < 0.5)
+            return judged
+        except Exception as exc:  # noqa: BLE001 - a crash of verifier or store is what we look for
             return Judged(kind=kind, outcome="CRASHED", detail=f"{type(exc).__name__}: {exc}")
 
+    def _work(self, read_only: bool) -> None:
+        """Open it as a daemon or a command would, and read all there is; it may refuse."""
+        try:
+            with Store.open(self.file.path, GENESIS, read_only=read_only) as store:
+                store.claims(BOB.public)
+                store.prefixes()
+                store.changes(0)
+                for origin in store.origins():
+                    store.rules(origin), store.head(origin), store.promised(origin), store.evidence(origin)
+                    certificate = store.certified(origin)
+                    if certificate is not None:
+                        store.inclusion(origin, 0)
+                        store.consistency(origin, 1, certificate.size)
+        except LedgerError:
+            pass
+
     def _judge(self, kind: str) -> Judged:
-        report = verify_store(self.file.path, GENESIS)
+        try:
+            report = verify_store(self.file.path, GENESIS)
+        except LedgerError as exc:
+            return Judged(kind=kind, outcome="refused", detail=str(exc))
         if not report.ok:
             assert report.faults
             assert not report.proven
