@@ -32,6 +32,8 @@ RUNS_SHARE = 0.4
 """Runs among the logs."""
 SENDS = 4
 """Sends for each claim in an account's log."""
+PARTNERS = 12
+"""Whom each account pays, and so who claims from it."""
 SLOTS = 10
 FUND = 10**9
 _write = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
@@ -128,6 +130,11 @@ def grow(genesis: Genesis, accounts: list[Log], entries: int, logs: int) -> list
     for run in runs:
         for member in run.members:
             mine[member.origin].append(run.log)
+    partners = {log.origin: rng.sample(accounts, min(PARTNERS, len(accounts))) for log in accounts}
+    payers: dict[str, list[Log]] = {log.origin: [] for log in accounts}
+    for log in accounts:
+        for partner in partners[log.origin]:
+            payers[partner.origin].append(log)
     rounds = entries // (10 * MEMBERS)
     payments = entries - rounds * ROUND - sum(len(log.entries) for log in (*accounts, *(run.log for run in runs)))
     done = 0
@@ -137,11 +144,11 @@ def grow(genesis: Genesis, accounts: list[Log], entries: int, logs: int) -> list
             done += 1
         log = accounts[payment % len(accounts)]
         if payment // len(accounts) % (SENDS + 1) == SENDS:
-            own = mine[log.origin]
-            source = rng.choice(own if own and rng.random() < 0.3 else accounts)
+            own, others = mine[log.origin], payers[log.origin] or accounts
+            source = rng.choice(own if own and rng.random() < 0.3 else others)
             if log.claim(source):
                 continue
-        to = rng.choice(accounts).key.public
+        to = rng.choice(partners[log.origin]).key.public
         log.add({"type": "send", "to": to, "amount": rng.randint(1, 1000), "memo": ""})
     for run in runs[::10]:
         run.log.add({"type": "close", "state": run.state, "reason": "done"})
