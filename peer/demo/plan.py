@@ -14,7 +14,7 @@ from pathlib import Path
 from peer.demo.peers import DemoFailed
 
 MARK = "forge-demo.txt"
-DEFAULT_ROUNDS = 24
+DEFAULT_ROUNDS = 36
 SAMPLE = Path(__file__).parents[2] / "data" / "sample_corpus.txt"
 SPEC = """\
 # Written by `forge-peer demo`.
