@@ -12,7 +12,7 @@ from . import notes
 from .errors import KeyInvalid
 from .genesis import Genesis
 from .keys import PrivateKey
-from .store import Store
+from .store.store import Store
 
 
 class Witness:

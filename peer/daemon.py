@@ -19,26 +19,26 @@ from importlib.metadata import version
 import structlog
 
 from ledger.genesis import Genesis
-from ledger.store import Store
+from ledger.store.store import Store
 from peer import addressbook
 from peer.blobs.store import BlobStore
 from peer.config import Settings
-from peer.credits import Credits
 from peer.directory import Directory
 from peer.files import write_atomic
 from peer.gateway.app import serve
 from peer.identity import Home, PeerIdentity
-from peer.logs import Logs
+from peer.ledger.credits import Credits
+from peer.ledger.logs import Logs
+from peer.ledger.replication import Replication
+from peer.ledger.witnessing import witness_key, witness_of
 from peer.network.network import Network
 from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert, witness_binding
-from peer.replication import Replication
 from peer.resources import measure
 from peer.runs.host import Host
 from peer.runs.submission import Submitter
 from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
-from peer.witnessing import witness_key, witness_of
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from peer.credits import Credits
 from peer.directory import Directory
 from peer.errors import RunError
-from peer.logs import Logs
+from peer.ledger.credits import Credits
+from peer.ledger.logs import Logs
 from peer.network.network import Network
 from peer.runs.host import Host
 from peer.runs.run import Run

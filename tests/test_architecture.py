@@ -15,12 +15,16 @@ ROOT = Path(__file__).parents[1]
 # A file imports only files above it in its package. A folder's files are listed as folder/file.
 ORDER = {
     "ledger": """
-        errors codec values keys merkle notes certificates receipt spec entries rules references balances genesis
-        tiles quorum proof evidence effects fold_log accounting fold history
-        storefile database logs forks reader accuser own store witness
-        replica_values replica_state replica_book replica_work replica replica_store
-        archive folders archived
-        report tasks check accused survey workers verify live compare describe
+        errors codec values keys merkle notes certificates receipt spec entries rules references genesis
+        tiles quorum proof evidence
+        fold/balances fold/effects fold/log fold/accounting fold/fold fold/history
+        store/file store/database store/logs store/forks store/reader store/accuser store/own store/store
+        witness
+        replica/values replica/state replica/book replica/work replica/machine replica/store
+        archive/exporting archive/folders archive/importing
+        live
+        verify/report verify/tasks verify/check verify/accused verify/survey verify/workers verify/verify verify/compare
+        describe
         cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
         cli/peers cli/verify cli/recover cli/main
     """.split(),
@@ -31,12 +35,14 @@ ORDER = {
         protocol channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors files addressbook config peerkey identity resources wire messages replica_messages records
+        errors files addressbook config peerkey identity resources wire messages records
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher
-        supervisor errands storage cosigning appending ownheads unreferenced witnessing comparing logs
-        replica_answers replication credits
+        supervisor
+        ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
+        ledger/unreferenced ledger/witnessing ledger/comparing ledger/logs ledger/answers ledger/replication
+        ledger/credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader

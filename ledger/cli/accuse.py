@@ -17,7 +17,7 @@ from .find import find_log
 if TYPE_CHECKING:
     from ledger.evidence import Evidence
     from ledger.genesis import Genesis
-    from ledger.store import Store
+    from ledger.store.store import Store
 
 
 @click.command("evidence", cls=Command, short_help="Who contradicted itself; check such evidence.")

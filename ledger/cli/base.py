@@ -22,7 +22,7 @@ from ledger.errors import GenesisInvalid, LedgerError
 
 if TYPE_CHECKING:
     from ledger.genesis import Genesis
-    from ledger.store import Store
+    from ledger.store.store import Store
 
 FILE = click.Path(path_type=Path)
 """A file or folder, as the commands take it."""
@@ -120,7 +120,7 @@ class Place:
 
     def open(self, *, writable: bool = False) -> "Store":
         """The ledger, for reading unless said otherwise."""
-        from ledger.store import Store
+        from ledger.store.store import Store
 
         store = self.store
         return Store.open(store, self.genesis(), read_only=not writable)

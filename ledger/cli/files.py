@@ -31,7 +31,7 @@ def keygen(file: Path, as_json: bool) -> None:
 @on_ledger
 def export(place: Place, folder: Path, as_json: bool) -> None:
     """Write all certified logs into FOLDER as tlog-tiles, which other transparency-log tools read."""
-    from ledger import archive
+    from ledger.archive import exporting as archive
 
     with place.open() as store:
         counts = archive.export(store, folder)
@@ -50,7 +50,7 @@ def import_(place: Place, folder: Path, as_json: bool) -> None:
     With --home DIR it becomes DIR/ledger.db, and DIR/network.json is made where there is none. With --store FILE only
     that file is made. --network FILE says which network it must be of; otherwise the archive's own genesis is taken.
     """
-    from ledger import archived
+    from ledger.archive import importing as archived
 
     network = place.network_if_there()
     genesis = read_network(network)[0] if network else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ledger.errors import StoreUnreadable
 
 if TYPE_CHECKING:
-    from ledger.store import Store
+    from ledger.store.store import Store
 
 _BATCH = 1024
 

@@ -15,10 +15,10 @@ from .find import choose, find_entry
 from .read import certified_size, status_of
 
 if TYPE_CHECKING:
-    from ledger.balances import Movement
-    from ledger.history import Line
+    from ledger.fold.balances import Movement
+    from ledger.fold.history import Line
     from ledger.receipt import Receipt
-    from ledger.store import Store
+    from ledger.store.store import Store
 
 
 SHOWN = 50
@@ -28,7 +28,7 @@ UNIT = "(amounts within reasons are micro-credits)"
 
 
 def _movements(store: "Store") -> "list[Movement]":
-    from ledger.history import movements
+    from ledger.fold.history import movements
 
     prefixes = {origin: store.entries(origin, 0, certified_size(store, origin)) for origin in store.origins()}
     return movements({origin: entries for origin, entries in prefixes.items() if entries}, store.genesis.terms)
@@ -40,7 +40,7 @@ def _movements(store: "Store") -> "list[Movement]":
 @on_ledger
 def history(place: Place, owner: str, last: int | None, as_json: bool) -> None:
     """Everything that happened to the credits of an account or a run, with the balance after each."""
-    from ledger.history import history as history_of
+    from ledger.fold.history import history as history_of
 
     with place.open() as store:
         movements = _movements(store)
@@ -95,7 +95,7 @@ def why(place: Place, entry: str, as_json: bool) -> None:
     ENTRY is LOG:INDEX, or the beginning of an entry's leaf hash or of a receipt's update id.
     """
     from ledger.entries import parse
-    from ledger.history import why as why_of
+    from ledger.fold.history import why as why_of
     from ledger.receipt import Receipt
 
     with place.open() as store:

@@ -15,11 +15,11 @@ from ledger.errors import LedgerError, StoreUnreadable
 from .base import write_file
 
 if TYPE_CHECKING:
-    from ledger.compare import Comparison, Contradiction, Here
     from ledger.live import Tail, WitnessView
     from ledger.merkle import Tree
-    from ledger.report import Report
-    from ledger.store import Store
+    from ledger.store.store import Store
+    from ledger.verify.compare import Comparison, Contradiction, Here
+    from ledger.verify.report import Report
 
 NEWER = ("that this is all there is", "that it was not rolled back")
 """What is no longer open once witnesses were asked and certify nothing later."""
@@ -40,8 +40,9 @@ def tree_of(store: "Store", origin: str, size: int) -> "Tree":
 
 def here_of(store: "Store", origin: str) -> "Here | None":
     """A log as it is certified in the store."""
-    from ledger import archive, notes
-    from ledger.compare import Here
+    from ledger import notes
+    from ledger.archive import exporting as archive
+    from ledger.verify.compare import Here
 
     certificate = store.certified(origin)
     if certificate is None:
@@ -63,7 +64,7 @@ def ask_witnesses(
         LedgerError: the network cannot be joined.
     """
     from ledger import live
-    from ledger.compare import compare
+    from ledger.verify.compare import compare
 
     plugin = live.live()
     origins = store.origins()
@@ -87,8 +88,8 @@ def _resolve(
     store: "Store", comparison: "Comparison", views: "dict[str, WitnessView]", tails: "dict[str, dict[str, Tail]]"
 ) -> "dict[tuple[str, str], Tree]":
     """Tell forks from witnesses that prove nothing, by all entries of the logs in question."""
-    from ledger.compare import Contradiction, certified_head
     from ledger.merkle import Tree, leaf_hash
+    from ledger.verify.compare import Contradiction, certified_head
 
     trees = {}
     for origin, name in comparison.unproven:
@@ -130,7 +131,7 @@ def _keep(store: "Store", item: "Contradiction", tree: "Tree | None", folder: Pa
 
 def with_witnesses(report: "Report", comparison: "Comparison") -> "Report":
     """The report, with what the witnesses said."""
-    from ledger.report import Fault
+    from ledger.verify.report import Fault
 
     faults = tuple(
         Fault(origin=item.origin, entry=None, rule="fork", got=str(item).partition(": ")[2], wanted="one history",

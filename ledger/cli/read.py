@@ -13,8 +13,8 @@ from .base import Command, Place, on_ledger, print_json, print_table
 from .find import choose, find_log
 
 if TYPE_CHECKING:
-    from ledger.fold import Ledger, RunAccount
-    from ledger.store import Store
+    from ledger.fold.fold import Ledger, RunAccount
+    from ledger.store.store import Store
 
 
 @click.command("show", cls=Command)

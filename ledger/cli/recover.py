@@ -18,7 +18,7 @@ from .base import FILE, Command, Place, on_ledger, print_json, print_table
 if TYPE_CHECKING:
     from ledger.keys import PrivateKey
     from ledger.live import Tail
-    from ledger.store import Store
+    from ledger.store.store import Store
 
 Sources = Callable[[Mapping[str, int]], "dict[str, dict[str, Tail]]"]
 """Own logs and how much of each is certified here -> by log and source, what the source has from there on."""
@@ -81,7 +81,7 @@ def _certified(store: "Store", log: str) -> int:
 
 def _own_logs(store: "Store", key: "PrivateKey") -> list[str]:
     """Our account's log, and those of runs that we lead."""
-    from ledger import archive
+    from ledger.archive import exporting as archive
 
     account = store.genesis.origin(key.public)
     runs = [log for log in store.origins() if log != account and key.public in archive.writers(store, log)]
@@ -103,7 +103,7 @@ def _from_file(store: "Store", path: Path, key: "PrivateKey") -> "dict[str, dict
 def _from_store(store: "Store", path: Path, key: "PrivateKey") -> "dict[str, dict[str, Tail]]":
     from ledger import notes
     from ledger.live import Tail
-    from ledger.store import Store
+    from ledger.store.store import Store
 
     found = {}
     with Store.open(path, store.genesis, read_only=True) as other:
@@ -120,7 +120,7 @@ def _from_store(store: "Store", path: Path, key: "PrivateKey") -> "dict[str, dic
 
 
 def _from_archive(store: "Store", path: Path, key: "PrivateKey") -> "dict[str, dict[str, Tail]]":
-    from ledger import archived
+    from ledger.archive import importing as archived
     from ledger.entries import Begin, parse
     from ledger.live import Tail
 

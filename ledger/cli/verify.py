@@ -20,11 +20,11 @@ from .peers import ask_witnesses, print_comparison, with_witnesses
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ledger.compare import Comparison
     from ledger.genesis import Genesis
     from ledger.live import ReplayReport
-    from ledger.report import Fault, Report
-    from ledger.store import Store
+    from ledger.store.store import Store
+    from ledger.verify.compare import Comparison
+    from ledger.verify.report import Fault, Report
 
 @click.command("verify", cls=Command, short_help="Replay the whole ledger from its bytes.")
 @click.option("--archive", type=FILE, help="Verify this exported folder instead of a ledger file.")
@@ -147,9 +147,9 @@ def _source(
         assert store is not None
         yield genesis, store, ()
         return
-    from ledger import archived
-    from ledger.report import Fault
-    from ledger.store import Store
+    from ledger.archive import importing as archived
+    from ledger.store.store import Store
+    from ledger.verify.report import Fault
 
     network = place.network_if_there()
     found = archived.genesis_of(archive, read_network(network)[0] if network else None)
@@ -167,7 +167,7 @@ def _source(
 
 def _verify(path: Path, genesis: "Genesis", options: dict[str, Any], quiet: bool) -> "Report":
     from ledger import certificates
-    from ledger.verify import verify_store
+    from ledger.verify.verify import verify_store
 
     since = None
     if options["since"] is not None:
@@ -181,7 +181,7 @@ def _verify(path: Path, genesis: "Genesis", options: dict[str, Any], quiet: bool
 
 
 def _opened(path: Path, genesis: "Genesis") -> "Store":
-    from ledger.store import Store
+    from ledger.store.store import Store
 
     return Store.open(path, genesis, read_only=True)
 

@@ -20,15 +20,15 @@ from ledger import notes
 from ledger.errors import LedgerError
 from ledger.genesis import Genesis
 from ledger.live import Head, Tail, WitnessView
-from ledger.replica_values import HEADS, EntriesOf, Heads, HeadsSince
+from ledger.replica.values import HEADS, EntriesOf, Heads, HeadsSince
 from peer.config import Settings
 from peer.errors import ForgeError, MessageInvalid, Unreachable
 from peer.identity import Home
+from peer.ledger.messages import METHODS, answer_of, body_of
 from peer.messages import HeadAnswer, HeadQuery, TailAnswer, TailQuery
 from peer.network.network import Network
 from peer.network.rpc import Body
 from peer.records import PeerAdvert, Record
-from peer.replica_messages import METHODS, answer_of, body_of
 from peer.wire import Reply
 
 JOIN_S = 15.0

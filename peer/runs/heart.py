@@ -16,9 +16,9 @@ import structlog
 
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, Unreachable
+from peer.ledger.replication import Replication
 from peer.messages import Beat, Goodbye, Join, News
 from peer.network.network import Network
-from peer.replication import Replication
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
 

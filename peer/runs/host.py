@@ -20,13 +20,13 @@ from ledger.entries import Begin
 from ledger.errors import LedgerError, SelfFork
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
-from peer.credits import Credits
 from peer.directory import Directory
 from peer.errors import ForgeError, Refused
-from peer.logs import Logs
+from peer.ledger.credits import Credits
+from peer.ledger.logs import Logs
+from peer.ledger.replication import Replication
 from peer.messages import Bundle, Gossip
 from peer.network.network import Network
-from peer.replication import Replication
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member

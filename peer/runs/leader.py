@@ -20,10 +20,10 @@ from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, WorkerError
 from peer.files import write_atomic
-from peer.logs import Logs
+from peer.ledger.logs import Logs
+from peer.ledger.replication import Replication
 from peer.messages import Beat, Delivery, Goodbye, Gossip, News
 from peer.network.network import Network
-from peer.replication import Replication
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report

@@ -15,10 +15,10 @@ from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, Refused, WorkerError
-from peer.logs import Logs
+from peer.ledger.logs import Logs
+from peer.ledger.replication import Replication
 from peer.messages import Delivery
 from peer.network.network import Network
-from peer.replication import Replication
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
     Answered,

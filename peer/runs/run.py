@@ -22,7 +22,7 @@ from ledger.codec import decode, encode
 from ledger.entries import Receipt
 from peer.errors import RunError
 from peer.files import write_atomic
-from peer.logs import Logs
+from peer.ledger.logs import Logs
 from peer.rounds.log import OpenRound, RunLog, SettledRound
 from peer.rounds.plan import Plan
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from ledger.entries import run_id
 from p2p_llm_forge.config import default_price
 from peer.blobs.store import BlobStore
-from peer.credits import Credits, nonce
 from peer.errors import RunError
-from peer.logs import Logs
+from peer.ledger.credits import Credits, nonce
+from peer.ledger.logs import Logs
 from peer.runs.run import Run, plan_of
 from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Worker

@@ -1,8 +1,8 @@
 """A new replica catches up from one peer on loopback; and what twenty idle replicas say to each other.
 
 `catch_up_per_s`: a `forge-peer start` daemon has a ledger (accounts that pay each other, runs, a tenth of the entries
-signed receipts); this process starts an empty replica with its own p2pd and the daemon's `peer.replication`, and the
-time runs from its first question until every log is certified on its disk. Floor in the same run: the same entries
+signed receipts); this process starts an empty replica with its own p2pd and the daemon's `peer.ledger.replication`, and
+the time runs from its first question until every log is certified on its disk. Floor in the same run: the same entries
 given to `Store.accept` without a network, in whole logs.
 
 `idle_bytes_per_s`: twenty replica machines over stores that agree, in virtual time, every question and answer in the
@@ -30,20 +30,20 @@ import harness
 import ledger_made
 from harness import Options, Result, Target, say
 
-from ledger import replica_store
-from ledger.database import Database
 from ledger.genesis import Genesis
-from ledger.replica import Replica
-from ledger.replica_values import Ask, HeadsSince, Look
-from ledger.store import Store
+from ledger.replica import store as replica_store
+from ledger.replica.machine import Replica
+from ledger.replica.values import Ask, HeadsSince, Look
+from ledger.store.database import Database
+from ledger.store.store import Store
 from peer.config import Settings
 from peer.demo.peers import DemoPeer, yard
 from peer.identity import Home, NetworkFile
-from peer.logs import Logs
+from peer.ledger.logs import Logs
+from peer.ledger.messages import METHODS, body_of, reply_of
+from peer.ledger.replication import CALL_S, Replication
 from peer.network.network import Network
 from peer.network.rpc import write_request
-from peer.replica_messages import METHODS, body_of, reply_of
-from peer.replication import CALL_S, Replication
 from peer.resources import cpu_name
 from peer.wire import pack_reply
 

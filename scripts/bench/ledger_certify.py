@@ -1,8 +1,9 @@
 """Append → certified with four witness daemons on loopback: one entry at a time, and many at once.
 
 Four `forge-peer start` daemons with witness keys (f = 1, so three must cosign) and a writer in this process: the
-daemon's own `peer.logs.Logs` over its own p2pd. `certify_p50_ms` is the time of one `append` until the certificate is
-on disk here, one after the other. `certified_per_s` counts entries of one log with many appends waiting at once.
+daemon's own `peer.ledger.logs.Logs` over its own p2pd. `certify_p50_ms` is the time of one `append` until the
+certificate is on disk here, one after the other. `certified_per_s` counts entries of one log with many appends waiting
+at once.
 
 The floor, measured in the same run, is what disk and loopback take for this path without any work on it. The writer
 commits three times (entries, signature, certificate) and a witness once (entries and promise), while the others do so
@@ -32,12 +33,12 @@ from harness import Options, Result, say
 from ledger.entries import Send
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.store import Store
+from ledger.store.store import Store
 from peer.config import Settings
 from peer.demo.peers import DemoPeer, yard
 from peer.errors import ForgeError
 from peer.identity import Home, NetworkFile
-from peer.logs import Logs
+from peer.ledger.logs import Logs
 from peer.network.network import Network
 from peer.resources import cpu_name
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from random import Random
 
 from ledger import notes
-from ledger.database import Database, HeadRow
 from ledger.entries import run_id
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.merkle import Frontier, leaf_hash
 from ledger.notes import Checkpoint
 from ledger.receipt import CONTEXT
+from ledger.store.database import Database, HeadRow
 
 NOW = 1_700_000_000
 MEMBERS = 5

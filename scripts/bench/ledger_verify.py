@@ -28,12 +28,12 @@ from harness import Options, Result, say
 
 from ledger import keys, notes
 from ledger.codec import encode
-from ledger.database import HEADS, Database
 from ledger.entries import Begin, Receipt, parse
 from ledger.genesis import Genesis
 from ledger.merkle import leaf_hash
 from ledger.receipt import CONTEXT
-from ledger.verify import verify_store
+from ledger.store.database import HEADS, Database
+from ledger.verify.verify import verify_store
 
 HERE = Path(__file__)
 FULL, QUICK = (1_000_000, 1000, 3), (10_000, 20, 1)

@@ -19,7 +19,7 @@ from cluster import Peer, environment
 from ledger.entries import Close, Entry, Open, parse
 from ledger.keys import PrivateKey
 from ledger.notes import combine
-from ledger.store import Store
+from ledger.store.store import Store
 from ledger.witness import Witness
 from peer.identity import Home
 from peer.rounds.log import RunLog, SettledRound

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from ledger.entries import Send
 from ledger.genesis import Genesis
-from ledger.store import Store
+from ledger.store.store import Store
 from peer.config import Settings
-from peer.cosigning import Ask
 from peer.daemon import Daemon
 from peer.demo.peers import DemoPeer, run_json, yard
 from peer.identity import Home
+from peer.ledger.cosigning import Ask
 from peer.network.network import Network
 from peer.resources import cpu_name
 from peer.supervisor import Keeper

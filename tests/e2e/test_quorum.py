@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.store import Store
+from ledger.store.store import Store
 from peer.demo.peers import DemoPeer, run, run_json, yard
 from peer.demo.story import wait_until
 from peer.identity import Home

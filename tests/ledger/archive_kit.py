@@ -5,9 +5,9 @@ IO: stores and folders where they are asked for.
 
 from pathlib import Path
 
-from ledger import archive
+from ledger.archive import exporting as archive
 from ledger.entries import Send
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import ALICE, BOB, BOB_LOG, CAROL, GENESIS, certify, fill
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from ledger.cli.main import main
 from ledger.entries import Send
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, certify, fill
 

@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ledger import notes
-from ledger.database import Database
 from ledger.entries import Send
 from ledger.keys import PrivateKey
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.database import Database
+from ledger.store.store import Store
 from ledger.witness import Witness
 
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, WITNESS, key_of

@@ -19,8 +19,8 @@ from ledger.errors import Conflict, Frozen
 from ledger.keys import PrivateKey
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 from ledger.witness import Witness
 
 from .world import ALICE, ALICE_LOG, BOB, BOB_LOG, CAROL, GENESIS, NOW, WITNESS

@@ -8,19 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from random import Random
 
-from ledger.replica import Replica
-from ledger.replica_values import (
-    Answer,
-    Ask,
-    Blame,
-    Effect,
-    Heads,
-    HeadsSince,
-    Look,
-    Settings,
-    Take,
-    TakeEvidence,
-)
+from ledger.replica.machine import Replica
+from ledger.replica.values import Answer, Ask, Blame, Effect, Heads, HeadsSince, Look, Settings, Take, TakeEvidence
 from tests.ledger.replica_kit import Shelf
 
 BIG = "a"

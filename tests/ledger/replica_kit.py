@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ledger.replica_values import (
+from ledger.replica.values import (
     HEADS,
     Accusation,
     Answer,

@@ -13,10 +13,11 @@ from pathlib import Path
 import pymerkle
 import pytest
 
-from ledger import archive, archived
+from ledger.archive import exporting as archive
+from ledger.archive import importing as archived
 from ledger.errors import StoreUnreadable
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 
 from .archive_kit import CAROL_LOG, MANY, make_archive, make_store
 from .world import ALICE, ALICE_LOG, BOB, CAROL, GENESIS, RUN, RUN_LOG
@@ -157,8 +158,8 @@ def test_an_export_that_fails_leaves_nothing(store_file, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ledger import archive
-from ledger.store import Store
+from ledger.archive import exporting as archive
+from ledger.store.store import Store
 from tests.ledger.world import GENESIS
 left = int(sys.argv[3])
 whole = archive._write

@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 
-from ledger import archived, notes
+from ledger import notes
+from ledger.archive import importing as archived
 from ledger.entries import Send
 from ledger.errors import ArchiveInvalid, GenesisInvalid, StoreUnreadable
 from ledger.genesis import Genesis

@@ -86,7 +86,7 @@ def test_an_interrupted_verification_does_not_say_that_the_ledger_is_unsound(hom
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ledger.verify.verify_store", interrupted)
+    monkeypatch.setattr("ledger.verify.verify.verify_store", interrupted)
     assert call("verify", "--home", home, code=130).stderr == "interrupted\n"
 
 

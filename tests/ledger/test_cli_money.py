@@ -9,7 +9,7 @@ import re
 import pytest
 
 from ledger.entries import Close, Open, Seat, Settle
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .cli_kit import call, call_json
 from .world import ALICE, ALICE_LOG, BOB, CAROL, GENESIS, RUN, RUN_LOG, blob, certify, fund, receipt_of, run_log

@@ -15,7 +15,7 @@ from ledger.genesis import Genesis
 from ledger.live import Head, Tail, WitnessView
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .cli_kit import call, call_json, tampered
 from .world import ALICE, BOB, NOW, key_of

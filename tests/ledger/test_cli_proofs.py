@@ -14,7 +14,7 @@ from ledger import codec
 from ledger.entries import Send
 from ledger.genesis import Genesis
 from ledger.merkle import leaf_hash
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .cli_kit import call, call_json
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, RUN, RUN_LOG, key_of, run_log

@@ -14,7 +14,7 @@ import pytest
 from ledger import live
 from ledger.entries import Send
 from ledger.live import Tail
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .cli_kit import call, call_json
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, RUN_LOG, certify, fill, key_of, run_log
@@ -157,7 +157,7 @@ def test_when_nobody_answers_that_is_told(homes, monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from ledger.store import Store
+from ledger.store.store import Store
 from tests.ledger.world import GENESIS
 with Store.open(Path(sys.argv[1]), GENESIS):
     print("open", flush=True)

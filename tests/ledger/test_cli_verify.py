@@ -15,7 +15,7 @@ from ledger import live
 from ledger.cli.progress import Progress
 from ledger.entries import Send
 from ledger.live import ReplayReport
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .cli_kit import call, call_json, tampered
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, certify

@@ -19,8 +19,8 @@ from ledger.entries import Send
 from ledger.errors import Conflict, Frozen
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 from ledger.witness import Witness
 
 from .crasher import OTHERS

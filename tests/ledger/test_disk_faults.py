@@ -14,7 +14,7 @@ import pytest
 from ledger import notes
 from ledger.entries import Send
 from ledger.errors import StoreUnreadable
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .disk_story import Story, check
 from .faulty_vfs import Disk, installed

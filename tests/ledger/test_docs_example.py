@@ -15,11 +15,11 @@ import pytest
 from ledger import codec, entries, evidence, merkle, notes, proof
 from ledger.entries import Receipt
 from ledger.evidence import Evidence
-from ledger.fold import Ledger, conservation, fold
+from ledger.fold.fold import Ledger, conservation, fold
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.receipt import CONTEXT
-from ledger.store import Store
+from ledger.store.store import Store
 from ledger.tiles import parse_bundle
 from ledger.witness import Witness
 from tests.ledger.docs_example import KEYS, RECEIPT, TIMES, example

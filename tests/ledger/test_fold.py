@@ -4,7 +4,7 @@ import pytest
 
 from ledger.entries import Audit, Close, Entry, Issue, Open, Recv, Seat, Send, Settle
 from ledger.errors import EntryInvalid
-from ledger.fold import Ledger, conservation, fold
+from ledger.fold.fold import Ledger, conservation, fold
 
 from .world import (
     ALICE,

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import accounting
 from ledger.entries import Recv
-from ledger.fold import Fold, Ledger, conservation, fold
-from ledger.fold_log import FoldedLog
+from ledger.fold import accounting
+from ledger.fold.fold import Fold, Ledger, conservation, fold
+from ledger.fold.log import FoldedLog
 
 from . import worlds
 from .world import root_of

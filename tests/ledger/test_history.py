@@ -6,10 +6,10 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.balances import KINDS, Movement
 from ledger.entries import Close, Open, Seat, Send
-from ledger.fold import Fold, fold
-from ledger.history import history, movements, why
+from ledger.fold.balances import KINDS, Movement
+from ledger.fold.fold import Fold, fold
+from ledger.fold.history import history, movements, why
 
 from . import worlds
 from .world import ALICE, ALICE_LOG, BOB, BOB_LOG, CAROL, GENESIS, RUN, RUN_LOG, blob, fund, recv_of, run_log

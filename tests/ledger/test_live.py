@@ -9,13 +9,13 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from ledger import live, notes
-from ledger.compare import Comparison, Here, compare
 from ledger.entries import Send
 from ledger.errors import PluginMissing
 from ledger.genesis import Genesis
 from ledger.live import Head, WitnessView
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
+from ledger.verify.compare import Comparison, Here, compare
 
 from .world import ALICE, BOB, NOW, key_of
 

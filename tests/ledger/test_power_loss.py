@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .disk_story import Fact, Story, check
 from .faulty_vfs import Contents, installed

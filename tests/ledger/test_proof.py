@@ -19,7 +19,7 @@ from ledger.errors import LedgerError, ProofInvalid, QuorumMissing
 from ledger.genesis import Genesis
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, RUN, RUN_LOG, WITNESS, fill, fund, key_of, receipt_of, run_log
 

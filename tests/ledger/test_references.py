@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from ledger.entries import Audit, Begin, Close, Issue, Open, Seat, Send, run_id
 from ledger.references import References, named_by
 from ledger.rules import Terms
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import (
     ALICE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ledger.replica_values import ANSWER_BYTES, Entries, EntriesOf, EvidenceOf, Heads, HeadsSince
+from ledger.replica.values import ANSWER_BYTES, Entries, EntriesOf, EvidenceOf, Heads, HeadsSince
 from tests.ledger.replica_bench import BIG, Bench, shelf
 
 

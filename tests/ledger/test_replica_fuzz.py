@@ -10,8 +10,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.replica import Replica
-from ledger.replica_values import (
+from ledger.replica.machine import Replica
+from ledger.replica.values import (
     Accusation,
     Answer,
     Ask,

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from ledger.replica_values import ANSWER_BYTES, HEADS, Entries, EntriesOf, Heads, HeadsSince
+from ledger.replica.values import ANSWER_BYTES, HEADS, Entries, EntriesOf, Heads, HeadsSince
 from tests.ledger.replica_bench import BIG, Bench, shelf
 from tests.ledger.replica_kit import certificate, entry
 

@@ -16,10 +16,10 @@ from ledger.errors import (
     StoreBusy,
     StoreUnreadable,
 )  # fmt: skip
-from ledger.fold import conservation, fold
+from ledger.fold.fold import conservation, fold
 from ledger.genesis import Genesis
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import (
     ALICE,

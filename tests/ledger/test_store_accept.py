@@ -7,7 +7,7 @@ from ledger.entries import Begin, Close, Open, Seat, Send, run_id
 from ledger.errors import Behind, Conflict, NoteInvalid, QuorumMissing, SelfFork
 from ledger.genesis import Genesis
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import (
     ALICE,

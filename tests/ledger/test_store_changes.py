@@ -8,11 +8,11 @@ from ledger import notes
 from ledger.entries import Send
 from ledger.errors import Behind, EvidenceInvalid, Frozen, LedgerError
 from ledger.evidence import build, build_split
-from ledger.fold import fold
+from ledger.fold.fold import fold
 from ledger.genesis import Genesis
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Changes, Store
+from ledger.store.store import Changes, Store
 from ledger.witness import Witness
 
 from .world import ALICE, ALICE_LOG, BOB, BOB_LOG, CAROL, GENESIS, NOW, RUN_LOG, WITNESS, certify, fill, key_of

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from ledger import storefile
 from ledger.entries import Send
 from ledger.errors import GenesisInvalid, LedgerError, StoreBusy, StoreUnreadable
 from ledger.genesis import Genesis
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store import file as storefile
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 
 from .test_crash import ROOT, run_crasher
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, RUN_LOG, certify, fill

@@ -9,7 +9,7 @@ from ledger.entries import Close, Send
 from ledger.errors import Behind, Conflict, EntryInvalid, Frozen, NoteInvalid, SelfFork
 from ledger.evidence import verify
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .world import ALICE, ALICE_LOG, BOB, BOB_LOG, GENESIS, RUN_LOG, blob, certify, fill, root_of, run_log
 

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import notes, storefile
-from ledger.database import Database
+from ledger import notes
 from ledger.entries import Begin, Close, Open, Seat, Send, run_id
 from ledger.errors import Behind, Conflict, LedgerError, NoteInvalid
 from ledger.evidence import verify, verify_split
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store import file as storefile
+from ledger.store.database import Database
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 from ledger.witness import Witness
 
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, NOW, WITNESS, blob, spec_of

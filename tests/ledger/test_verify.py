@@ -13,9 +13,9 @@ from ledger.errors import GenesisInvalid, StoreUnreadable
 from ledger.genesis import Genesis
 from ledger.merkle import leaf_hash
 from ledger.receipt import CONTEXT
-from ledger.report import describe_damaged
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.report import describe_damaged
+from ledger.verify.verify import verify_store
 
 from .world import ALICE, ALICE_LOG, BOB, GENESIS, RUN_LOG, certify, fill, run_log, spec_of
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ledger import verify, workers
 from ledger.entries import Recv, Send
 from ledger.errors import StoreUnreadable
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify import verify, workers
+from ledger.verify.verify import verify_store
 
 from .test_verify import change, flip
 from .world import ALICE, ALICE_LOG, BOB, BOB_LOG, GENESIS, RUN_LOG, certify, fill
@@ -169,8 +169,8 @@ def test_an_interrupt_leaves_no_worker(file):
 
 
 def test_a_worker_whose_parent_is_gone_ends():
-    command = [sys.executable, "-P", "-m", "ledger.workers"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(workers.__file__).parents[1])}
+    command = [sys.executable, "-P", "-m", "ledger.verify.workers"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(workers.__file__).parents[2])}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     process.communicate(timeout=60)
     assert process.returncode == 0

@@ -10,8 +10,8 @@ from ledger.entries import Recv, Send
 from ledger.errors import NoteInvalid, QuorumMissing
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 
 from .test_verify import change, flip
 from .world import ALICE, ALICE_LOG, BOB, BOB_LOG, GENESIS, NOW, RUN_LOG, WITNESS, certify, fill, run_log

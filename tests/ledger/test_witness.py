@@ -2,13 +2,14 @@
 
 import pytest
 
-from ledger import logs, notes
+from ledger import notes
 from ledger.entries import Begin, Close, Send, run_id
 from ledger.errors import Behind, Conflict, EntryInvalid, Frozen, KeyInvalid, NoteInvalid
 from ledger.evidence import verify
 from ledger.notes import Checkpoint
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store import logs
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 from ledger.witness import Witness
 
 from .world import (

@@ -11,7 +11,7 @@ from ledger.codec import Json
 from ledger.entries import Begin, Close, Entry, Open, Receipt, Recv, Seat, Send, Settle
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.store import Store
+from ledger.store.store import Store
 from ledger.witness import Witness
 
 NOW = 1_700_000_000

@@ -21,8 +21,8 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 @pytest.fixture
 def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
     """Ledger replicas of a witness and of Alice, who has all the credits; more on demand."""
-    monkeypatch.setattr("peer.cosigning.RETRY_S", 0.02)
-    monkeypatch.setattr("peer.ownheads.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.ledger.cosigning.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.ledger.ownheads.RETRY_S", 0.02)
     ledgers = Ledgers(tmp_path)
     yield ledgers
     ledgers.close()
@@ -31,8 +31,8 @@ def ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers
 @pytest.fixture
 def quorum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledgers]:
     """As `ledgers`, with four witnesses, three of whom must sign."""
-    monkeypatch.setattr("peer.cosigning.RETRY_S", 0.02)
-    monkeypatch.setattr("peer.ownheads.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.ledger.cosigning.RETRY_S", 0.02)
+    monkeypatch.setattr("peer.ledger.ownheads.RETRY_S", 0.02)
     quorum = Ledgers(tmp_path, num_witnesses=4)
     yield quorum
     quorum.close()

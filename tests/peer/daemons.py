@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from ledger.fold import conservation
+from ledger.fold.fold import conservation
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.replica_values import Settings as ReplicaSettings
-from ledger.store import Store
+from ledger.replica.values import Settings as ReplicaSettings
+from ledger.store.store import Store
 from peer.config import Settings
 from peer.daemon import Daemon
 from peer.identity import Home, NetworkFile
@@ -30,16 +30,16 @@ SUPPLY = 10**12
 FAST = {
     "peer.directory.LOOK_S": 0.05,
     "peer.runs.host.LOOK_S": 0.05,
-    "peer.replication.SETTINGS": ReplicaSettings(quick_s=0.05, slow_s=0.1, retry_s=0.05),
-    "peer.replication.HEAR_S": 0.05,
+    "peer.ledger.replication.SETTINGS": ReplicaSettings(quick_s=0.05, slow_s=0.1, retry_s=0.05),
+    "peer.ledger.replication.HEAR_S": 0.05,
     "peer.runs.heart.BEAT_S": 0.1,
     "peer.runs.leader.TICK_S": 0.02,
     "peer.runs.leader.RETRY_S": 0.05,
     "peer.runs.member.TICK_S": 0.02,
     "peer.rounds.delivery.REMIND_S": 0.3,
     "peer.rounds.pause.RETRY_S": 0.05,
-    "peer.cosigning.RETRY_S": 0.05,
-    "peer.ownheads.RETRY_S": 0.05,
+    "peer.ledger.cosigning.RETRY_S": 0.05,
+    "peer.ledger.ownheads.RETRY_S": 0.05,
     "peer.supervisor.FIRST_PAUSE_S": 0.05,
 }
 """The daemon's pauses, shortened; none of them decides what happens."""

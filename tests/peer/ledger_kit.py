@@ -11,11 +11,11 @@ from typing import Any
 from ledger.entries import run_id
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.store import Store
+from ledger.store.store import Store
 from ledger.witness import Witness
-from peer.credits import Credits
-from peer.logs import Logs
-from peer.replication import Replication
+from peer.ledger.credits import Credits
+from peer.ledger.logs import Logs
+from peer.ledger.replication import Replication
 from tests.peer.memory_net import Air, MemoryNetwork, new_identity
 
 SUPPLY = 1000

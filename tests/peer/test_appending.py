@@ -9,7 +9,7 @@ import pytest
 
 from ledger.entries import Issue, Send
 from ledger.errors import EntryInvalid, StoreUnreadable
-from ledger.store import Store
+from ledger.store.store import Store
 from tests.peer.ledger_kit import Ledgers
 from tests.peer.memory_net import until
 
@@ -71,7 +71,7 @@ async def test_what_is_certified_already_needs_no_witness(quorum: Ledgers) -> No
 async def test_a_certificate_that_the_disk_does_not_take_is_stored_later(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.appending.STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("peer.ledger.appending.STORE_RETRY_S", 0.01)
     full = [StoreUnreadable("disk full")] * 2
     certify = Store.certify
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from ledger import live
-from ledger.compare import certified_head
 from ledger.entries import Send
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from ledger.merkle import verify_consistency
 from ledger.notes import checkpoint, parse
+from ledger.verify.compare import certified_head
 from peer.audit import live as audit
 from peer.network.network import Network
 from peer.records import PeerAdvert, witness_binding
@@ -186,7 +186,7 @@ async def test_what_a_witness_promised_beyond_the_certified_comes_with_its_head(
 async def test_a_long_tail_comes_in_several_messages(
     four: Ledgers, asker: MemoryNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.witnessing.MESSAGE_ENTRIES", 4)
+    monkeypatch.setattr("peer.ledger.witnessing.MESSAGE_ENTRIES", 4)
     promise(four.keepers[0], four, 15)
     found = (await tails(asker, four, 5))["w1"]
     assert list(found.entries) == four.alice.store.entries(log_of(four), 5, 20)

@@ -9,9 +9,9 @@ from ledger.entries import Send
 from ledger.evidence import verify
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from peer import comparing
-from peer.comparing import Comparing
-from peer.storage import Storage
+from peer.ledger import comparing
+from peer.ledger.comparing import Comparing
+from peer.ledger.storage import Storage
 from tests.peer.ledger_kit import Ledgers, Replica
 from tests.peer.memory_net import until
 
@@ -53,7 +53,7 @@ async def look_twice(compared: Comparing) -> None:
 async def test_an_owner_who_shows_each_witness_another_log_is_found_out(
     quorum: Ledgers, theirs: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.witnessing.MESSAGE_ENTRIES", 2)  # the entries come in several messages
+    monkeypatch.setattr("peer.ledger.witnessing.MESSAGE_ENTRIES", 2)  # the entries come in several messages
     one, two = quorum.keepers[:2]
     await show(quorum, one, log_of(1, 2))
     await show(quorum, two, log_of(*theirs))

@@ -126,7 +126,7 @@ async def test_a_witness_that_sleeps_delays_nothing_and_gets_what_it_lacks_when_
 async def test_a_witness_that_fails_with_an_old_head_is_asked_for_the_newest(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.cosigning.COSIGN_S", 0.2)
+    monkeypatch.setattr("peer.ledger.cosigning.COSIGN_S", 0.2)
     slow, away = quorum.keepers[2], quorum.keepers[3]
     wake = quorum.air.stalls[slow.network.peer_id] = asyncio.Event()
     await append(quorum, pay())
@@ -154,7 +154,7 @@ async def test_a_witness_that_was_away_is_sent_all_it_lacks_with_the_next_head(q
 async def test_a_witness_that_fails_is_left_alone_for_a_while(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.cosigning.RETRY_S", 1000.0)
+    monkeypatch.setattr("peer.ledger.cosigning.RETRY_S", 1000.0)
     quorum.air.changes[quorum.keepers[3].network.peer_id, "ledger.cosign"] = answer({"cosignature": "garbage"})
     asked: list[str] = []
     quorum.air.faults["ledger.cosign"] = lambda sender, to, body: asked.append(to)
@@ -166,7 +166,7 @@ async def test_a_witness_that_fails_is_left_alone_for_a_while(
 async def test_below_a_quorum_nothing_counts_and_each_witness_is_named_with_its_problem(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.cosigning.TELL_S", 0.05)
+    monkeypatch.setattr("peer.ledger.cosigning.TELL_S", 0.05)
     quorum.air.cut.add(quorum.keepers[1].network.peer_id)
     quorum.air.changes[quorum.keepers[2].network.peer_id, "ledger.cosign"] = answer({"cosignature": "garbage"})
     with capture_logs() as told:
@@ -184,7 +184,7 @@ async def test_below_a_quorum_nothing_counts_and_each_witness_is_named_with_its_
 async def test_witnesses_that_lack_far_more_than_a_message_are_brought_up_to_date(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.cosigning.MESSAGE_ENTRIES", 3)
+    monkeypatch.setattr("peer.ledger.cosigning.MESSAGE_ENTRIES", 3)
     away, alice = quorum.keepers[3], quorum.alice
     quorum.air.cut.add(away.network.peer_id)
     await append(quorum, *[pay()] * 40)

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from ledger.entries import Begin, Close, Recv, Send
-from ledger.fold import conservation
-from peer.credits import nonce
+from ledger.fold.fold import conservation
 from peer.errors import RunError
+from peer.ledger.credits import nonce
 from tests.peer.ledger_kit import SUPPLY, Ledgers
 
 

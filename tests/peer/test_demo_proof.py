@@ -5,7 +5,7 @@ IO: ledger stores in temporary folders, `forge-ledger` as a process.
 
 from pathlib import Path
 
-from ledger.store import Store
+from ledger.store.store import Store
 from peer.demo.peers import run_json
 from peer.demo.proof import fault_is_named, tamper
 from peer.identity import NetworkFile

@@ -102,7 +102,7 @@ async def test_a_witness_that_lacks_more_than_a_message_holds_is_sent_several(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = ledgers.alice
-    monkeypatch.setattr("peer.cosigning.MESSAGE_ENTRIES", 2)
+    monkeypatch.setattr("peer.ledger.cosigning.MESSAGE_ENTRIES", 2)
     sent: list[tuple[int, int]] = []
     ledgers.air.faults["ledger.cosign"] = lambda sender, to, body: sent.append((body["start"], len(body["entries"])))
     await asyncio.wait_for(alice.logs.append(alice.logs.origin, [pay(1)] * 25), 10)

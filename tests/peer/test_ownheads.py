@@ -96,7 +96,7 @@ async def test_after_a_recovery_it_signs_again(restored: Ledgers) -> None:
 async def test_a_quorum_of_answers_is_waited_for_before_the_first_signature(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.ownheads.TELL_S", 0.02)
+    monkeypatch.setattr("peer.ledger.ownheads.TELL_S", 0.02)
     alice = quorum.alice
     quorum.air.cut.update(keeper.network.peer_id for keeper in quorum.keepers[:2])
     with capture_logs() as told:
@@ -112,7 +112,7 @@ async def test_a_quorum_of_answers_is_waited_for_before_the_first_signature(
 async def test_a_head_that_only_one_witness_knows_is_heard_of_though_it_answers_late(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.ownheads.GRACE_S", 60.0)
+    monkeypatch.setattr("peer.ledger.ownheads.GRACE_S", 60.0)
     await append(quorum.alice, pay())
     backup = backed_up(quorum)
     origin, last = quorum.alice.logs.origin, quorum.keepers[3]

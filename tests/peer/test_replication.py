@@ -13,10 +13,10 @@ from ledger import proof
 from ledger.entries import Send
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
-from ledger.replica_values import Settings
+from ledger.replica.values import Settings
 from peer.errors import MessageInvalid, Refused, Unreachable
+from peer.ledger.replication import choose
 from peer.messages import WitnessRequest
-from peer.replication import choose
 from peer.wire import Reply
 from tests.peer.ledger_kit import Ledgers, Replica
 from tests.peer.memory_net import until
@@ -71,7 +71,7 @@ async def test_a_log_of_many_messages_is_fetched_piece_by_piece(
 ) -> None:
     alice, bob = ledgers.alice, ledgers.more("bob")
     await alice.logs.append(alice.logs.origin, [pay(1)] * 700)
-    monkeypatch.setattr("peer.replication.PULL_ENTRIES", 256)
+    monkeypatch.setattr("peer.ledger.replication.PULL_ENTRIES", 256)
     assert await bob.replication.pull_log(alice.network.peer_id, alice.logs.origin) == 700
 
 
@@ -164,8 +164,9 @@ async def serving(*replicas: Replica, follows: frozenset[str] = frozenset()) -> 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of a running replication, shortened."""
-    monkeypatch.setattr("peer.replication.SETTINGS", Settings(quick_s=0.02, slow_s=0.05, retry_s=0.02, blame_s=0.05))
-    monkeypatch.setattr("peer.replication.HEAR_S", 0.02)
+    settings = Settings(quick_s=0.02, slow_s=0.05, retry_s=0.02, blame_s=0.05)
+    monkeypatch.setattr("peer.ledger.replication.SETTINGS", settings)
+    monkeypatch.setattr("peer.ledger.replication.HEAR_S", 0.02)
 
 
 async def everybody_has(log: str, size: int, *replicas: Replica) -> None:

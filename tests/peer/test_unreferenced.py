@@ -7,7 +7,7 @@ import pytest
 from ledger.entries import Begin, Send
 from ledger.errors import Unreferenced
 from peer.errors import Refused
-from peer.unreferenced import DAY_S, Room, Strangers
+from peer.ledger.unreferenced import DAY_S, Room, Strangers
 from tests.peer.ledger_kit import Ledgers, Replica
 from tests.peer.memory_net import until
 

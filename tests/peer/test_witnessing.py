@@ -55,7 +55,7 @@ async def test_a_witness_tells_what_is_certified_and_what_it_promised(quorum: Le
 async def test_the_tail_of_a_log_comes_in_bounded_messages_and_leads_to_the_promised_head(
     quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("peer.witnessing.MESSAGE_ENTRIES", 100)
+    monkeypatch.setattr("peer.ledger.witnessing.MESSAGE_ENTRIES", 100)
     alice, witness = quorum.alice, quorum.keepers[0]
     note = await cosign(quorum, witness, 250)
     found: list[bytes] = []

@@ -15,19 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from ledger.replica import Replica
-from ledger.replica_values import (
-    Answer,
-    Ask,
-    Blame,
-    Effect,
-    Fact,
-    Look,
-    Request,
-    Settings,
-    Take,
-    TakeEvidence,
-)
+from ledger.replica.machine import Replica
+from ledger.replica.values import Answer, Ask, Blame, Effect, Fact, Look, Request, Settings, Take, TakeEvidence
 from tests.sim.ledger_replicas_liars import LIES, lie
 from tests.sim.net import Clock, Failure, Net, Weather
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from ledger.replica_values import Accusation, Answer, Entries, EntriesOf, EvidenceOf, Heads, HeadsSince, Request
+from ledger.replica.values import Accusation, Answer, Entries, EntriesOf, EvidenceOf, Heads, HeadsSince, Request
 from tests.sim.net import Failure
 
 PAGE = 10

@@ -13,15 +13,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ledger import evidence, merkle, notes, replica_store
+from ledger import evidence, merkle, notes
 from ledger.entries import Begin, Entry, Recv, Send, run_id
 from ledger.errors import Behind
-from ledger.fold import fold
+from ledger.fold.fold import fold
 from ledger.genesis import Genesis
 from ledger.merkle import Tree
 from ledger.notes import Checkpoint
-from ledger.replica_values import Answer, EntriesOf, Fact, HeadsSince, Request, Take, TakeEvidence
-from ledger.store import Store
+from ledger.replica import store as replica_store
+from ledger.replica.values import Answer, EntriesOf, Fact, HeadsSince, Request, Take, TakeEvidence
+from ledger.store.store import Store
 from tests.ledger.world import NOW, key_of, spec_of
 from tests.sim.ledger_replicas import SETTINGS, World
 

@@ -18,7 +18,7 @@ from unittest import mock
 from ledger import keys
 from ledger.errors import LedgerError
 from ledger.evidence import Evidence, verify
-from ledger.fold import conservation, fold
+from ledger.fold.fold import conservation, fold
 from tests.sim.ledger_witnesses_faulty import Equivocator, Liar
 from tests.sim.ledger_witnesses_nodes import Node, WitnessNode
 from tests.sim.ledger_witnesses_observer import Observer, Violation

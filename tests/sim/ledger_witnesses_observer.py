@@ -13,9 +13,9 @@ from collections import defaultdict
 from itertools import combinations
 
 from ledger import merkle, notes
-from ledger.fold import conservation
+from ledger.fold.fold import conservation
 from ledger.genesis import Genesis
-from ledger.store import Store
+from ledger.store.store import Store
 
 Head = tuple[int, bytes]
 """Size and root."""

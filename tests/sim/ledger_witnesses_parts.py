@@ -17,12 +17,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ledger import storefile
-from ledger.database import Database
 from ledger.entries import run_id
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from ledger.store import Store
+from ledger.store import file as storefile
+from ledger.store.database import Database
+from ledger.store.store import Store
 from tests.ledger.world import key_of, spec_of
 from tests.sim.net import Clock, Failure, Host, Net, Weather
 

@@ -27,7 +27,7 @@ from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.store import Store
+from ledger.store.store import Store
 from ledger.witness import Witness
 from tests.ledger.world import blob
 from tests.sim.ledger_witnesses_parts import ACCOUNTS, RUN, SPEC, WITNESSES, Disk, Killed, empty_image, network

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger.errors import Behind
-from ledger.fold import Ledger, fold
+from ledger.fold.fold import Ledger, fold
 from ledger.merkle import Tree, leaf_hash
-from ledger.store import Store
+from ledger.store.store import Store
 from tests.sim.ledger_replicas_stores import library
 
 

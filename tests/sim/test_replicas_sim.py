@@ -12,7 +12,7 @@ import pytest
 from tests.sim.ledger_replicas_liars import LIES
 from tests.sim.ledger_replicas_stores import run
 
-SEEDS = range(150)
+SEEDS = range(80)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hashlib import sha256
 from typing import cast
 
 from ledger.entries import Begin, Entry, Receipt, Recv, Send, Settle, Slots, run_id
-from ledger.fold import Fold, Terms, conservation, fold
+from ledger.fold.fold import Fold, Terms, conservation, fold
 from ledger.merkle import Tree, leaf_hash
 from peer.rounds import messages as rounds
 from tests.sim.net import Clock, Net, Weather

@@ -5,7 +5,7 @@ IO: SQLite files in temporary folders.
 
 import pytest
 
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .kit import DATA, GENESIS, RUN_LOG, Ledger, build, head
 

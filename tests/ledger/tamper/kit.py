@@ -21,9 +21,9 @@ from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.report import Fault, Report
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.report import Fault, Report
+from ledger.verify.verify import verify_store
 from ledger.witness import Witness
 from tests.ledger.world import NOW, blob, key_of, receipt_of, root_of, spec_of
 

@@ -12,10 +12,10 @@ import pytest
 from ledger import notes
 from ledger.entries import Entry
 from ledger.errors import EntryInvalid, LedgerError, QuorumMissing
-from ledger.fold import conservation
+from ledger.fold.fold import conservation
 from ledger.keys import PrivateKey
 from ledger.notes import Signature
-from ledger.store import Store
+from ledger.store.store import Store
 from tests.ledger.world import NOW
 
 from .kit import DATA, RUN_LOG, Ledger, certificate

@@ -23,9 +23,9 @@ from random import Random
 
 from ledger import notes
 from ledger.errors import LedgerError
-from ledger.fold import Ledger, fold
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.fold.fold import Ledger, fold
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 
 from . import changes
 from .file import File

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from ledger import archive, archived, certificates, codec, entries, evidence, notes, proof, tiles
+from ledger import certificates, codec, entries, evidence, notes, proof, tiles
+from ledger.archive import exporting as archive
+from ledger.archive import importing as archived
 from ledger.errors import LedgerError
 from ledger.evidence import Evidence
 from ledger.genesis import Genesis, parse_network
 from ledger.keys import PrivateKey
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Note
-from ledger.store import Inclusion, Store
+from ledger.store.store import Inclusion, Store
 
 from .file import spoil
 from .kit import ALICE, ALICE_LOG, BOB, DATA, GENESIS, LOGS, RUN_LOG, WITNESSES, certificate, head

@@ -7,8 +7,8 @@ import pytest
 from ledger import codec
 from ledger.errors import Conflict, EntryInvalid, GenesisInvalid, NoteInvalid, StoreUnreadable
 from ledger.genesis import Genesis, parse_network
-from ledger.store import Store
-from ledger.verify import verify_store
+from ledger.store.store import Store
+from ledger.verify.verify import verify_store
 
 from .kit import ALICE, ALICE_LOG, BOB, DATA, GENESIS, RUN_LOG, WITNESSES, certificate, cosigned, head
 

@@ -5,8 +5,8 @@ import pytest
 from ledger import notes
 from ledger.entries import Recv, Send
 from ledger.errors import Conflict, Frozen
-from ledger.fold import conservation
-from ledger.store import Store
+from ledger.fold.fold import conservation
+from ledger.store.store import Store
 from ledger.witness import Witness
 from tests.ledger.world import NOW
 

@@ -8,7 +8,7 @@ from ledger import merkle, notes, proof
 from ledger.entries import Send
 from ledger.errors import Behind, Conflict, EntryInvalid, ProofInvalid, QuorumMissing, StoreUnreadable
 from ledger.merkle import leaf_hash
-from ledger.store import Store
+from ledger.store.store import Store
 
 from .kit import ALICE, ALICE_LOG, BOB, BOB_LOG, DATA, GENESIS, LOGS, RUN_LOG, certificate, head, receipt
 

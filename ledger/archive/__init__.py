@@ -1,0 +1,1 @@
+"""Ledgers as folders of tlog-tiles that other tools read, and back."""

@@ -1,0 +1,1 @@
+"""What certified entries amount to: the effects of each log alone, the money of all, and every movement explained."""

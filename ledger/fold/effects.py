@@ -1,0 +1,176 @@
+"""What one entry does to money, read from its log alone: parsing, rules and signatures, but no other log.
+
+A `LogReader` is fed the entries of one log in order and gives an effect for each that has to do with money, and one for
+the first that breaks a rule. So logs can be read side by side, and `fold` needs nothing but the effects.
+
+Pure: no IO.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ledger.entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, parse
+from ledger.errors import CodecInvalid, EntryInvalid
+from ledger.rules import AccountRules, RunRules
+
+MILLION = 10**6
+"""Prices are per so many tokens."""
+
+
+class Give(NamedTuple):
+    """A send."""
+
+    entry: int
+    to: str
+    amount: int
+    memo: str
+
+
+class Gives(NamedTuple):
+    """Sends that follow each other with nothing but entries without effect between."""
+
+    entry: int
+    entries: Sequence[int]
+    to: Sequence[str]
+    amounts: Sequence[int]
+
+
+class Make(NamedTuple):
+    """An issue."""
+
+    entry: int
+    to: str
+    amount: int
+
+
+class Claim(NamedTuple):
+    """A recv: all that `origin`, whose root at `size` is `root`, owes up to entry `upto`."""
+
+    entry: int
+    origin: str
+    upto: int
+    size: int
+    root: str
+
+
+class Start(NamedTuple):
+    """A begin."""
+
+    entry: int
+    name: str
+    submitter: str
+    state: str
+
+
+class Reserve(NamedTuple):
+    """An open: the worth of its quotas in micro-credits, and the first slot that was never given out."""
+
+    entry: int
+    worth: int
+    round: int
+    slot_cursor: int
+
+
+class Pay(NamedTuple):
+    """A settle: what each receipt that counts earns, as (account, micro-credits)."""
+
+    entry: int
+    payments: tuple[tuple[str, int], ...]
+    round: int
+    state: str
+
+
+class Finish(NamedTuple):
+    """A close."""
+
+    entry: int
+
+
+class Broken(NamedTuple):
+    """The first entry that breaks a rule; nothing from it on counts."""
+
+    entry: int
+    rule: str
+    got: str
+    wanted: str
+
+
+Effect: TypeAlias = Give | Gives | Make | Claim | Start | Reserve | Pay | Finish | Broken
+
+
+def joined(effects: Iterable[Effect]) -> list[Effect]:
+    """The same effects with sends in a row made one, which is quicker to fold; their memos are left out."""
+    found: list[Effect] = []
+    entries: list[int] = []
+    to: list[str] = []
+    amounts: list[int] = []
+    for effect in effects:
+        if type(effect) is not Give:
+            found.append(effect)
+            entries = []
+            continue
+        if not entries:
+            entries, to, amounts = [], [], []
+            found.append(Gives(effect.entry, entries, to, amounts))
+        entries.append(effect.entry)
+        to.append(effect.to)
+        amounts.append(effect.amount)
+    return found
+
+
+class LogReader:
+    """Reads one log; after a `Broken` it reads nothing more."""
+
+    def __init__(self, rules: AccountRules | RunRules) -> None:
+        self.rules = rules
+        self.broken: EntryInvalid | None = None
+        """What the first bad entry breaks."""
+
+    def read(self, item: bytes | Entry) -> Effect | None:
+        """What the next entry does; None where it moves no money."""
+        if self.broken is not None:
+            return None
+        try:
+            entry = parse(item) if isinstance(item, bytes) else item
+            return self.effect(entry)
+        except CodecInvalid as exc:
+            wanted = "the canonical bytes of an entry"
+            self.broken = EntryInvalid(rule="encoding", got=exc.message, wanted=wanted, index=self.rules.size)
+        except EntryInvalid as exc:
+            self.broken = exc.at(self.rules.size)
+        return Broken(self.rules.size, self.broken.rule, self.broken.got, self.broken.wanted)
+
+    def effect(self, entry: Entry) -> Effect | None:
+        """What this entry does as the next one; None where it moves no money.
+
+        Raises:
+            EntryInvalid: it may not come next; nothing changed.
+        """
+        rules = self.rules
+        index = rules.size
+        rules.apply(entry)
+        if type(entry) is Receipt:
+            return None
+        if isinstance(entry, Send):
+            return Give(index, entry.to, entry.amount, entry.memo)
+        if isinstance(entry, Recv):
+            return Claim(index, entry.origin, entry.index, entry.size, entry.root)
+        if isinstance(entry, Issue):
+            return Make(index, entry.to, entry.amount)
+        if isinstance(rules, RunRules) and rules.begin is not None:
+            return _of_run(rules, rules.begin, index, entry)
+        return None
+
+
+def _of_run(rules: RunRules, begin: Begin, index: int, entry: Entry) -> Effect | None:
+    """What an entry of a run's log does, the rules being those after it."""
+    price = begin.price
+    if isinstance(entry, Open):
+        worth = sum(seat.quota * begin.tokens_per_slot * price // MILLION for seat in entry.roster)
+        return Reserve(index, worth, entry.round, rules.slot_cursor)
+    if isinstance(entry, Settle):
+        payments = tuple((receipt.account, receipt.tokens * price // MILLION) for receipt in rules.counted)
+        return Pay(index, payments, entry.round, entry.state)
+    if isinstance(entry, Begin):
+        return Start(index, str(begin.spec["name"]), str(begin.spec["submitter"]), begin.state)
+    return Finish(index) if isinstance(entry, Close) else None
