@@ -1,4 +1,4 @@
-"""Replicas that meet loss, partitions, kills and liars agree in the end; scripts/long/replica_seeds.py plays more.
+"""Replicas that meet loss, partitions, kills and liars agree in the end; scripts/long/seeds.py plays more.
 
 IO: SQLite files in a test's folder.
 """

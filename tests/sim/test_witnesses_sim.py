@@ -1,4 +1,4 @@
-"""Hundreds of simulated networks of 4 and 7 witnesses; `scripts/long/witness_seeds.py` plays thousands.
+"""Hundreds of simulated networks of 4 and 7 witnesses; `scripts/long/seeds.py` plays thousands.
 
 IO: none; every network follows from its seed.
 """
