@@ -141,6 +141,11 @@ class Genesis:
         return Terms(network=self.id, supply=dict(self.supply), issuers=dict(self.issuers))
 
     @property
+    def keys(self) -> list[str]:
+        """All keys that it registers; each was checked."""
+        return [*{key: None for key, _ in (*self.supply, *self.issuers)}, *(key for _, key in self.witnesses)]
+
+    @property
     def quorum(self) -> int:
         """How many witnesses must cosign: two quorums share at least one that is not faulty."""
         return (len(self.witnesses) + self.f) // 2 + 1

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 from . import keys
@@ -18,7 +19,7 @@ from .codec import MAX_INT
 from .entries import PREFIX, Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, run_id
 from .errors import EntryInvalid, KeyInvalid, SignatureInvalid
 
-_OWNER = re.compile(r"(run/)?[0-9a-f]{64}")
+_is_owner = re.compile(r"(run/)?[0-9a-f]{64}").fullmatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,13 @@ class Terms:
     issuers: Mapping[str, int]
     """Accounts that may issue, each with its total budget in micro-credits."""
 
+    @cached_property
+    def _prefix(self) -> str:
+        return f"{PREFIX}{self.network[:16]}/"
+
     def origin(self, owner: str) -> str:
         """The origin line of the log of an account, or of "run/<run id>"."""
-        return f"{PREFIX}{self.network[:16]}/{owner}"
+        return self._prefix + owner
 
     def owner(self, origin: str) -> str:
         """Whose log this is: an account, or "run/<run id>".
@@ -42,14 +47,10 @@ class Terms:
         Raises:
             EntryInvalid: no log of this network can have that origin.
         """
-        owner = origin[len(PREFIX) + 17 :]
-        if origin != self.origin(owner) or not _is_owner(owner):
+        owner = origin[len(self._prefix) :]
+        if not origin.startswith(self._prefix) or not _is_owner(owner):
             raise EntryInvalid(rule="origin", got=origin[:160], wanted=f"{self.origin('')}<account> or …/run/<run id>")
         return owner
-
-
-def _is_owner(owner: str) -> bool:
-    return _OWNER.fullmatch(owner) is not None
 
 
 class LogRules(ABC):
@@ -76,7 +77,7 @@ class LogRules(ABC):
         Raises:
             EntryInvalid: the entry may not come next; nothing changed.
         """
-        if not isinstance(entry, self.allowed):
+        if type(entry) not in self.allowed:
             names = ", ".join(kind.type for kind in self.allowed)
             raise EntryInvalid(rule="type", got=entry.type, wanted=f"one of {names} in this log", index=self.size)
         try:
@@ -162,15 +163,15 @@ class RunRules(LogRules):
     def _apply(self, entry: Entry) -> None:
         if self.closed:
             raise EntryInvalid(rule="order", got=f"{entry.type} after close", wanted="nothing")
-        if isinstance(entry, Begin):
+        if isinstance(entry, Receipt) and self.begin is not None:  # first, as most entries are
+            self.check_receipt(entry)
+            self.receipts[self.size] = entry
+        elif isinstance(entry, Begin):
             self._begin(entry)
         elif self.begin is None:
             raise EntryInvalid(rule="order", got=entry.type, wanted="begin as the first entry")
         elif isinstance(entry, Open):
             self._open(entry)
-        elif isinstance(entry, Receipt):
-            self.check_receipt(entry)
-            self.receipts[self.size] = entry
         elif isinstance(entry, Settle):
             self._settle(entry)
         elif isinstance(entry, Close):

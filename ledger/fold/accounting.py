@@ -10,6 +10,7 @@ Pure: no IO.
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from ledger.rules import Terms
 
@@ -20,6 +21,7 @@ from .log import FoldedLog, Void, close_run, open_round, run_account, settle_rou
 Watch = Callable[[Movement], None]
 """Told of each movement of money when it is decided, each once."""
 _NOTHING = array("q")
+_Effect = TypeVar("_Effect", bound=Effect)
 
 
 class EffectFold:
@@ -71,38 +73,43 @@ class EffectFold:
             log.decided = effect.entry  # those between have no effect
             if isinstance(effect, Gives):
                 self._gives(log, effect)
-                queue.popleft()
-                continue
-            if isinstance(effect, Claim):
-                log.pending = self._missing(log, effect)
-                if log.pending is not None:
+            elif isinstance(effect, Claim):
+                if self._missing(effect) is not None:
+                    log.pending = effect
                     self._waiting.setdefault(effect.origin, set()).add(log.origin)
                     return log.decided > before
+                self._try(self._claim, log, effect)
             elif isinstance(effect, Broken):
                 log.invalid = self._without("invalid", log, *effect)
                 queue.clear()
                 return True
-            self._try(log, effect)
+            else:
+                self._try(self._apply, log, effect)
             queue.popleft()
         if log.invalid is None:
             log.decided = log.size
         return log.decided > before
 
-    def _try(self, log: FoldedLog, effect: Effect) -> None:
+    def _try(self, decide: Callable[[FoldedLog, _Effect], None], log: FoldedLog, effect: _Effect) -> None:
         try:
-            self._apply(log, effect)
+            decide(log, effect)
         except Void as void:
             self._voids.append(self._without("void", log, effect.entry, *void.outcome))
 
     def _gives(self, log: FoldedLog, gives: Gives) -> None:
-        total = sum(gives.amounts)
-        if self._watch or total > log.balance or not log.closes_claimed.isdisjoint(gives.to):
+        total, closed = sum(gives.amounts), log.closes_claimed
+        if self._watch or total > log.balance or (closed and not closed.isdisjoint(gives.to)):
             for entry, to, amount in zip(gives.entries, gives.to, gives.amounts, strict=True):
-                self._try(log, Give(entry, to, amount, ""))
+                self._try(self._give, log, Give(entry, to, amount, ""))
             return
         log.balance -= total
+        owed = log.owed
         for entry, to, amount in zip(gives.entries, gives.to, gives.amounts, strict=True):
-            log.owe(to, entry, amount)
+            if due := owed.get(to):  # as `log.owe` does, which would take longer
+                due.append(entry)
+                due.append(amount)
+            else:
+                owed[to] = array("q", (entry, amount))
 
     def _without(self, kind: str, log: FoldedLog, index: int, rule: str, got: str, wanted: str) -> Outcome:
         outcome = Outcome(origin=log.origin, index=index, rule=rule, got=got, wanted=wanted)
@@ -110,17 +117,24 @@ class EffectFold:
             self._tell(kind, log.origin, index, log.owner, 0, 0, outcome.reason)
         return outcome
 
-    def _missing(self, log: FoldedLog, claim: Claim) -> Outcome | None:
-        """What a recv waits for, if anything."""
+    def _missing(self, claim: Claim) -> str | None:
+        """Which rule a recv waits for, if any."""
         source = self._logs.get(claim.origin)
-        known = source.size if source else 0
-        if source is None or known < claim.size:
-            rule, got, wanted = "size", f"{claim.origin} known up to {known}", f"up to {claim.size}"
-        elif source.invalid is None and source.decided <= claim.upto and self._root_fits(claim):
+        if source is None or source.size < claim.size:
+            return "size"
+        if source.decided <= claim.upto and source.invalid is None and self._root_fits(claim):
+            return "index"
+        return None
+
+    def _pending(self, log: FoldedLog, claim: Claim) -> Outcome:
+        """What the recv that this log waits at waits for."""
+        source = self._logs.get(claim.origin)
+        if self._missing(claim) == "index" and source is not None:
             rule, got, wanted = "index", f"{claim.origin} decided up to {source.decided}", f"above {claim.upto}"
         else:
-            return None
-        return Outcome(origin=log.origin, index=log.decided, rule=rule, got=got, wanted=wanted)
+            known = source.size if source else 0
+            rule, got, wanted = "size", f"{claim.origin} known up to {known}", f"up to {claim.size}"
+        return Outcome(origin=log.origin, index=claim.entry, rule=rule, got=got, wanted=wanted, behind=_behind(log))
 
     def _root_fits(self, claim: Claim) -> bool:
         return self._roots(claim.origin, claim.size) == claim.root
@@ -128,8 +142,6 @@ class EffectFold:
     def _apply(self, log: FoldedLog, effect: Effect) -> None:
         if isinstance(effect, Give):
             self._give(log, effect)
-        elif isinstance(effect, Claim):
-            self._claim(log, effect)
         elif isinstance(effect, Make):
             left = self.terms.issuers[log.owner] - log.issued
             if effect.amount > left:
@@ -244,7 +256,7 @@ class EffectFold:
             claimable=self._claimable(logs),
             runs={run: account for run, account in runs.items() if account is not None},
             voids=tuple(sorted(self._voids, key=lambda void: (void.origin, void.index))),
-            pendings=tuple(replace(log.pending, behind=_behind(log)) for log in logs if log.pending),
+            pendings=tuple(self._pending(log, log.pending) for log in logs if log.pending),
             invalid=tuple(replace(log.invalid, behind=_behind(log)) for log in logs if log.invalid),
             decided={log.origin: log.decided for log in logs},
             issued=sum(self.terms.supply.values()) + sum(log.issued for log in accounts),

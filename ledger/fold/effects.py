@@ -149,12 +149,12 @@ class LogReader:
         rules = self.rules
         index = rules.size
         rules.apply(entry)
-        if type(entry) is Receipt:
-            return None
-        if isinstance(entry, Send):
+        if isinstance(entry, Send):  # most first
             return Give(index, entry.to, entry.amount, entry.memo)
         if isinstance(entry, Recv):
             return Claim(index, entry.origin, entry.index, entry.size, entry.root)
+        if isinstance(entry, Receipt):
+            return None
         if isinstance(entry, Issue):
             return Make(index, entry.to, entry.amount)
         if isinstance(rules, RunRules) and rules.begin is not None:

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from .balances import Outcome, RunAccount
-from .effects import Effect, Pay, Reserve, Start
+from .effects import Claim, Effect, Pay, Reserve, Start
 
 
 @dataclass(kw_only=True)
@@ -49,16 +49,15 @@ class FoldedLog:
     """What they do, from the first undecided one on."""
     decided: int = 0
     invalid: Outcome | None = None
-    pending: Outcome | None = None
+    pending: Claim | None = None
+    """What it waits at."""
     owed: dict[str, array[int]] = field(default_factory=dict)
     """What is not claimed yet, by payee: entry, amount, entry, amount and so on."""
     cursors: dict[str, int] = field(default_factory=dict)
     closes_claimed: set[str] = field(default_factory=set)
 
-    @property
-    def is_run(self) -> bool:
-        """Whether it is a run's log."""
-        return self.owner.startswith("run/")
+    def __post_init__(self) -> None:
+        self.is_run = self.owner.startswith("run/")
 
     def owe(self, payee: str, entry: int, amount: int) -> None:
         """Owe the payee this amount because of this entry."""

@@ -101,11 +101,11 @@ class Database:
 
     def _typed(self, table: str, rows: list[tuple[object, ...]], *kinds: type) -> list[tuple[object, ...]]:
         """The rows, if each column holds its kind: SQLite checks that when it writes, not what a damaged file holds."""
-        wanted = list(kinds)
-        for row in rows:
-            if list(map(type, row)) != wanted:
-                got, names = [type(value).__name__ for value in row], [kind.__name__ for kind in kinds]
-                raise StoreUnreadable(f"{self.path}: a row of {table} holds {got}, wanted {names}: the file is damaged")
+        found = [{*map(type, column)} for column in zip(*rows, strict=True)]
+        if rows and found != [{kind} for kind in kinds]:
+            row = next(row for row in rows if tuple(map(type, row)) != kinds)
+            got, names = [type(value).__name__ for value in row], [kind.__name__ for kind in kinds]
+            raise StoreUnreadable(f"{self.path}: a row of {table} holds {got}, wanted {names}: the file is damaged")
         return rows
 
     def after(self, last: object, start: int) -> int:

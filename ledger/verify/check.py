@@ -6,15 +6,16 @@ A log is read in the one snapshot of its database connection. Only entries below
 IO: reads through the database it is given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ledger import notes
 from ledger.entries import parse
 from ledger.errors import CodecInvalid, EntryInvalid, LedgerError, NoteInvalid
-from ledger.fold.effects import LogReader, joined
+from ledger.fold.effects import Effect, LogReader, joined
 from ledger.genesis import Genesis
 from ledger.merkle import Frontier, leaf_hash
 from ledger.notes import Checkpoint
+from ledger.receipt import Receipt
 from ledger.rules import RunRules, check_signature, rules_of
 from ledger.store.database import HEADS, Database, HeadRow
 
@@ -65,47 +66,50 @@ class LogCheck:
         reader.rules.signatures = not known
         if isinstance(reader.rules, RunRules):
             reader.rules.deferred = None if known else []
-        edge, part, effects = frontier.copy(), Part(number=task.number, rows=0, size=0), []
+        effects: list[Effect] = []
         rows = self._db.entries(task.row, before, end) or self._later(before)
         for index, leaf, data in rows:
-            part.rows += 1
             if index != size or leaf_hash(data) != leaf:
-                self._fault = self._refused(index, leaf, data)
                 break
             try:
                 entry = parse(data)
                 effect = reader.effect(entry)
             except LedgerError:  # nothing changed; the same again finds it
-                self._fault = self._refused(index, leaf, data)
                 break
-            if effect is not None and size < task.certified:
+            if effect is not None:
                 effects.append(effect)
-            elif entry.type == "receipt":
+            elif type(entry) is Receipt:
                 self._receipts += 1
-            frontier.append(leaf)
             size += 1
-            if size == self._next:
-                self._mark(part)
-        forged = self._forged()
-        if forged is not None:  # all that is told ends before it
-            size, self._frontier = forged, edge
-            for _, leaf, _ in rows[: size - before]:
-                edge.append(leaf)
-            effects = [effect for effect in effects if effect.entry < size]
-            part.roots = [item for item in part.roots if item[0] <= size]
+        refused = rows[size - before : size - before + 1]
+        part = Part(number=task.number, rows=size - before + len(refused), size=0)
+        size = self._forged(size)  # all that is told ends before a receipt with a bad signature
+        self._grow(part, [leaf for _, leaf, _ in rows[: size - before]])
+        if refused and self._fault is None:
+            self._fault = self._refused(*refused[0])
         self.read += part.rows
         self.done = self._fault is not None or (size < end and not self._later(size))
         if self.done:
             self._end()
         part.size = min(size, task.certified)
+        if effects and effects[-1].entry >= part.size:
+            effects = [effect for effect in effects if effect.entry < part.size]
         part.effects = joined(effects)
         return part
 
-    def _forged(self) -> int | None:
-        """Check the signatures of the receipts just read, which is quicker together; the first entry with a bad one."""
+    def _grow(self, part: Part, leaves: Sequence[bytes]) -> None:
+        """Put these hashes under the root, and note it at the sizes where it matters."""
+        frontier, before, end = self._frontier, self._frontier.size, self._frontier.size + len(leaves)
+        while self._next <= end:
+            frontier.extend(leaves[frontier.size - before : self._next - before])
+            self._mark(part)
+        frontier.extend(leaves[frontier.size - before :])
+
+    def _forged(self, size: int) -> int:
+        """Check the signatures of the receipts just read, quicker together; the first bad one, or `size`."""
         rules = self._reader.rules
         if not isinstance(rules, RunRules) or not rules.deferred:
-            return None
+            return size
         receipts, rules.deferred = rules.deferred, []
         for place, (index, receipt) in enumerate(receipts):
             try:
@@ -114,7 +118,7 @@ class LogCheck:
                 self._receipts -= len(receipts) - place
                 self._fault = self._found(index, exc.rule, exc.got, exc.wanted, receipt.encode())
                 return index
-        return None
+        return size
 
     def _later(self, size: int) -> list[tuple[int, bytes, bytes]]:
         """The first stored row that is out of place, if there is one."""
@@ -163,7 +167,7 @@ class LogCheck:
         if self._marks and self._marks[-1] == size:
             self._roots[size] = root
         if self._asked < len(task.asked) and task.asked[self._asked] == size <= task.certified:
-            part.roots.append((size, root.hex()))
+            part.roots.append((size, root))
         self._next = self._next_mark(size)
 
     def _blame(self, hashed: bytes, stored: bytes) -> list[str]:

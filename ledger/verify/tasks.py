@@ -3,7 +3,7 @@
 Pure: no IO.
 """
 
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass, field
 
 from ledger.fold.effects import Effect
@@ -29,7 +29,7 @@ class Task:
     """The certified root at that size, in hex; empty for none."""
     since: str = ""
     """A certificate of this log from an earlier verification, as text; empty for none. Its quorum was checked."""
-    asked: Sequence[int] = ()
+    asked: "array[int]" = field(default_factory=lambda: array("q"))
     """Sizes, ascending, whose roots others' recvs name."""
 
 
@@ -45,8 +45,8 @@ class Part:
     """Entries that count so far."""
     effects: list[Effect] = field(default_factory=list)
     """What those of them do that were not told before."""
-    roots: list[tuple[int, str]] = field(default_factory=list)
-    """Asked sizes up to `size` with their roots in hex, where not told before."""
+    roots: list[tuple[int, bytes]] = field(default_factory=list)
+    """Asked sizes up to `size` with their roots, where not told before."""
 
 
 @dataclass(frozen=True, kw_only=True)

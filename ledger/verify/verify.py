@@ -103,12 +103,12 @@ class _Roots:
         self._db, self._rows = database, rows
         self._known: dict[str, tuple[array[int], bytearray]] = {}
 
-    def add(self, origin: str, roots: Iterable[tuple[int, str]]) -> None:
-        """Roots in hex at ascending sizes, above those known."""
+    def add(self, origin: str, roots: Iterable[tuple[int, bytes]]) -> None:
+        """Roots at ascending sizes, above those known."""
         for size, root in roots:
             sizes, hashes = self._known.setdefault(origin, (array("q"), bytearray()))
             sizes.append(size)
-            hashes += bytes.fromhex(root)
+            hashes += root
 
     def get(self, origin: str, size: int) -> str:
         """The root in hex of a log that was checked up to this size."""

@@ -1,40 +1,36 @@
 """Processes that check logs side by side: each reads the store by itself and tells what it finds.
 
-A worker is a program (`python -m ledger.workers`) that gets jobs on its standard input and answers on its standard
-output, in frames of a length and JSON. It ends when its input does, so none outlives who started it.
+A worker is a program (`python -m ledger.verify.workers`) that gets jobs on its standard input and answers on its
+standard output, in `frames`. It ends when its input does, so none outlives who started it.
 
 IO: starts processes; a worker reads one store.
 """
 
 import fcntl
 import gc
-import json
 import os
 import selectors
 import signal
-import struct
 import subprocess
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ledger import keys
 from ledger.errors import LedgerError, StoreUnreadable
-from ledger.fold.effects import Broken, Claim, Effect, Finish, Gives, Make, Pay, Reserve, Start
 from ledger.genesis import Genesis
 from ledger.store.database import Database
 
+from . import frames
+from .frames import Frame, PartReader, PartWriter
 from .report import Fault
 from .survey import Survey, check_all, survey
 from .tasks import Checked, Part, Task
 
-_KINDS: tuple[type[Any], ...] = (Gives, Claim, Make, Start, Reserve, Pay, Finish, Broken)
-_CODES = {kind: code for code, kind in enumerate(_KINDS)}
-_LENGTH = struct.Struct(">I")
 _READ = 1 << 18
 _BUNDLE = 16
 """Parts that are told at once."""
@@ -50,7 +46,7 @@ class Workers:
         self._processes: list[subprocess.Popen[bytes]] = []
         package = Path(__file__).parents[2]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
-        hello = {"path": str(path.absolute()), "genesis": genesis.encode().decode()}
+        hello = {"path": str(path.absolute()), "genesis": genesis.encode().decode(), "keys": genesis.keys}
         try:
             for place in range(count):
                 self._processes.append(
@@ -86,38 +82,38 @@ class Workers:
         for place, share in enumerate(shares):
             self._tell(place, {"survey": list(share.items())})
         found = Survey()
-        for _, message in self._answers():
-            entries, lengths = ({int(row): count for row, count in message[name]} for name in ("entries", "bytes"))
-            asked = {origin: array("q", sizes) for origin, sizes in message["asked"].items()}
+        for _, (message, rows) in self._answers():
+            entries = {row: count for row, count, _ in message["logs"]}
+            lengths = {row: length for row, _, length in message["logs"]}
+            sizes = _slices(rows, [many for _, many in message["asked"]])
+            asked = {origin: next(sizes) for origin, _ in message["asked"]}
             found.add(Survey(entries=entries, bytes=lengths, asked=asked))
         return found
 
     def check(self, shares: Sequence[Sequence[Task]]) -> Iterator[Part | Checked]:
         """Have each worker check a share of the logs; what they find, as they find it."""
-        known: list[list[str]] = [[] for _ in shares]  # by worker: strings that it speaks of by number
         for place, share in enumerate(shares):
-            self._tell(place, {"check": [{**vars(task), "asked": list(task.asked)} for task in share]})
-        for place, message in self._answers():
-            names = known[place]
-            names += message["names"]
-            for item in message["parts"]:
-                yield _part(item, names)
-            for body in message["checked"]:
+            tasks = [{**vars(task), "asked": len(task.asked)} for task in share]
+            self._tell(place, {"check": tasks}, b"".join(task.asked.tobytes() for task in share))
+        readers = [PartReader() for _ in shares]
+        for place, frame in self._answers():
+            yield from readers[place].parts(frame)
+            for body in frame[0]["checked"]:
                 fault = body["fault"]
                 if fault is not None:
                     fault = Fault(**{**fault, "further": tuple(fault["further"])})
                 yield Checked(**{**body, "fault": fault})
 
-    def _tell(self, place: int, message: object) -> None:
+    def _tell(self, place: int, message: object, rows: bytes = b"") -> None:
         stream = self._processes[place].stdin
         assert stream is not None
         try:
-            _write(stream, message)
+            frames.write(stream, message, rows)
         except BrokenPipeError as exc:
             raise self._ended(place) from exc
 
-    def _answers(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Messages of all workers, each with its worker's place, until each said that its job is done."""
+    def _answers(self) -> Iterator[tuple[int, Frame]]:
+        """Frames of all workers, each with its worker's place, until each said that its job is done."""
         with selectors.DefaultSelector() as selector:
             for place, process in enumerate(self._processes):
                 assert process.stdout is not None
@@ -131,11 +127,11 @@ class Workers:
                     if not data:
                         raise self._ended(place)
                     buffer += data
-                    for message in _frames(buffer):
-                        if "error" in message:
-                            raise StoreUnreadable(message["error"])
-                        yield place, message
-                        if message["last"]:
+                    for frame in frames.take(buffer):
+                        if "error" in frame[0]:
+                            raise StoreUnreadable(frame[0]["error"])
+                        yield place, frame
+                        if frame[0]["last"]:
                             selector.unregister(key.fileobj)
 
     def _ended(self, place: int) -> StoreUnreadable:
@@ -144,116 +140,64 @@ class Workers:
         return StoreUnreadable(f"{self._path}: a process that verified it ended early ({how}); run it again")
 
 
-def _frames(buffer: bytearray) -> Iterator[dict[str, Any]]:
-    """The whole frames at the start of the buffer, which are taken out of it."""
-    while len(buffer) >= _LENGTH.size:
-        end = _LENGTH.size + _LENGTH.unpack_from(buffer)[0]
-        if len(buffer) < end:
-            return
-        message = json.loads(bytes(buffer[_LENGTH.size : end]))
-        del buffer[:end]
-        yield message
-
-
-def _write(stream: BinaryIO | Any, message: object) -> None:
-    data = json.dumps(message, separators=(",", ":")).encode()
-    view = memoryview(_LENGTH.pack(len(data)) + data)
-    while view:
-        view = view[stream.write(view) :]
-
-
-def _part(item: list[Any], names: Sequence[str]) -> Part:
-    """A part as `_flat` wrote it."""
-    number, rows, size, roots, flat = item
-    effects: list[Effect] = []
-    at, end = 0, len(flat)
-    while at < end:
-        code = flat[at]
-        if code == 0:
-            first, many = at + 2, flat[at + 1]
-            at = first + 3 * many
-            entries, to = flat[first : first + many], flat[first + many : first + 2 * many]
-            effects.append(Gives(entries[0], entries, [names[number] for number in to], flat[first + 2 * many : at]))
-        elif code == 1:
-            effects.append(Claim(flat[at + 1], names[flat[at + 2]], flat[at + 3], flat[at + 4], flat[at + 5]))
-            at += 6
-        else:
-            kind = _KINDS[code]
-            after = at + 1 + len(kind._fields)
-            effects.append(kind(*flat[at + 1 : after]))
-            at = after
-    return Part(number=number, rows=rows, size=size, effects=effects, roots=[(size, root) for size, root in roots])
-
-
-def _flat(part: Part, numbers: dict[str, int]) -> list[Any]:
-    """A part as JSON can tell it quickly: numbers for the strings that come often, and no memos."""
-    flat: list[Any] = []
-    for effect in part.effects:
-        if type(effect) is Gives:
-            _, entries, to, amounts = effect
-            flat += (0, len(entries), *entries)
-            flat += [numbers.setdefault(payee, len(numbers)) for payee in to]
-            flat += amounts
-        elif type(effect) is Claim:
-            index, origin, upto, size, root = effect
-            flat += (1, index, numbers.setdefault(origin, len(numbers)), upto, size, root)
-        else:
-            flat += (_CODES[type(effect)], *effect)
-    return [part.number, part.rows, part.size, part.roots, flat]
+def _slices(rows: bytes, counts: Iterable[int]) -> "Iterator[array[int]]":
+    """The numbers in these rows, so many at a time."""
+    numbers, start = array("q"), 0
+    numbers.frombytes(rows)
+    for count in counts:
+        yield numbers[start : start + count]
+        start += count
 
 
 def _check(stream: BinaryIO, database: Database, genesis: Genesis, tasks: Sequence[Task]) -> None:
     """Check logs and tell what is found."""
-    numbers: dict[str, int] = {}
-    parts: list[list[Any]] = []
+    parts = PartWriter()
     checked: list[dict[str, Any]] = []
-    told = 0
 
     def tell(last: bool) -> None:
-        nonlocal told
-        names = list(islice(numbers, told, None))
-        told = len(numbers)
-        _write(stream, {"names": names, "parts": parts, "checked": checked, "last": last})
-        parts.clear()
+        told, rows = parts.frame()
+        frames.write(stream, {**told, "checked": checked, "last": last}, rows)
         checked.clear()
 
     for found in check_all(database, genesis, tasks):
         if isinstance(found, Part):
-            parts.append(_flat(found, numbers))
-            if len(parts) >= _BUNDLE:
+            parts.add(found)
+            if parts.count >= _BUNDLE:
                 tell(False)
         else:
             checked.append(asdict(found))
     tell(True)
 
 
+def _survey(stream: BinaryIO, database: Database, certified: Mapping[int, int]) -> None:
+    """Look over logs and tell what is found."""
+    found = survey(database, certified)
+    logs = [(row, count, found.bytes[row]) for row, count in found.entries.items()]
+    asked = [(origin, len(sizes)) for origin, sizes in found.asked.items()]
+    rows = b"".join(sizes.tobytes() for sizes in found.asked.values())
+    frames.write(stream, {"logs": logs, "asked": asked, "last": True}, rows)
+
+
 def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """What a worker does until its input ends."""
-    jobs = _jobs(stdin)
-    hello = next(jobs, None)
-    if hello is None:
+    jobs = frames.read(stdin)
+    hello, _ = next(jobs, ({}, b""))
+    if not hello:
         return
+    keys.take_as_checked(hello["keys"])  # by who started this
     genesis = Genesis.parse(hello["genesis"].encode())
     try:
         database = Database.open(Path(hello["path"]), read_only=True)
         with database.snapshot():
             genesis.check_same(database.meta("genesis"), hello["path"])
-            for job in jobs:
+            for job, rows in jobs:
                 if "survey" in job:
-                    found = survey(database, dict(job["survey"]))
-                    asked = {origin: list(sizes) for origin, sizes in found.asked.items()}
-                    entries, lengths = list(found.entries.items()), list(found.bytes.items())
-                    _write(stdout, {"entries": entries, "bytes": lengths, "asked": asked, "last": True})
+                    _survey(stdout, database, dict(job["survey"]))
                 else:
-                    tasks = [Task(**{**body, "asked": array("q", body["asked"])}) for body in job["check"]]
-                    _check(stdout, database, genesis, tasks)
+                    asked = _slices(rows, [body["asked"] for body in job["check"]])
+                    _check(stdout, database, genesis, [Task(**{**body, "asked": next(asked)}) for body in job["check"]])
     except LedgerError as exc:
-        _write(stdout, {"error": exc.message, "last": True})
-
-
-def _jobs(stdin: BinaryIO) -> Iterator[dict[str, Any]]:
-    while len(head := stdin.read(_LENGTH.size)) == _LENGTH.size:
-        yield json.loads(stdin.read(_LENGTH.unpack(head)[0]))
+        frames.write(stdout, {"error": exc.message, "last": True})
 
 
 def main() -> None:
