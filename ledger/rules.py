@@ -143,8 +143,8 @@ class RunRules(LogRules):
         """The round that is open."""
         self.receipts: dict[int, Receipt] = {}
         """Receipts of the open round by their index."""
-        self.counted: tuple[Receipt, ...] = ()
-        """Receipts of the last settled round."""
+        self.counted: tuple[tuple[str, int], ...] = ()
+        """Accounts and tokens of the receipts that the last settle names."""
         self.closed = False
         self.deferred: list[tuple[int, Receipt]] | None = None
         """Where receipts are put, with their entry's index, whose signatures somebody checks afterwards."""
@@ -244,7 +244,8 @@ class RunRules(LogRules):
                 raise EntryInvalid(rule="receipts", got=index, wanted="indices of receipts of the open round")
         if entry.validation and entry.validation[0] > entry.round:
             raise EntryInvalid(rule="validation", got=f"of round {entry.validation[0]}", wanted=f"≤ {entry.round}")
-        self.counted = tuple(self.receipts[index] for index in entry.receipts)
+        receipts = [self.receipts[index] for index in entry.receipts]
+        self.counted = tuple((receipt.account, receipt.tokens) for receipt in receipts)
         self.open, self.receipts = None, {}
         self.settled, self.state = entry.round, entry.state
 

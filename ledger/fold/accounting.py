@@ -27,8 +27,8 @@ _Effect = TypeVar("_Effect", bound=Effect)
 class EffectFold:
     """The fold of effects: feed it logs' continuations in any order, ask for the ledger at any time."""
 
-    def __init__(self, terms: Terms, roots: Callable[[str, int], str], watch: Watch | None = None) -> None:
-        """`roots` gives the root in hex of a fed log at a size up to the fed one; `watch` is told of each movement."""
+    def __init__(self, terms: Terms, roots: Callable[[str, int], bytes], watch: Watch | None = None) -> None:
+        """`roots` gives the root of a fed log at a size up to the fed one; `watch` is told of each movement."""
         self.terms = terms
         self._roots = roots
         self._watch = watch
@@ -176,8 +176,8 @@ class EffectFold:
     def _claim(self, log: FoldedLog, claim: Claim) -> None:
         source = self._logs[claim.origin]
         if not self._root_fits(claim):
-            wanted = f"{self._roots(claim.origin, claim.size)}, that of {claim.origin} at {claim.size}"
-            raise Void("root", claim.root, wanted)
+            wanted = f"{self._roots(claim.origin, claim.size).hex()}, that of {claim.origin} at {claim.size}"
+            raise Void("root", claim.root.hex(), wanted)
         cursor = log.cursors.get(claim.origin, -1)
         if claim.upto <= cursor:
             raise Void("index", claim.upto, f"above {cursor}, the last claim on {claim.origin}")

@@ -50,7 +50,7 @@ class Claim(NamedTuple):
     origin: str
     upto: int
     size: int
-    root: str
+    root: bytes
 
 
 class Start(NamedTuple):
@@ -152,7 +152,7 @@ class LogReader:
         if isinstance(entry, Send):  # most first
             return Give(index, entry.to, entry.amount, entry.memo)
         if isinstance(entry, Recv):
-            return Claim(index, entry.origin, entry.index, entry.size, entry.root)
+            return Claim(index, entry.origin, entry.index, entry.size, bytes.fromhex(entry.root))
         if isinstance(entry, Receipt):
             return None
         if isinstance(entry, Issue):
@@ -169,7 +169,7 @@ def _of_run(rules: RunRules, begin: Begin, index: int, entry: Entry) -> Effect |
         worth = sum(seat.quota * begin.tokens_per_slot * price // MILLION for seat in entry.roster)
         return Reserve(index, worth, entry.round, rules.slot_cursor)
     if isinstance(entry, Settle):
-        payments = tuple((receipt.account, receipt.tokens * price // MILLION) for receipt in rules.counted)
+        payments = tuple((account, tokens * price // MILLION) for account, tokens in rules.counted)
         return Pay(index, payments, entry.round, entry.state)
     if isinstance(entry, Begin):
         return Start(index, str(begin.spec["name"]), str(begin.spec["submitter"]), begin.state)

@@ -45,8 +45,8 @@ class Fold:
         self._readers: dict[str, LogReader] = {}
         self._money = EffectFold(terms, self._root, watch)
 
-    def _root(self, origin: str, size: int) -> str:
-        return self._trees[origin].root(size).hex()
+    def _root(self, origin: str, size: int) -> bytes:
+        return self._trees[origin].root(size)
 
     def size(self, origin: str) -> int:
         """How many entries of this log were fed."""

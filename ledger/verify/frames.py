@@ -83,7 +83,7 @@ class PartWriter:
             elif type(effect) is Claim:
                 index, origin, upto, size, root = effect
                 put((_CLAIM, index, names.setdefault(origin, len(names)), upto, size))
-                self._roots += bytes.fromhex(root)
+                self._roots += root
             else:
                 put((_CODES[type(effect)],))
                 self._others.append(effect)
@@ -137,6 +137,6 @@ class PartReader:
             return Gives(values[entries], values[entries:amounts], payees, values[amounts:to]), to + many
         if code == _CLAIM:
             index, origin, upto, size = values[at + 1 : at + 5]
-            return Claim(index, self._names[origin], upto, size, next(roots).hex()), at + 5
+            return Claim(index, self._names[origin], upto, size, next(roots)), at + 5
         kind: type[Any] = _KINDS[code]
         return kind(*next(others)), at + 1

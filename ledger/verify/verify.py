@@ -110,16 +110,16 @@ class _Roots:
             sizes.append(size)
             hashes += root
 
-    def get(self, origin: str, size: int) -> str:
-        """The root in hex of a log that was checked up to this size."""
+    def get(self, origin: str, size: int) -> bytes:
+        """The root of a log that was checked up to this size."""
         sizes, hashes = self._known.get(origin, (array("q"), bytearray()))
         place = bisect_left(sizes, size)
         if place < len(sizes) and sizes[place] == size:
-            return hashes[32 * place : 32 * place + 32].hex()
+            return bytes(hashes[32 * place : 32 * place + 32])
         frontier = Frontier()
         for _, leaf, _ in each_row(self._db, self._rows[origin], 0, size):
             frontier.append(leaf)
-        return frontier.root.hex()
+        return frontier.root
 
 
 class _Verification:
@@ -135,7 +135,7 @@ class _Verification:
         heads = {origin: database.head("certificate", row) for origin, row in self._rows.items()}
         self._heads: dict[str, HeadRow] = {origin: head for origin, head in heads.items() if head is not None}
         self._checked: dict[int, Checked] = {}
-        self._fold = EffectFold(genesis.terms, lambda origin, size: "")
+        self._fold = EffectFold(genesis.terms, lambda origin, size: b"")
 
     def processes(self, wanted: int | None) -> int:
         """How many processes to use."""
@@ -151,6 +151,7 @@ class _Verification:
             found = survey(self._db, sizes)
         else:
             found = workers.survey([dict(share) for share in _shares(sizes.items(), lambda item: item[1], workers)])
+        found.asked = {origin: array("q", sorted(set(sizes))) for origin, sizes in found.asked.items()}
         disproved: set[str] = set()
         while True:
             tasks = []
@@ -158,7 +159,7 @@ class _Verification:
                 size = 0 if origin in disproved else sizes[row]
                 root = self._heads[origin].root.hex() if size else ""
                 since = self._earlier[origin][1] if origin in self._earlier else ""
-                asked = array("q", sorted(set(found.asked.get(origin, ()))))
+                asked = found.asked.get(origin) or array("q")
                 tasks.append(
                     Task(
                         number=number, origin=origin, row=row, entries=found.entries[row], certified=size, root=root,
