@@ -22,7 +22,7 @@ from ledger.store.database import HEADS, Database, HeadRow
 from .report import Fault, describe_damaged
 from .tasks import Checked, Part, Task
 
-MIN_STEP, MAX_STEP, STEPS = 64, 512, 32
+MIN_STEP, MAX_STEP, STEPS = 128, 512, 32
 """Rows read at once, at most 8 MiB, and in how many steps a log is read between these bounds."""
 _END = 2**63 - 1
 
