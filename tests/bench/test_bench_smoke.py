@@ -64,9 +64,10 @@ def test_an_unknown_benchmark_is_refused_before_anything_runs() -> None:
     run(BENCH / "run_all.py", "speed", status={2})
 
 
-def test_the_long_simulation_tells_how_its_runs_ended() -> None:
-    said = run(LONG / "seeds.py", "--count", 20, "--first", 300, "--processes", 1, status={0})
-    assert said.startswith("20 runs from seed 300: ")
+@pytest.mark.parametrize(("world", "count"), [("runs", 20), ("witnesses", 4), ("replicas", 2)])
+def test_the_long_simulations_tell_how_they_ended(world: str, count: int) -> None:
+    said = run(LONG / "seeds.py", world, "--count", count, "--first", 300, "--processes", 1, status={0})
+    assert f"{world}, {count} seeds from 300: 0 broken" in said
 
 
 def test_the_long_property_tests_get_more_examples(tmp_path: Path) -> None:
