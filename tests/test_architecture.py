@@ -23,8 +23,8 @@ ORDER = {
         replica/values replica/state replica/book replica/work replica/machine replica/store
         archive/exporting archive/folders archive/importing
         live
-        verify/report verify/tasks verify/check verify/accused verify/survey verify/frames verify/workers verify/verify
-        verify/compare
+        verify/report verify/tasks verify/check verify/accused verify/roots verify/survey verify/frames verify/workers
+        verify/verify verify/compare
         describe
         cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
         cli/peers cli/verify cli/recover cli/main

@@ -27,11 +27,18 @@ _Effect = TypeVar("_Effect", bound=Effect)
 class EffectFold:
     """The fold of effects: feed it logs' continuations in any order, ask for the ledger at any time."""
 
-    def __init__(self, terms: Terms, roots: Callable[[str, int], bytes], watch: Watch | None = None) -> None:
-        """`roots` gives the root of a fed log at a size up to the fed one; `watch` is told of each movement."""
+    def __init__(
+        self, terms: Terms, roots: Callable[[str, int], bytes], *, watch: Watch | None = None,
+        used: Callable[[str, int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """`roots` gives the root of a fed log at a size up to the fed one; `watch` is told of each movement.
+
+        `used` is told the log and size of each claim that is decided, which will not be asked for on its behalf again.
+        """
         self.terms = terms
         self._roots = roots
         self._watch = watch
+        self._used = used
         self._logs: dict[str, FoldedLog] = {}
         self._waiting: dict[str, set[str]] = {}  # source origin -> origins of logs that wait for it
         self._voids: list[Outcome] = []
@@ -55,7 +62,7 @@ class EffectFold:
             owner = self.terms.owner(origin)
             log = FoldedLog(origin=origin, owner=owner, balance=self.terms.supply.get(owner, 0))
             self._logs[origin] = log
-        log.queue.extend(effects)
+        log.queue.feed(effects)
         log.size = size
         self._cached = None
         self._decide(log)
@@ -68,11 +75,12 @@ class EffectFold:
     def _decide(self, log: FoldedLog) -> bool:
         """Decide as many entries of the log as can be; whether there were any."""
         before, log.pending, queue = log.decided, None, log.queue
-        while queue:
-            effect = queue[0]
+        while (effect := queue.head()) is not None:
             log.decided = effect.entry  # those between have no effect
             if isinstance(effect, Gives):
-                self._gives(log, effect)
+                if self._watch or not log.give_all(effect):
+                    log.take_apart(effect)
+                    continue
             elif isinstance(effect, Claim):
                 if self._missing(effect) is not None:
                     log.pending = effect
@@ -85,7 +93,7 @@ class EffectFold:
                 return True
             else:
                 self._try(self._apply, log, effect)
-            queue.popleft()
+            queue.pop()
         if log.invalid is None:
             log.decided = log.size
         return log.decided > before
@@ -95,21 +103,6 @@ class EffectFold:
             decide(log, effect)
         except Void as void:
             self._voids.append(self._without("void", log, effect.entry, *void.outcome))
-
-    def _gives(self, log: FoldedLog, gives: Gives) -> None:
-        total, closed = sum(gives.amounts), log.closes_claimed
-        if self._watch or total > log.balance or (closed and not closed.isdisjoint(gives.to)):
-            for entry, to, amount in zip(gives.entries, gives.to, gives.amounts, strict=True):
-                self._try(self._give, log, Give(entry, to, amount, ""))
-            return
-        log.balance -= total
-        owed = log.owed
-        for entry, to, amount in zip(gives.entries, gives.to, gives.amounts, strict=True):
-            if due := owed.get(to):  # as `log.owe` does, which would take longer
-                due.append(entry)
-                due.append(amount)
-            else:
-                owed[to] = array("q", (entry, amount))
 
     def _without(self, kind: str, log: FoldedLog, index: int, rule: str, got: str, wanted: str) -> Outcome:
         outcome = Outcome(origin=log.origin, index=index, rule=rule, got=got, wanted=wanted)
@@ -122,9 +115,9 @@ class EffectFold:
         source = self._logs.get(claim.origin)
         if source is None or source.size < claim.size:
             return "size"
-        if source.decided <= claim.upto and source.invalid is None and self._root_fits(claim):
-            return "index"
-        return None
+        if source.decided > claim.upto or source.invalid is not None:
+            return None
+        return "index" if self._roots(claim.origin, claim.size) == claim.root else None
 
     def _pending(self, log: FoldedLog, claim: Claim) -> Outcome:
         """What the recv that this log waits at waits for."""
@@ -135,9 +128,6 @@ class EffectFold:
             known = source.size if source else 0
             rule, got, wanted = "size", f"{claim.origin} known up to {known}", f"up to {claim.size}"
         return Outcome(origin=log.origin, index=claim.entry, rule=rule, got=got, wanted=wanted, behind=_behind(log))
-
-    def _root_fits(self, claim: Claim) -> bool:
-        return self._roots(claim.origin, claim.size) == claim.root
 
     def _apply(self, log: FoldedLog, effect: Effect) -> None:
         if isinstance(effect, Give):
@@ -175,9 +165,11 @@ class EffectFold:
 
     def _claim(self, log: FoldedLog, claim: Claim) -> None:
         source = self._logs[claim.origin]
-        if not self._root_fits(claim):
-            wanted = f"{self._roots(claim.origin, claim.size).hex()}, that of {claim.origin} at {claim.size}"
-            raise Void("root", claim.root.hex(), wanted)
+        root = self._roots(claim.origin, claim.size)
+        if self._used is not None:
+            self._used(claim.origin, claim.size)
+        if root != claim.root:
+            raise Void("root", claim.root.hex(), f"{root.hex()}, that of {claim.origin} at {claim.size}")
         cursor = log.cursors.get(claim.origin, -1)
         if claim.upto <= cursor:
             raise Void("index", claim.upto, f"above {cursor}, the last claim on {claim.origin}")
@@ -252,7 +244,7 @@ class EffectFold:
         accounts = [log for log in logs if not log.is_run]
         runs = {log.owner.removeprefix("run/"): run_account(log) for log in logs if log.is_run}
         return Ledger(
-            balances={**self.terms.supply, **{log.owner: log.balance for log in accounts}},
+            balances={**self.terms.supply, **{log.owner: log.balance + log.early for log in accounts}},
             claimable=self._claimable(logs),
             runs={run: account for run, account in runs.items() if account is not None},
             voids=tuple(sorted(self._voids, key=lambda void: (void.origin, void.index))),
@@ -267,13 +259,13 @@ class EffectFold:
         claimable: dict[str, dict[str, int]] = {}
         owners = {log.owner: log for log in logs}
         for source in logs:
-            for payee, owed in source.owed.items():
+            for payee in source.owed:
                 log = owners.get(payee)
                 if log is not None and log.money.close_index >= 0:  # what a closed run had not received goes back
                     amount = 0 if payee in source.closes_claimed else unreceived(source, log)
                     payee, origin = source.owner, log.origin
                 else:
-                    amount, origin = sum(owed[1::2]), source.origin
+                    amount, origin = source.owes(payee), source.origin
                 if amount:
                     sources = claimable.setdefault(payee, {})
                     sources[origin] = sources.get(origin, 0) + amount

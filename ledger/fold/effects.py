@@ -6,7 +6,7 @@ the first that breaks a rule. So logs can be read side by side, and `fold` needs
 Pure: no IO.
 """
 
-from collections.abc import Iterable, Sequence
+from array import array
 from typing import NamedTuple, TypeAlias
 
 from ledger.entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, parse
@@ -15,6 +15,8 @@ from ledger.rules import AccountRules, RunRules
 
 MILLION = 10**6
 """Prices are per so many tokens."""
+ACCOUNT = 64
+"""The length of an account; "run/…" is longer."""
 
 
 class Give(NamedTuple):
@@ -27,12 +29,15 @@ class Give(NamedTuple):
 
 
 class Gives(NamedTuple):
-    """Sends that follow each other with nothing but entries without effect between."""
+    """Sends to accounts with nothing but claims and entries without effect between; their memos are left out.
+
+    If the balance before the first pays for them all, none is void: a claim between them can only add to it.
+    """
 
     entry: int
-    entries: Sequence[int]
-    to: Sequence[str]
-    amounts: Sequence[int]
+    """The first."""
+    owed: "dict[str, array[int]]"
+    """By payee: entry, amount, entry, amount and so on."""
 
 
 class Make(NamedTuple):
@@ -98,26 +103,6 @@ class Broken(NamedTuple):
 Effect: TypeAlias = Give | Gives | Make | Claim | Start | Reserve | Pay | Finish | Broken
 
 
-def joined(effects: Iterable[Effect]) -> list[Effect]:
-    """The same effects with sends in a row made one, which is quicker to fold; their memos are left out."""
-    found: list[Effect] = []
-    entries: list[int] = []
-    to: list[str] = []
-    amounts: list[int] = []
-    for effect in effects:
-        if type(effect) is not Give:
-            found.append(effect)
-            entries = []
-            continue
-        if not entries:
-            entries, to, amounts = [], [], []
-            found.append(Gives(effect.entry, entries, to, amounts))
-        entries.append(effect.entry)
-        to.append(effect.to)
-        amounts.append(effect.amount)
-    return found
-
-
 class LogReader:
     """Reads one log; after a `Broken` it reads nothing more."""
 
@@ -149,7 +134,7 @@ class LogReader:
         rules = self.rules
         index = rules.size
         rules.apply(entry)
-        if isinstance(entry, Send):  # most first
+        if isinstance(entry, Send):
             return Give(index, entry.to, entry.amount, entry.memo)
         if isinstance(entry, Recv):
             return Claim(index, entry.origin, entry.index, entry.size, bytes.fromhex(entry.root))
@@ -160,6 +145,51 @@ class LogReader:
         if isinstance(rules, RunRules) and rules.begin is not None:
             return _of_run(rules, rules.begin, index, entry)
         return None
+
+
+    def collect(self, entry: Entry, collected: "Collected") -> None:
+        """As `effect`, but what the entry does is added to what was collected.
+
+        Raises:
+            EntryInvalid: it may not come next; nothing changed.
+        """
+        if type(entry) is not Send or len(entry.to) != ACCOUNT:
+            effect = self.effect(entry)
+            if effect is not None:
+                collected.add(effect)
+            return
+        index = self.rules.size
+        self.rules.apply(entry)
+        owed = collected.owed
+        if owed is None:
+            owed = collected.begin(index)
+        if due := owed.get(entry.to):
+            due.append(index)
+            due.append(entry.amount)
+        else:
+            owed[entry.to] = array("q", (index, entry.amount))
+
+
+class Collected:
+    """Effects of entries of one log in a row, sends to accounts as few `Gives`: quicker to tell and to fold."""
+
+    def __init__(self) -> None:
+        self.effects: list[Effect] = []
+        self.owed: dict[str, array[int]] | None = None
+        """What the `Gives` holds to which the next send to an account belongs, if there is one."""
+
+    def add(self, effect: Effect) -> None:
+        """Add an effect that is no send to an account."""
+        self.effects.append(effect)
+        if type(effect) is not Claim:
+            self.owed = None
+
+    def begin(self, index: int) -> "dict[str, array[int]]":
+        """Add a `Gives` for the send at this entry and others after it; what it is to hold."""
+        gives = Gives(index, {})
+        self.effects.append(gives)
+        self.owed = gives.owed
+        return gives.owed
 
 
 def _of_run(rules: RunRules, begin: Begin, index: int, entry: Entry) -> Effect | None:

@@ -43,7 +43,7 @@ class Fold:
         self._signatures = signatures
         self._trees: dict[str, Tree] = {}
         self._readers: dict[str, LogReader] = {}
-        self._money = EffectFold(terms, self._root, watch)
+        self._money = EffectFold(terms, self._root, watch=watch)
 
     def _root(self, origin: str, size: int) -> bytes:
         return self._trees[origin].root(size)

@@ -8,12 +8,14 @@ Pure: no IO.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from .balances import Outcome, RunAccount
-from .effects import Claim, Effect, Pay, Reserve, Start
+from .effects import Claim, Effect, Give, Gives, Pay, Reserve, Start
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,44 @@ class Money:
     close_index: int = -1
 
 
+class Queue:
+    """Effects that wait; those that were fed are only made when their turn comes."""
+
+    __slots__ = ("_coming", "_made")
+
+    def __init__(self) -> None:
+        self._made: deque[Effect] = deque()
+        self._coming: deque[Iterator[Effect]] = deque()
+
+    def feed(self, effects: Iterable[Effect]) -> None:
+        """Add effects to the end."""
+        self._coming.append(iter(effects))
+
+    def head(self) -> Effect | None:
+        """The first one, if there is one."""
+        made, coming = self._made, self._coming
+        while not made and coming:
+            effect = next(coming[0], None)
+            if effect is None:
+                coming.popleft()
+            else:
+                made.append(effect)
+        return made[0] if made else None
+
+    def pop(self) -> Effect:
+        """Take the first one, which `head` gave."""
+        return self._made.popleft()
+
+    def put_back(self, effects: Sequence[Effect]) -> None:
+        """Put effects before the first one."""
+        self._made.extendleft(reversed(effects))
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._made.clear()
+        self._coming.clear()
+
+
 @dataclass(kw_only=True)
 class FoldedLog:
     """A log as far as the fold decided it."""
@@ -45,7 +85,7 @@ class FoldedLog:
     issued: int = 0  # used by issuers
     size: int = 0
     """How many entries are known."""
-    queue: deque[Effect] = field(default_factory=deque)
+    queue: Queue = field(default_factory=Queue)
     """What they do, from the first undecided one on."""
     decided: int = 0
     invalid: Outcome | None = None
@@ -68,6 +108,41 @@ class FoldedLog:
             else:
                 owed.append(entry)
                 owed.append(amount)
+
+    def give_all(self, gives: Gives) -> bool:
+        """Decide all these sends, even those after a claim that is not decided yet, if the balance pays for all."""
+        total = sum([sum(due[1::2]) for due in gives.owed.values()])
+        if total > self.balance:
+            return False
+        self.balance -= total
+        owed = self.owed
+        for payee, due in gives.owed.items():
+            if payee in owed:
+                owed[payee].extend(due)
+            else:
+                owed[payee] = due
+        return True
+
+    def take_apart(self, gives: Gives) -> None:
+        """Put these sends, which head the queue, between the claims one by one."""
+        queue = self.queue
+        queue.pop()
+        items = [(to, *item) for to, due in gives.owed.items() for item in zip(due[::2], due[1::2], strict=True)]
+        effects: list[Effect] = [Give(entry, to, amount, "") for to, entry, amount in items]
+        last = max(effect.entry for effect in effects)
+        while (between := queue.head()) is not None and between.entry < last:
+            effects.append(queue.pop())
+        queue.put_back(sorted(effects, key=attrgetter("entry")))
+
+    @property
+    def early(self) -> int:
+        """What was given by sends after a claim that is not decided yet; they do not count so far."""
+        return sum([sum(owed[1::2]) - self.owes(payee) for payee, owed in self.owed.items()]) if self.pending else 0
+
+    def owes(self, payee: str) -> int:
+        """What decided entries owe the payee and it did not claim."""
+        owed = self.owed[payee]
+        return sum(owed[1::2] if owed[-2] < self.decided else owed[1 : 2 * bisect_left(owed[::2], self.decided) : 2])
 
     def take(self, payee: str, upto: int) -> array[int]:
         """What entries up to `upto` owe the payee, who claims it now; it is forgotten."""

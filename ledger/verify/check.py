@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from ledger import notes
 from ledger.entries import parse
 from ledger.errors import CodecInvalid, EntryInvalid, LedgerError, NoteInvalid
-from ledger.fold.effects import Effect, LogReader, joined
+from ledger.fold.effects import Collected, LogReader
 from ledger.genesis import Genesis
 from ledger.merkle import Frontier, leaf_hash
 from ledger.notes import Checkpoint
@@ -57,8 +57,8 @@ class LogCheck:
 
     def step(self) -> Part:
         """Check the next rows."""
-        task, reader, frontier, since = self._task, self._reader, self._frontier, self._since
-        size = before = frontier.size
+        task, reader, since, certified = self._task, self._reader, self._since, self._task.certified
+        size = before = self._frontier.size
         end = before + max(MIN_STEP, min(MAX_STEP, task.entries // STEPS))
         known = since is not None and before < since.size
         if since is not None and known:
@@ -66,19 +66,20 @@ class LogCheck:
         reader.rules.signatures = not known
         if isinstance(reader.rules, RunRules):
             reader.rules.deferred = None if known else []
-        effects: list[Effect] = []
+        collected = Collected()
         rows = self._db.entries(task.row, before, end) or self._later(before)
         for index, leaf, data in rows:
             if index != size or leaf_hash(data) != leaf:
                 break
             try:
                 entry = parse(data)
-                effect = reader.effect(entry)
+                if size < certified:
+                    reader.collect(entry, collected)
+                else:
+                    reader.effect(entry)
             except LedgerError:  # nothing changed; the same again finds it
                 break
-            if effect is not None:
-                effects.append(effect)
-            elif type(entry) is Receipt:
+            if type(entry) is Receipt:
                 self._receipts += 1
             size += 1
         refused = rows[size - before : size - before + 1]
@@ -91,10 +92,8 @@ class LogCheck:
         self.done = self._fault is not None or (size < end and not self._later(size))
         if self.done:
             self._end()
-        part.size = min(size, task.certified)
-        if effects and effects[-1].entry >= part.size:
-            effects = [effect for effect in effects if effect.entry < part.size]
-        part.effects = joined(effects)
+        part.size = min(size, certified)
+        part.effects = [effect for effect in collected.effects if effect.entry < part.size]
         return part
 
     def _grow(self, part: Part, leaves: Sequence[bytes]) -> None:

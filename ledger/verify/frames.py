@@ -9,19 +9,21 @@ IO: writes the stream it is given.
 import json
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any, BinaryIO
 
-from ledger.fold.effects import Broken, Claim, Effect, Finish, Gives, Make, Pay, Reserve, Start
+from ledger.fold.effects import Broken, Claim, Effect, Finish, Give, Gives, Make, Pay, Reserve, Start
 
 from .tasks import Part
 
-_KINDS: tuple[type[Any], ...] = (Gives, Claim, Make, Start, Reserve, Pay, Finish, Broken)
+_KINDS: tuple[type[Any], ...] = (Gives, Claim, Give, Make, Start, Reserve, Pay, Finish, Broken)
 _CODES = {kind: code for code, kind in enumerate(_KINDS)}
 _GIVES, _CLAIM = _CODES[Gives], _CODES[Claim]
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 _LENGTHS = struct.Struct(">II")
 _ROOT = 32
+_HEADER = 7
 
 Frame = tuple[dict[str, Any], bytes]
 """What was told: an object, and rows."""
@@ -66,34 +68,40 @@ class PartWriter:
         self._clear()
 
     def _clear(self) -> None:
-        self.count, self._numbers, self._roots, self._others = 0, array("q"), bytearray(), list[Effect]()
+        self.count, self._numbers, self._roots, self._texts = 0, array("q"), bytearray(), bytearray()
 
     def add(self, part: Part) -> None:
         """Add a part."""
-        names, put = self._names, self._numbers.extend
-        self.count += 1
-        put((part.number, part.rows, part.size, len(part.roots), len(part.effects)))
-        put([size for size, _ in part.roots])
-        self._roots += b"".join([root for _, root in part.roots])
+        names, roots, texts, numbers = self._names, self._roots, self._texts, array("q")
+        put, claims, before = numbers.extend, 0, len(texts)
+        roots += b"".join([root for _, root in part.roots])
         for effect in part.effects:
             if type(effect) is Gives:
-                _, entries, to, amounts = effect
-                put((_GIVES, len(entries), *entries, *amounts))
-                put([names.setdefault(payee, len(names)) for payee in to])
+                put((_GIVES, effect.entry, len(effect.owed)))
+                for payee, due in effect.owed.items():
+                    put((names.setdefault(payee, len(names)), len(due)))
+                    put(due)
             elif type(effect) is Claim:
                 index, origin, upto, size, root = effect
                 put((_CLAIM, index, names.setdefault(origin, len(names)), upto, size))
-                self._roots += root
+                roots += root
+                claims += 1
             else:
-                put((_CODES[type(effect)],))
-                self._others.append(effect)
+                text = _dump(effect).encode()
+                put((_CODES[type(effect)], len(text)))
+                texts += text
+        header = (part.number, part.rows, part.size, len(part.roots), len(numbers), claims, len(texts) - before)
+        self._numbers.extend(header)
+        self._numbers.extend([size for size, _ in part.roots])
+        self._numbers.extend(numbers)
+        self.count += 1
 
     def frame(self) -> Frame:
         """All parts since the last time."""
         names = list(islice(self._names, self._told, None))
         self._told = len(self._names)
-        told = {"names": names, "parts": self.count, "numbers": len(self._numbers), "others": self._others}
-        rows = self._numbers.tobytes() + self._roots
+        told = {"names": names, "parts": self.count, "numbers": len(self._numbers), "roots": len(self._roots)}
+        rows = b"".join((self._numbers.tobytes(), self._roots, self._texts))
         self._clear()
         return told, rows
 
@@ -105,38 +113,42 @@ class PartReader:
         self._names: list[str] = []
 
     def parts(self, frame: Frame) -> Iterator[Part]:
-        """The parts of a frame."""
+        """The parts of a frame; their effects are made one by one, as they are asked for."""
         told, rows = frame
         self._names += told["names"]
-        split = told["numbers"] * array("q").itemsize
-        values, others, place = array("q"), iter(told["others"]), 0
-        values.frombytes(rows[:split])
-        roots = (rows[at : at + _ROOT] for at in range(split, len(rows), _ROOT))
+        values, place, root = array("q"), 0, told["numbers"] * array("q").itemsize
+        text = root + told["roots"]
+        values.frombytes(rows[:root])
         for _ in range(told["parts"]):
-            number, read, size, many, effects = values[place : place + 5]
-            place += 5 + many
+            number, read, size, many, length, claims, letters = values[place : place + _HEADER]
+            start = place + _HEADER + many
             part = Part(number=number, rows=read, size=size)
-            part.roots = list(zip(values[place - many : place], islice(roots, many), strict=True))
-            for _ in range(effects):
-                effect, place = self._effect(values, place, roots, others)
-                part.effects.append(effect)
+            for asked in values[place + _HEADER : start]:
+                part.roots.append((asked, rows[root : root + _ROOT]))
+                root += _ROOT
+            place, claimed, told_so = start + length, root, text
+            root, text = root + _ROOT * claims, text + letters
+            part.effects = self._effects(values[start:place], rows[claimed:root], rows[told_so:text])
             yield part
 
-    def _effect(
-        self, values: Sequence[int], at: int, roots: Iterator[bytes], others: Iterator[list[Any]]
-    ) -> tuple[Effect, int]:
-        """The effect that begins at `at`, and where the next one does."""
-        code = values[at]
-        if code == _GIVES:
-            many = values[at + 1]
-            entries = at + 2
-            amounts = entries + many
-            to = amounts + many
-            names = self._names
-            payees = [names[number] for number in values[to : to + many]]
-            return Gives(values[entries], values[entries:amounts], payees, values[amounts:to]), to + many
-        if code == _CLAIM:
-            index, origin, upto, size = values[at + 1 : at + 5]
-            return Claim(index, self._names[origin], upto, size, next(roots)), at + 5
-        kind: type[Any] = _KINDS[code]
-        return kind(*next(others)), at + 1
+    def _effects(self, values: "array[int]", roots: bytes, texts: bytes) -> Iterator[Effect]:
+        """What is told here, one by one: while they wait, they take a fraction of the room."""
+        names, place, root, text = self._names, 0, 0, 0
+        while place < len(values):
+            code = values[place]
+            if code == _GIVES:
+                gives, many, place = Gives(values[place + 1], {}), values[place + 2], place + 3
+                for _ in range(many):
+                    end = place + 2 + values[place + 1]
+                    gives.owed[names[values[place]]] = values[place + 2 : end]
+                    place = end
+                yield gives
+            elif code == _CLAIM:
+                _, index, origin, upto, size = values[place : place + 5]
+                place, root = place + 5, root + _ROOT
+                yield Claim(index, names[origin], upto, size, roots[root - _ROOT : root])
+            else:
+                kind: type[Any] = _KINDS[code]
+                start, text = text, text + values[place + 1]
+                place += 2
+                yield kind(*json.loads(texts[start:text]))

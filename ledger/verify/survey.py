@@ -28,7 +28,7 @@ class Survey:
     bytes: dict[int, int] = field(default_factory=dict)
     """How long they are together."""
     asked: dict[str, "array[int]"] = field(default_factory=dict)
-    """Sizes whose roots certified recvs name, by the log's origin."""
+    """Sizes whose roots certified recvs name, one for each recv, in any order, by the log's origin."""
 
     def add(self, other: "Survey") -> None:
         """Take in what was found of other logs."""
@@ -54,8 +54,6 @@ def survey(database: Database, certified: Mapping[int, int]) -> Survey:
                 if match:
                     found.asked.setdefault(match[1].decode("latin-1"), array("q")).append(int(match[2]))
             start = database.after(items[-1][0], start)
-    for origin, sizes in found.asked.items():
-        found.asked[origin] = array("q", sorted(set(sizes)))
     return found
 
 

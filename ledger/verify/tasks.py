@@ -4,6 +4,7 @@ Pure: no IO.
 """
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ledger.fold.effects import Effect
@@ -30,7 +31,7 @@ class Task:
     since: str = ""
     """A certificate of this log from an earlier verification, as text; empty for none. Its quorum was checked."""
     asked: "array[int]" = field(default_factory=lambda: array("q"))
-    """Sizes, ascending, whose roots others' recvs name."""
+    """Sizes, ascending, whose roots recvs name, one for each recv."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +44,7 @@ class Part:
     """How many were read."""
     size: int
     """Entries that count so far."""
-    effects: list[Effect] = field(default_factory=list)
+    effects: Iterable[Effect] = ()
     """What those of them do that were not told before."""
     roots: list[tuple[int, bytes]] = field(default_factory=list)
     """Asked sizes up to `size` with their roots, where not told before."""

@@ -2,7 +2,7 @@
 
 Logs are checked side by side, by several processes where there is much to do, each in one snapshot of the file; what
 their entries do is folded as it comes. What counts is what was certified when the verification began. Memory follows
-the number of logs and of open claims, not the number of entries.
+the number of logs and of open claims, not the number of entries, but for a few bytes for each claim.
 
 IO: reads one SQLite file; starts processes that do.
 """
@@ -11,7 +11,6 @@ import gc
 import heapq
 import os
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,13 +21,12 @@ from ledger.errors import EntryInvalid, NoteInvalid, QuorumMissing
 from ledger.fold.accounting import EffectFold
 from ledger.fold.balances import conservation
 from ledger.genesis import Genesis
-from ledger.merkle import Frontier
 from ledger.notes import Checkpoint
 from ledger.store.database import Database, HeadRow
 
 from .accused import Accused, accused
-from .check import each_row
 from .report import Fault, LogSummary, Report, claims
+from .roots import Roots
 from .survey import check_all, survey
 from .tasks import Checked, Part, Task
 from .workers import Workers
@@ -96,32 +94,6 @@ def _earlier(genesis: Genesis, since: Mapping[str, bytes]) -> dict[str, tuple[Ch
     return found
 
 
-class _Roots:
-    """Roots at sizes that recvs name, compactly; one that is not here yet is worked out."""
-
-    def __init__(self, database: Database, rows: Mapping[str, int]) -> None:
-        self._db, self._rows = database, rows
-        self._known: dict[str, tuple[array[int], bytearray]] = {}
-
-    def add(self, origin: str, roots: Iterable[tuple[int, bytes]]) -> None:
-        """Roots at ascending sizes, above those known."""
-        for size, root in roots:
-            sizes, hashes = self._known.setdefault(origin, (array("q"), bytearray()))
-            sizes.append(size)
-            hashes += root
-
-    def get(self, origin: str, size: int) -> bytes:
-        """The root of a log that was checked up to this size."""
-        sizes, hashes = self._known.get(origin, (array("q"), bytearray()))
-        place = bisect_left(sizes, size)
-        if place < len(sizes) and sizes[place] == size:
-            return bytes(hashes[32 * place : 32 * place + 32])
-        frontier = Frontier()
-        for _, leaf, _ in each_row(self._db, self._rows[origin], 0, size):
-            frontier.append(leaf)
-        return frontier.root
-
-
 class _Verification:
     """One verification of one store."""
 
@@ -151,7 +123,7 @@ class _Verification:
             found = survey(self._db, sizes)
         else:
             found = workers.survey([dict(share) for share in _shares(sizes.items(), lambda item: item[1], workers)])
-        found.asked = {origin: array("q", sorted(set(sizes))) for origin, sizes in found.asked.items()}
+        found.asked = {origin: array("q", sorted(sizes)) for origin, sizes in found.asked.items()}
         disproved: set[str] = set()
         while True:
             tasks = []
@@ -183,8 +155,8 @@ class _Verification:
 
     def _take(self, found: Iterator[Part | Checked], tasks: Sequence[Task]) -> None:
         """Fold what the checks of these tasks give."""
-        roots = _Roots(self._db, self._rows)
-        self._fold = EffectFold(self._genesis.terms, roots.get)
+        roots = Roots(self._db, self._rows, {task.origin: task.asked for task in tasks})
+        self._fold = EffectFold(self._genesis.terms, roots.get, used=roots.used)
         done, total = 0, sum(task.entries for task in tasks)
         for item in found:
             if isinstance(item, Checked):

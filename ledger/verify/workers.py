@@ -48,13 +48,14 @@ class Workers:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
         hello = {"path": str(path.absolute()), "genesis": genesis.encode().decode(), "keys": genesis.keys}
         try:
-            for place in range(count):
+            for _ in range(count):
                 self._processes.append(
                     subprocess.Popen(
                         [sys.executable, "-P", "-m", "ledger.verify.workers"],
                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment,
                     )
                 )  # fmt: skip
+            for place in range(count):  # once all are starting: it waits until they read
                 self._tell(place, hello)
         except BaseException:
             self.close()

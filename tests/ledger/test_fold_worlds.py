@@ -7,10 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.entries import Recv
+from ledger.entries import Recv, parse
+from ledger.errors import LedgerError
 from ledger.fold import accounting
+from ledger.fold.accounting import EffectFold
+from ledger.fold.effects import Broken, Collected, LogReader
 from ledger.fold.fold import Fold, Ledger, conservation, fold
 from ledger.fold.log import FoldedLog
+from ledger.rules import rules_of
+from ledger.verify.frames import PartReader, PartWriter
+from ledger.verify.tasks import Part
 
 from . import worlds
 from .world import root_of
@@ -56,6 +62,61 @@ def check_claims(world: worlds.World) -> None:
 @given(st.integers(0, 2**32))
 def test_all_that_is_claimable_can_be_claimed(seed):
     check_claims(worlds.World(seed))
+
+
+class Told:
+    """A fold that is told by frames what a part of a log does, as processes that verify tell each other."""
+
+    def __init__(self, world: worlds.World) -> None:
+        self.world, self.writer, self.reader = world, PartWriter(), PartReader()
+        self.logs = {origin: LogReader(rules_of(TERMS, origin, signatures=False)) for origin in world.logs}
+        self.used: list[tuple[str, int]] = []
+        self.money = EffectFold(TERMS, self.root, used=lambda *claim: self.used.append(claim))
+
+    def root(self, origin: str, size: int) -> bytes:
+        return self.world.trees[origin].root(size)
+
+    def feed(self, origin: str, start: int, end: int) -> None:
+        log, collected = self.logs[origin], Collected()
+        for data in self.world.logs[origin][start:end]:
+            if log.broken is None:
+                try:
+                    log.collect(parse(data), collected)
+                except LedgerError:
+                    broken = log.read(data)
+                    assert isinstance(broken, Broken)
+                    collected.add(broken)
+        part = Part(number=0, rows=end - start, size=end, effects=collected.effects)
+        self.writer.add(part)
+        [told] = self.reader.parts(self.writer.frame())
+        assert (told.rows, told.size, told.roots) == (part.rows, part.size, [])
+        self.money.feed(origin, told.size, told.effects)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(0, 2**32))
+def test_sends_decided_together_give_at_every_moment_what_one_by_one_gives(seed):
+    world, rng = worlds.World(seed), Random(seed)
+    told, plain = Told(world), Fold(TERMS, signatures=False)
+    at = dict.fromkeys(world.logs, 0)
+    while left := [origin for origin, log in world.logs.items() if at[origin] < len(log)]:
+        origin = rng.choice(left)
+        start = at[origin]
+        at[origin] = min(len(world.logs[origin]), start + rng.choice([1, 3, 10, 40]))
+        told.feed(origin, start, at[origin])
+        plain.extend(origin, world.logs[origin][start : at[origin]])
+        assert told.money.ledger() == plain.ledger()
+    check(told.money.ledger())
+    assert len(told.used) == len(decided_claims(world, told.money.ledger()))
+
+
+def decided_claims(world: worlds.World, ledger: Ledger) -> list[int]:
+    return [
+        index
+        for origin, log in world.logs.items()
+        for index, data in enumerate(log[: ledger.decided[origin]])
+        if b'"type":"recv"' in data
+    ]
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,7 +13,7 @@ import pytest
 from ledger.entries import Recv, Send
 from ledger.errors import StoreUnreadable
 from ledger.store.store import Store
-from ledger.verify import verify, workers
+from ledger.verify import check, roots, verify, workers
 from ledger.verify.verify import verify_store
 
 from .test_verify import change, flip
@@ -87,6 +87,30 @@ def _forgetful(database, sizes):
 
 
 SURVEY = verify.survey
+
+
+def test_a_root_is_forgotten_after_the_last_claim_that_names_it_and_not_before(file, monkeypatch):
+    alone, made = verify_store(file, GENESIS, processes=1), []
+
+    class Kept(roots.Roots):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+        def told(self, origin):
+            return self._known[origin].told
+
+        def held(self, origin):
+            return len(self._known[origin].sizes)
+
+    monkeypatch.setattr(roots, "SPARE", 1)
+    monkeypatch.setattr(verify, "Roots", Kept)
+    monkeypatch.setattr(check, "MIN_STEP", 2)
+    monkeypatch.setattr(roots, "each_row", lambda *_: pytest.fail("a root was forgotten too early"))
+    assert verify_store(file, GENESIS, processes=1) == alone
+    [kept] = made
+    assert kept.told(ALICE_LOG) > 10
+    assert kept.held(ALICE_LOG) <= 2
 
 
 def test_progress_ends_where_all_is_done(file):
