@@ -18,7 +18,8 @@
     ├─ SelfFork              FP-215  our own log was signed further elsewhere: a restored backup, or a key used twice
     ├─ ArchiveInvalid        FP-216  a folder of tiles that is missing, malformed, or not what its checkpoints say
     ├─ Unreferenced          FP-217  a log that no certified entry refers to, beyond what one peer may have of those
-    └─ PluginMissing         FP-218  a part of the software that a command needs and that is not installed
+    ├─ PluginMissing         FP-218  a part of the software that a command needs and that is not installed
+    └─ TermOver              FP-219  a head of a run by a leader other than the one whose term it is
 
 Pure: no IO.
 """
@@ -190,3 +191,9 @@ class PluginMissing(_Coded):
     """A part of the software that a command needs is not installed here."""
 
     code = "FP-218"
+
+
+class TermOver(_Coded):
+    """A head of a run's log by another leader than the one whose term it is."""
+
+    code = "FP-219"

@@ -13,6 +13,7 @@ from .errors import KeyInvalid
 from .genesis import Genesis
 from .keys import PrivateKey
 from .store.store import Store
+from .terms import Bid, Term
 
 
 class Witness:
@@ -36,3 +37,17 @@ class Witness:
         """
         self._store.promise(origin, start, entries, head_note)
         return notes.cosign(head_note, self.name, self._key, now_s)
+
+    def give(self, bid: Bid, *, idle: bool) -> Term:
+        """The term of a run's log after this bid; whether it was given, it tells itself.
+
+        Args:
+            bid: a leader's bid.
+            idle: whether the leader of the present term is silent for long, or gone.
+
+        Raises:
+            SignatureInvalid, EntryInvalid: the bid is no good; KeyInvalid: its leader may not write the log;
+            Behind: the log is not known here.
+        """
+        bid.verify()
+        return self._store.give(bid, idle=idle)

@@ -49,6 +49,8 @@ class Settings(BaseModel):
     """Runs to work on at the same time."""
     witness: Literal["auto", "true", "false"] = "auto"
     """Whether to cosign logs. auto: if the genesis names this peer's witness key; true: it must; false: never."""
+    lead: bool = False
+    """Whether to lead runs of others while their submitter is away: a witness that is willing is listed as a leader."""
     blob_quota_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 20.0
     """Disk that blobs may take, in GB (10^9 bytes)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

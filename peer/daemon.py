@@ -23,7 +23,7 @@ from ledger.store.store import Store
 from peer import addressbook
 from peer.blobs.store import BlobStore
 from peer.config import Settings
-from peer.directory import Directory
+from peer.directory import LEADS, Directory
 from peer.files import write_atomic
 from peer.gateway.app import serve
 from peer.identity import Home, PeerIdentity
@@ -204,7 +204,7 @@ class Daemon:
             device=self._device,
             memory_bytes=self._resources.device_memory_bytes,
             gflops=self._gflops,
-            roles=["member", *(["witness"] if key else [])],
+            roles=["member", *(["witness"] if key else []), *([LEADS] if self._settings.lead else [])],
             witness=key.public if key else "",
             witness_signature=key.sign(witness_binding(self._network.peer_id)).hex() if key else "",
             version=version("p2p-llm-forge"),

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 REFRESH_S = 30.0
 LOOK_S = 2.0
+LEADS = "leader"
+"""The role of a peer that would lead runs of others."""
 
 
 class Directory:
@@ -109,6 +111,12 @@ class Directory:
         names = {public: name for name, public in self._genesis.witnesses}
         adverts = sorted(self._peers.values(), key=lambda advert: advert.expires)
         return {names[advert.witness]: advert.peer_id for advert in adverts if advert.witness in names}
+
+    def willing_witnesses(self) -> list[str]:
+        """Accounts of the witnesses that would lead runs of others, as they say."""
+        names = {public for _, public in self._genesis.witnesses}
+        willing = [advert for advert in self._peers.values() if advert.witness in names and LEADS in advert.roles]
+        return sorted(advert.account for advert in willing if advert is not self._own)
 
     def runs(self) -> list[RunAdvert]:
         """Runs that somebody advertises; whether it leads them, their logs tell."""

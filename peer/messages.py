@@ -131,3 +131,27 @@ class Goodbye(Message):
 
     run: Hash
     reason: Word
+
+
+class TermQuery(Message):
+    """`ledger.term`: whose term of a run's log is it? With a signature, a leader's bid for it, or its leave."""
+
+    origin: Origin
+    leader: Annotated[str, StringConstraints(max_length=64)] = ""
+    number: Natural = 0
+    leave: Annotated[int, Field(ge=0, le=1)] = 0
+    signature: Annotated[str, StringConstraints(max_length=128)] = ""
+
+
+class TermAnswer(Message):
+    """Answer of `ledger.term`: the term that the witness gave last, after the bid."""
+
+    number: Natural
+    leader: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+    """Whose it is; empty where none was given."""
+    idle: Annotated[int, Field(ge=0, le=1)]
+    """Whether that leader is silent for long, or gone."""
+    promised: NoteText
+    """The newest head of the log that the witness cosigned, as its writer signed it; or empty."""
+    size: Natural
+    """The size that `promised` states, or 0."""

@@ -6,7 +6,7 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,10 @@ class Node:
         """The network's witnesses, and whether they answer."""
         return await self._logs.witnesses()
 
-    async def submit(self, spec: Fields) -> AsyncIterator[Fields]:
+    async def submit(self, spec: Fields, leaders: Sequence[str] | None = None) -> AsyncIterator[Fields]:
         """Turn a spec into a run and host it; see `Submitter.submit`."""
-        async for event in self._submitter.submit(spec):
+        willing = self._directory.willing_witnesses()
+        async for event in self._submitter.submit(spec, willing if leaders is None else leaders):
             if event["event"] == "submitted":
                 run = Run.load(self._home / "runs" / event["run"], self._logs)
                 await run.refresh()
@@ -92,7 +93,9 @@ class Node:
     async def job(self, run: str) -> Fields:
         """One run, as it stands."""
         known = self._known(run)
-        role = "leader" if known.leaders[0] == self._logs.account.public else "member"
+        over = known.log.close is not None or len(known.leaders) == 1
+        leads = known.leaders[0] == self._logs.account.public if over else known.id in self._host.leaders
+        role = "leader" if leads else "member"
         summary = known.summary(role=role)
         worker = self._host.workers.get(run)
         summary["progress"] = worker.progress if worker is not None and worker.pid else {}

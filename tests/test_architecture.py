@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 ORDER = {
     "ledger": """
         errors codec values keys merkle notes certificates receipt spec entries rules references genesis
-        tiles quorum proof evidence
+        tiles quorum proof evidence terms
         fold/balances fold/effects fold/log fold/accounting fold/fold fold/history
-        store/file store/database store/logs store/forks store/reader store/accuser store/own store/store
+        store/file store/database store/logs store/forks store/reader store/accuser store/own store/tenure store/store
         witness
         replica/values replica/state replica/book replica/work replica/machine replica/store
         archive/exporting archive/folders archive/importing
@@ -42,12 +42,12 @@ ORDER = {
         blobs/chunks blobs/partial blobs/store blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
-        ledger/unreferenced ledger/witnessing ledger/comparing ledger/logs ledger/answers ledger/replication
-        ledger/credits
+        ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
+        ledger/answers ledger/replication ledger/credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader
-        directory runs/matcher runs/submission runs/host node
+        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member runs/leader
+        runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

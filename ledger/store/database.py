@@ -212,6 +212,15 @@ class Database:
         if changed != 1:
             raise Conflict("the promise changed meanwhile; ask again")
 
+    def term(self, log: int) -> tuple[int, str] | None:
+        """Number and leader of the term that was given for a run's log last."""
+        rows = self._typed("term", self.rows("SELECT number, leader FROM term WHERE log = ?", log), int, str)
+        return rows[0] if rows else None  # type: ignore[return-value]
+
+    def set_term(self, log: int, number: int, leader: str) -> None:
+        """Set the log's term."""
+        self.change("INSERT OR REPLACE INTO term (log, number, leader) VALUES (?, ?, ?)", log, number, leader)
+
     def proven(self, log: int) -> int:
         """How many entries are proven to be part of what is certified, where not all of that is stored yet."""
         rows = self.rows("SELECT size FROM proven WHERE log = ?", log)

@@ -19,13 +19,14 @@ from ledger.genesis import Genesis
 from .accuser import head_of
 from .database import Database, HeadRow
 from .logs import Offer, Staged, StoredLog
-from .own import OwnLogs, holds, self_fork, signed_by
+from .own import holds, self_fork, signed_by
 from .reader import Certificate, Changes, Inclusion
+from .tenure import Tenure
 
 __all__ = ["Certificate", "Changes", "Inclusion", "Store"]
 
 
-class Store(OwnLogs):
+class Store(Tenure):
     """The logs of one network on this machine. Written by one process at a time."""
 
     @classmethod
@@ -107,11 +108,13 @@ class Store(OwnLogs):
 
         Raises:
             Behind: entries are missing; Conflict: the head contradicts what was promised or is not of these entries;
-            Frozen: the log's owner contradicted itself; NoteInvalid, EntryInvalid: head or entry is no good.
+            Frozen: the log's owner contradicted itself; TermOver: it is another leader's term; NoteInvalid,
+            EntryInvalid: head or entry is no good.
         """
         with self._lock:
             offer, log = head_of(head_note, origin), self._logs.get(origin)
             self._refuse_frozen(log)
+            self._refuse_over(log, offer)
             promised, outvoted = self._head("promise", origin), self._head("outvoted", origin)
             fixed = max(promised.size if promised else 0, self._fixed(log))
             if log.own and log.of_account:

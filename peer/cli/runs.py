@@ -26,15 +26,25 @@ RUN = click.argument("run", required=False)
 @click.option("--follow/--detach", default=False, help="Watch the run until it closes, or return once it is submitted.")
 @click.option("--budget", type=float, help="Credits to fund the run with.  [default: what it can cost at most]")
 @click.option("--min-peers", type=click.IntRange(1, 1024), help="Start when this many peers are ready.")
+@click.option("--leaders", metavar="ACCOUNT,…", help="Who may lead besides you, in this order.  [default: witnesses]")
 @with_home
 @with_json
-def submit(spec: Path, follow: bool, budget: float | None, min_peers: int | None, home: Path, as_json: bool) -> None:
-    """Start a training run from a spec file."""
+def submit(
+    spec: Path, follow: bool, budget: float | None, min_peers: int | None, leaders: str | None, home: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Start a training run from a spec file.
+
+    The witnesses that are willing (lead = true) may lead it while you are away; --leaders names others, --leaders ""
+    nobody else.
+    """
     from p2p_llm_forge.config import RunSpec
 
     settings = with_overrides(RunSpec.load(spec), budget=budget, min_peers=min_peers)
     daemon = client(home)
     body = {"spec": settings.for_worker(), "spec_text": spec.read_text("utf-8")}
+    if leaders is not None:
+        body["leaders"] = _accounts(leaders)
     run = ""
     for event in daemon.stream("POST", "/jobs/submit", body):
         if event["event"] == "error":
@@ -51,6 +61,15 @@ def submit(spec: Path, follow: bool, budget: float | None, min_peers: int | None
         click.echo(f"run {run} submitted; follow it with: forge-peer watch {run[:12]} --home {home}")
     if follow:
         follow_run(daemon, run, as_json=as_json)
+
+
+def _accounts(text: str) -> list[str]:
+    """The accounts of a list with commas."""
+    accounts = [part.strip() for part in text.split(",") if part.strip()]
+    for account in accounts:
+        if len(account) != 64 or set(account) - set("0123456789abcdef"):
+            raise click.UsageError(f"--leaders: {account!r} is no account (64 lowercase hex digits)")
+    return accounts
 
 
 def with_overrides(spec: Any, *, budget: float | None, min_peers: int | None) -> Any:

@@ -17,6 +17,7 @@ from ledger.errors import LedgerError
 from p2p_llm_forge.errors import EngineError
 from peer.errors import ForgeError, RunError
 from peer.gateway.events import Event, stream
+from peer.wire import Account
 
 if TYPE_CHECKING:
     from peer.node import Node
@@ -41,6 +42,8 @@ class Submission(Body):
     """The run spec with an absolute `data.path`."""
     spec_text: str = Field(default="", max_length=1 << 20)
     """The YAML it was read from, kept beside the run."""
+    leaders: list[Account] | None = Field(default=None, max_length=15)
+    """Accounts that may lead beside the submitter, in this order; by default, the witnesses that are willing."""
 
 
 class Export(Body):
@@ -128,7 +131,7 @@ async def witnesses(node: TheNode) -> list[Answer]:
 @router.post("/jobs/submit")
 async def submit(body: Submission, node: TheNode, closing: TheClosing) -> StreamingResponse:
     """Starts a run; the events tell the preparation, the last one is `submitted` or `error`."""
-    return stream(ending_in_an_error(node.submit(body.spec)), closing)
+    return stream(ending_in_an_error(node.submit(body.spec, body.leaders)), closing)
 
 
 @router.get("/jobs")

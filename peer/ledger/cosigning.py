@@ -19,7 +19,7 @@ from functools import partial
 import structlog
 
 from ledger import notes
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, TermOver
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.quorum import Quorum
@@ -68,6 +68,8 @@ class Ask:
         self.quorum = Quorum(genesis, note)
         self.problems: dict[str, str] = {}
         """What went wrong last with each witness that has not signed."""
+        self.over: set[str] = set()
+        """Witnesses that say that it is another leader's term."""
         self.certificate: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def take(self, name: str, line: bytes) -> None:
@@ -198,6 +200,11 @@ class Courier:
             log.warning("cosignature_missing", witness=self._name, origin=self._origin[-20:], reason=str(exc))
         if exc.code in CONTRADICTED:
             self._of.contradicted(self._origin)
+        if exc.code == TermOver.code:
+            ask.over.add(self._name)
+            witnesses, quorum = len(self._of.genesis.witnesses), self._of.genesis.quorum
+            if len(ask.over) > witnesses - quorum:
+                self._of.fail(self._origin, TermOver(str(exc).removeprefix(f"{exc.code}: ")))
 
     async def _deliver(self, ask: Ask) -> bytes:
         """Send what the witness lacks, then the head; returns its line.

@@ -57,6 +57,8 @@ class Credits:
     async def begin(self, run: str, spec: Mapping[str, Any], budget: int) -> None:
         """Start the run's log and fund it; what is already done is not done again."""
         origin = self._logs.genesis.run_origin(run)
+        if await self._funded(origin, budget):
+            return  # whoever leads it now, it needs nothing more of us
         for own in (origin, self._logs.origin):
             await self._logs.certify(own)  # what a crash left appended but not certified is seen only after this
         if await self._logs.size(origin) == 0:
@@ -68,10 +70,15 @@ class Credits:
             await self._logs.append(self._logs.origin, [Send(to=f"run/{run}", amount=budget, memo="run budget")])
             sent = await self._sent(run)
             assert sent is not None
-        entries = await self._logs.entries(origin, 0)
-        if not any(isinstance(entry, Recv) and entry.origin == self._logs.origin for entry in entries):
+        if not await self._funded(origin, budget):
             size, root = await self._head(self._logs.origin)
             await self._logs.append(origin, [Recv(origin=self._logs.origin, index=sent, size=size, root=root)])
+
+    async def _funded(self, origin: str, budget: int) -> bool:
+        """Whether the run's certified log has begun and holds our budget."""
+        entries = await self._logs.entries(origin, 0)
+        ours = any(isinstance(entry, Recv) and entry.origin == self._logs.origin for entry in entries)
+        return bool(entries) and (ours or budget == 0)
 
     async def _sent(self, run: str) -> int | None:
         """Index of our entry that funds the run."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from ledger.entries import Entry, parse
-from ledger.errors import SelfFork
+from ledger.errors import LedgerError, SelfFork
 from ledger.fold.fold import Ledger
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
@@ -24,11 +24,13 @@ from ledger.store.store import Certificate, Store
 from ledger.witness import Witness
 from peer.errors import NetworkError
 from peer.ledger.appending import Writer
+from peer.ledger.bidding import Bidding
 from peer.ledger.comparing import Comparing
 from peer.ledger.cosigning import Ask, Cosigners, WitnessPeers, message_of
 from peer.ledger.errands import Errands
 from peer.ledger.ownheads import OwnHeads
 from peer.ledger.storage import Storage
+from peer.ledger.terms import TermDesk
 from peer.ledger.witnessing import Witnessing
 from peer.messages import Bundle, HeadQuery
 from peer.network.network import Network
@@ -71,9 +73,14 @@ class Logs:
         self._writers: dict[str, Writer] = {}
         self._witness = witness
         self._looking: set[str] = set()
+        desk = TermDesk(network=network, storage=self._storage, witness=witness)
         self.witnessing = Witnessing(
-            genesis=genesis, network=network, storage=self._storage, witness=witness, grown=self.tell
+            genesis=genesis, network=network, storage=self._storage, witness=witness, grown=self.tell, heard=desk.heard
         )
+        self.bidding = Bidding(
+            genesis=genesis, key=account, network=network, storage=self._storage, witness_peers=witness_peers,
+            here=(witness.name, desk) if witness is not None else None,
+        )  # fmt: skip
         self._cosigners = Cosigners(
             genesis=genesis,
             key=account,
@@ -189,6 +196,10 @@ class Logs:
             LedgerError: we must not sign.
         """
         await self._writer(origin).append([], self._errands)
+
+    def give_up(self, origin: str, reason: LedgerError) -> None:
+        """Wait no longer for the certificate of our newest head of a log: whoever appended is told the reason."""
+        self._cosigners.fail(origin, reason)
 
     def _writer(self, origin: str) -> Writer:
         if origin not in self._writers:

@@ -53,12 +53,17 @@ class Witnessing:
         storage: Storage,
         witness: Witness | None,
         grown: Callable[[], Awaitable[None]],
+        heard: Callable[[str], None],
     ) -> None:
-        """`witness` is ours if the genesis names our witness key; `grown` is told of certificates made here."""
+        """`witness` is ours if the genesis names our witness key.
+
+        `grown` is told of certificates made here, `heard` of the log of each head that is cosigned.
+        """
         self._genesis = genesis
         self._storage = storage
         self._witness = witness
         self._grown = grown
+        self._heard = heard
         self._strangers = Strangers(now=time.monotonic())
         self._refusals: Counter[str] = Counter()
         network.serve("ledger.cosign", self._cosign)
@@ -77,6 +82,7 @@ class Witnessing:
         except LedgerError as exc:
             self._tell(caller, request.origin, exc)
             raise Refused(exc.code, exc.message) from exc
+        self._heard(request.origin)
         if certified:
             await self._grown()
         return WitnessAnswer(cosignature=line.decode()).body()

@@ -62,6 +62,10 @@ class Delivery:
         else:
             self._pause.rest(now + REMIND_S)
 
+    def remind(self) -> None:
+        """Whoever leads now does not know of it: send it at once."""
+        self._pause.rest(0.0)
+
     def broke(self, effect: MemberEffect, now: float) -> None:
         """It could not be sent."""
         if effect == self._effect:

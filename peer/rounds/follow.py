@@ -24,6 +24,7 @@ from peer.rounds.messages import (
     Stop,
     Train,
     Trained,
+    Welcomed,
 )
 from peer.rounds.pause import Pause
 
@@ -102,6 +103,8 @@ class MemberMachine:
                 self._delivery.answered(message, now)
             case Broke():
                 self._broke(message.effect, now)
+            case Welcomed():
+                self._delivery.remind()
         return self._next(now)
 
     def tick(self, now: float) -> Effects:

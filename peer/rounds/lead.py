@@ -56,8 +56,15 @@ class Phase(StrEnum):
 class LeaderMachine:
     """Leads one run. `log` is shared with the daemon, which extends it before it says `Logged`."""
 
-    def __init__(self, *, plan: Plan, log: RunLog, balance: int, now: float) -> None:
-        """Take over the run where its log stands; `balance` is the run account's spendable micro-credits."""
+    def __init__(
+        self, *, plan: Plan, log: RunLog, balance: int, now: float, grace_s: float | None = None
+    ) -> None:
+        """Take over the run where its log stands.
+
+        Args:
+            balance: the run account's spendable micro-credits.
+            grace_s: how long members that were not heard yet are waited for; by default, as long as a silent one.
+        """
         self.plan = plan
         self.log = log
         self.balance = balance
@@ -72,7 +79,7 @@ class LeaderMachine:
         self._closing = ""
         self._attendance = Attendance(receipt.account for done in log.settled for receipt in done.receipts)
         self._ticked_at = now
-        self._grace_until = now + plan.lost_after_s
+        self._grace_until = now + (plan.lost_after_s if grace_s is None else grace_s)
         """After taking over, members that were not heard yet are waited for so long."""
 
     @property

@@ -174,7 +174,12 @@ class Broke:
     reason: str
 
 
-MemberMessage = LogGrew | Holds | Trained | Answered | Broke
+@dataclass(frozen=True, kw_only=True)
+class Welcomed:
+    """A leader took us in that did not know us: it has none of what we delivered before."""
+
+
+MemberMessage = LogGrew | Holds | Trained | Answered | Broke | Welcomed
 
 # ---------------------------------------------------------------- from a member
 

@@ -21,6 +21,7 @@ from peer.messages import Beat, Goodbye, Join, News
 from peer.network.network import Network
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
+from peer.runs.whereabouts import Whereabouts
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +34,6 @@ NOT_LEADING = "FP-423"
 PREFETCHES = 4
 WAITING_UPDATES = 256
 
-LeaderPeer = Callable[[], str | None]
-"""PeerID of the run's leader, if it is known just now."""
-
-
 class Heart:
     """Tells the leader once a second that we live and what we hold, and learns what we lack."""
 
@@ -47,9 +44,10 @@ class Heart:
         network: Network,
         replication: Replication,
         advert: Callable[[], str],
-        leader_peer: LeaderPeer,
+        leader: Whereabouts,
         state: Callable[[], str],
         on_update: Callable[[str, Sequence[str]], None],
+        on_joined: Callable[[], None],
     ) -> None:
         """Beat for one run.
 
@@ -58,9 +56,10 @@ class Heart:
             network: libp2p.
             replication: takes up what the leader has of the log beyond ours.
             advert: our signed peer advert, which binds our PeerID to our account.
-            leader_peer: where the leader is.
+            leader: where the leader is.
             state: id of the state that our worker holds, or empty.
             on_update: told of each update of the open round, with the peers that have it.
+            on_joined: told when a leader took us in that did not know us: a new one, or one that was restarted.
         """
         self.peers: list[str] = []
         """PeerIDs of the run's members, as the leader last said."""
@@ -68,9 +67,10 @@ class Heart:
         self._network = network
         self._replication = replication
         self._advert = advert
-        self._leader_peer = leader_peer
+        self._leader = leader
         self._state = state
         self._on_update = on_update
+        self._on_joined = on_joined
         self._silent = False
 
     async def serve(self) -> None:
@@ -86,7 +86,7 @@ class Heart:
         Raises:
             NetworkError: it is not known, does not answer, or refuses.
         """
-        leader = self._leader_peer()
+        leader = self._leader.peer
         if leader is None:
             raise Unreachable(f"run {self._run.id[:16]}: the leader's peer is not known yet")
         return await self._network.call(leader, method, body, timeout_s=timeout_s)
@@ -107,6 +107,8 @@ class Heart:
             if not self._silent:
                 log.warning("leader_silent", run=self._run.id[:16], reason=str(exc))
             self._silent = True
+            if isinstance(exc, NetworkError):
+                self._leader.next()
 
     async def _beat(self) -> None:
         body = Beat(run=self._run.id, state=self._state(), size=self._run.log.size).body()
@@ -117,8 +119,9 @@ class Heart:
                 raise
             await self.call("run.join", Join(run=self._run.id, advert=self._advert()).body())
             news = News.read(await self.call("run.beat", body, BEAT_TIMEOUT_S))
+            self._on_joined()
         self.peers = [peer for peer in news.peers if peer != self._network.peer_id]
-        leader = self._leader_peer()
+        leader = self._leader.peer
         if leader is None or leader == self._network.peer_id:
             return
         for update in news.updates:

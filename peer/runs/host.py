@@ -27,11 +27,13 @@ from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Bundle, Gossip
 from peer.network.network import Network
+from peer.runs.candidate import Candidate
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member
 from peer.runs.run import Run
 from peer.runs.submission import begin
+from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import Hardware, RunWorker
 from peer.supervisor import Fields, Keeper
 
@@ -76,6 +78,7 @@ class Host:
         self.workers: dict[str, RunWorker] = {}
         self.members: dict[str, Member] = {}
         self.leaders: dict[str, Leader] = {}
+        self._candidates: dict[str, Candidate] = {}
         self._not_before: dict[str, float] = {}
         self._serve_runs()
 
@@ -110,7 +113,7 @@ class Host:
         """Whether a run is closed, its last state is here if we worked on it, and all is claimed."""
         if run.log.close is None:
             return False
-        worked = run.journal.last("training") is not None or run.leaders[0] == self._logs.account.public
+        worked = run.journal.last("training") is not None or self._may_lead(run)
         here = self.worker(run).newest_state() == (run.log.round, run.log.state)
         return (here or not worked) and run.origin not in await self._credits.owed()
 
@@ -161,16 +164,18 @@ class Host:
 
     async def _serve_run(self, run: Run) -> None:
         """Host one run until it is closed and our claims are in."""
-        leading = run.leaders[0] == self._logs.account.public
         if run.spec["submitter"] == self._logs.account.public:
             await begin(self._credits, run)
             await run.refresh()
         worker = self.worker(run)
         if run.log.close is None or worker.newest_state() != (run.log.round, run.log.state):
-            await self._take_part(run, worker, leading=leading)
+            await self._take_part(run, worker)
         await self._claim(run)
 
-    async def _take_part(self, run: Run, worker: RunWorker, *, leading: bool) -> None:
+    def _may_lead(self, run: Run) -> bool:
+        return self._logs.account.public in run.leaders
+
+    async def _take_part(self, run: Run, worker: RunWorker) -> None:
         member = self.members[run.id] = Member(
             run=run,
             worker=worker,
@@ -179,27 +184,38 @@ class Host:
             network=self._network,
             key=self._logs.account,
             advert=self._directory.own_advert,
-            leader_peer=lambda: self._directory.peer_of(run.leaders[0]),
+            leader=Whereabouts(run.leaders, self._directory.peer_of),
         )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(member.serve())
-                if leading:
-                    leader = self.leaders[run.id] = Leader(
-                        run=run,
-                        worker=worker,
-                        logs=self._logs,
-                        replication=self._replication,
-                        network=self._network,
-                        account=self._logs.account.public,
-                        member=member,
+                if self._may_lead(run):
+                    candidate = self._candidates[run.id] = Candidate(
+                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after)
                     )
-                    self._directory.refresh()
-                    tasks.create_task(leader.serve())
+                    tasks.create_task(candidate.serve())
         finally:
             self.members.pop(run.id, None)
-            self.leaders.pop(run.id, None)
+            self._candidates.pop(run.id, None)
             await worker.close()
+
+    async def _lead(self, run: Run, worker: RunWorker, member: Member, *, after: bool) -> None:
+        """Lead until the run is closed, or we are stopped."""
+        leader = self.leaders[run.id] = Leader(
+            run=run,
+            worker=worker,
+            logs=self._logs,
+            replication=self._replication,
+            network=self._network,
+            account=self._logs.account.public,
+            member=member,
+            after_another=after,
+        )
+        self._directory.refresh()
+        try:
+            await leader.serve()
+        finally:
+            self.leaders.pop(run.id, None)
 
     async def _claim(self, run: Run) -> None:
         """After the close: take over what the run owes us, as member and as funder."""
@@ -222,12 +238,13 @@ class Host:
         """Peers that may have the run's blobs: its members, its leader."""
         member, leader = self.members.get(run.id), self.leaders.get(run.id)
         peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
-        first = self._directory.peer_of(run.leaders[0])
+        first = member.leader.peer if member else self._directory.peer_of(run.leaders[0])
         return [peer for peer in dict.fromkeys([*peers, *([first] if first else [])]) if peer != self._network.peer_id]
 
     async def say_goodbye(self) -> None:
-        """Tell the leaders that we stop."""
-        goodbyes = [member.heart.say_goodbye("the peer stops") for member in self.members.values()]
+        """Tell the leaders that we stop, and the witnesses where we lead."""
+        goodbyes = [candidate.leave() for candidate in self._candidates.values()]
+        goodbyes += [member.heart.say_goodbye("the peer stops") for member in self.members.values()]
         await asyncio.gather(*goodbyes, return_exceptions=True)
 
     # ------------------------------------------------------------------ other peers' calls
@@ -264,6 +281,6 @@ class Host:
     async def _on_gossip(self, caller: str, body: Fields) -> Fields:
         gossip = Gossip.read(body)
         member = self.members.get(gossip.run)
-        if member is not None and caller == self._directory.peer_of(member.run.leaders[0]):
+        if member is not None and caller == member.leader.peer:
             member.prefetcher.want(gossip.update, [gossip.peer])
         return {}

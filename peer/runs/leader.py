@@ -18,7 +18,7 @@ import structlog
 
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, NetworkError, Refused, WorkerError
+from peer.errors import ForgeError, Refused, WorkerError
 from peer.files import write_atomic
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
@@ -29,6 +29,7 @@ from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
 from peer.runs.joined import Joined
 from peer.runs.member import Member
+from peer.runs.push import Errands, Push
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
 from peer.runs.worker import RunWorker
@@ -36,10 +37,10 @@ from peer.runs.worker import RunWorker
 log = structlog.get_logger(__name__)
 
 CANCELLED = "cancelled"
-PUSH_S = 5.0
 TICK_S = 0.1
 RETRY_S = 1.0
 FETCH_S = 60.0
+FIND_S = 8.0  # how long members may take to find a new leader
 MOST_REFUSALS = 16
 """So many of one account in one round are told in the journal."""
 NO_FAULT = {"FP-411", "FP-421"}
@@ -61,29 +62,27 @@ class Leader:
         network: Network,
         account: str,
         member: Member | None,
+        after_another: bool = False,
     ) -> None:
         """Take over the run where its log stands.
 
         Args:
             run: the run, whose log we may write.
-            worker: its worker.
             logs: the ledger replica.
             replication: sends members what is new in it.
-            replication: sends members what is new in it.
-            network: libp2p.
-            account: ours.
             member: our own member role, which shares the worker; None if we do not train.
+            after_another: whether another one led before, whose members have to find us first.
         """
         self.run = run
         self._worker = worker
         self._logs = logs
-        self._replication = replication
-        self._network = network
+        self._push = Push(origin=run.origin, network=network, replication=replication)
         self._account = account
         self._member = member
+        self._grace_s = FIND_S if after_another else None
         self._joined = Joined(run.id)
         self._machine: LeaderMachine | None = None
-        self._tasks: asyncio.TaskGroup | None = None
+        self._errands: Errands | None = None
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
@@ -98,10 +97,11 @@ class Leader:
         await self._logs.certify(self.run.origin)
         await self.run.refresh()
         self._machine = LeaderMachine(
-            plan=self.run.plan, log=self.run.log, balance=await self._balance(), now=time.monotonic()
-        )
+            plan=self.run.plan, log=self.run.log, balance=await self._balance(), now=time.monotonic(),
+            grace_s=self._grace_s,
+        )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self._errands = Errands(tasks)
             ticking = tasks.create_task(self._ticks())
             if (self.run.folder / CANCELLED).exists():
                 self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
@@ -185,10 +185,10 @@ class Leader:
     # ------------------------------------------------------------------ effects
 
     def _carry_out(self, effects: Sequence[LeaderEffect]) -> None:
-        if self._tasks is None:
+        if self._errands is None:
             return
         for effect in effects:
-            self._tasks.create_task(self._do(effect))
+            self._errands.start(self._do(effect))
         if self._machine is not None and self._machine.phase is Phase.CLOSED:
             self._closed.set()
 
@@ -231,6 +231,10 @@ class Leader:
         self._watch.mark("checked")
         self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
 
+    def _gossip(self, gossip: Gossip, sender: str) -> None:
+        assert self._errands is not None
+        self._push.gossip(self._errands, self._joined.peers(self._alive() - {sender}), gossip)
+
     async def _until_checked(self, path: Any) -> tuple[str, str] | None:
         """Decode an update; our own worker's death is not the member's fault."""
         while True:
@@ -239,11 +243,6 @@ class Leader:
             except (WorkerError, ForgeError) as exc:
                 log.warning("check_postponed", run=self.run.id[:16], reason=str(exc))
                 await asyncio.sleep(RETRY_S)
-
-    def _gossip(self, gossip: Gossip, sender: str) -> None:
-        assert self._tasks is not None
-        for peer in self._joined.peers(self._alive() - {sender}):
-            self._tasks.create_task(self._push(peer, "run.gossip", gossip.body()))
 
     async def _apply(self, effect: ApplyRound) -> LeaderMessage:
         open_round = self.run.log.open
@@ -275,24 +274,8 @@ class Leader:
         await self._logs.append(self.run.origin, effect.entries)
         await self.run.refresh()
         self._watch.mark("certified")
-        self._push_news(size)
+        assert self._errands is not None
+        self._push.news(self._errands, self.peers(), size)
         if parts := self._watch.lap():
             await self.run.journal.add("timing", round=self.run.log.round, **parts)
         self._tell(rounds.Logged(balance=await self._balance()))
-
-    def _push_news(self, since: int) -> None:
-        assert self._tasks is not None
-        for peer in self.peers():
-            if peer != self._network.peer_id:
-                self._tasks.create_task(self._push_log(peer, since))
-
-    async def _push_log(self, peer: str, since: int) -> None:
-        """Send a member the newest entries; one that lacks older ones asks for them with its next heartbeat."""
-        async for bundle in self._replication.bundles(self.run.origin, since):
-            await self._push(peer, "run.news", bundle.body())
-
-    async def _push(self, peer: str, method: str, body: Body) -> None:
-        try:
-            await self._network.call(peer, method, body, timeout_s=PUSH_S)
-        except NetworkError as exc:
-            log.info("push_failed", peer=peer, method=method, reason=str(exc))

@@ -33,10 +33,12 @@ from peer.rounds.messages import (
     Replay,
     Stop,
     Train,
+    Welcomed,
 )
-from peer.runs.heart import NOT_LEADING, Heart, LeaderPeer, Prefetcher
+from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
+from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
@@ -57,7 +59,7 @@ class Member:
         network: Network,
         key: PrivateKey,
         advert: Callable[[], str],
-        leader_peer: LeaderPeer,
+        leader: Whereabouts,
     ) -> None:
         """Take up the run where the home folder stands.
 
@@ -69,9 +71,11 @@ class Member:
             network: libp2p.
             key: our account, which signs receipts.
             advert: our signed peer advert, which binds our PeerID to our account.
-            leader_peer: where the leader is.
+            leader: where the leader is.
         """
         self.run = run
+        self.leader = leader
+        """Where the leader is."""
         self._key = key
         self.machine = self._machine(None)
         self.prefetcher = Prefetcher(worker.fetch)
@@ -80,9 +84,10 @@ class Member:
             network=network,
             replication=replication,
             advert=advert,
-            leader_peer=leader_peer,
+            leader=leader,
             state=lambda: self.machine.state,
             on_update=self.prefetcher.want,
+            on_joined=lambda: self.tell(Welcomed()),
         )
         self._worker = worker
         self._logs = logs

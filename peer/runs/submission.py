@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.entries import run_id
+from ledger.spec import MAX_LEADERS
 from p2p_llm_forge.config import default_price
 from peer.blobs.store import BlobStore
 from peer.errors import RunError
@@ -35,8 +36,9 @@ class Submitter:
     credits: Credits
     hardware: Hardware
 
-    async def submit(self, spec: Fields) -> AsyncIterator[Fields]:
-        """Prepare and begin a run; yields progress events, last {"event": "submitted", "run", "name", "budget"}.
+    async def submit(self, spec: Fields, leaders: Sequence[str] = ()) -> AsyncIterator[Fields]:
+        """Prepare and begin a run, which `leaders` may lead when we do not, in this order; yields progress events,
+        last {"event": "submitted", "run", "name", "budget"}.
 
         Raises:
             WorkerRefused: the spec, the corpus or the model cannot be used; the reason names the place.
@@ -50,7 +52,7 @@ class Submitter:
                     prepared = event["ok"]
                 else:
                     yield event
-            yield await self._begin(prepared)
+            yield await self._begin(prepared, leaders)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, True)
 
@@ -69,23 +71,23 @@ class Submitter:
         finally:
             await worker.close()
 
-    async def _begin(self, prepared: Fields) -> Fields:
+    async def _begin(self, prepared: Fields, leaders: Sequence[str]) -> Fields:
         """Name the run by its spec, then fund it and start its log."""
-        spec = await self._spec(prepared)
+        spec = await self._spec(prepared, leaders)
         run = run_id(spec)
         created = Run.create(run=run, home=self.home, logs=self.logs, spec=spec)
         await created.journal.add("submitted", run=run, name=created.name, budget=spec["budget"])
         await begin(self.credits, created)
         return {"event": "submitted", "run": run, "name": created.name, "budget": spec["budget"]}
 
-    async def _spec(self, prepared: Fields) -> Fields:
+    async def _spec(self, prepared: Fields, leaders: Sequence[str]) -> Fields:
         """The run's spec, once its blobs are kept and we can pay for it."""
         config = prepared["config"]
         spec: Fields = {
             "version": 1,
             "name": config["name"],
             "submitter": self.logs.account.public,
-            "leaders": [self.logs.account.public],
+            "leaders": list(dict.fromkeys([self.logs.account.public, *leaders]))[:MAX_LEADERS],
             "price": _price(config, int(prepared["parameters"])),
             "tokens_per_slot": prepared["tokens_per_slot"],
             "slots_per_epoch": prepared["slots_per_epoch"],

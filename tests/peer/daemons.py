@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ FAST = {
     "peer.ledger.replication.HEAR_S": 0.05,
     "peer.runs.heart.BEAT_S": 0.1,
     "peer.runs.leader.TICK_S": 0.02,
+    "peer.runs.leader.FIND_S": 1.0,
+    "peer.runs.candidate.LOOK_S": 0.05,
+    "peer.runs.candidate.RANK_S": 0.1,
+    "peer.runs.candidate.KEEP_S": 0.1,
+    "peer.runs.candidate.UNSURE_S": 0.6,
+    "peer.ledger.terms.LEASE_S": 0.8,
+    "peer.ledger.bidding.GRACE_S": 0.05,
+    "peer.ledger.bidding.ASK_S": 0.3,
     "peer.runs.leader.RETRY_S": 0.05,
     "peer.runs.member.TICK_S": 0.02,
     "peer.rounds.delivery.REMIND_S": 0.3,
@@ -136,36 +144,39 @@ class Peer:
         """Our balance in micro-credits."""
         return int((await self.daemon.node.balance("me"))["balance"])
 
-    async def submit(self, **changes: Any) -> str:
-        """Submit a run of the fake engine's; returns its id."""
-        async for event in self.daemon.node.submit(spec_fields(**changes)):
+    async def submit(self, leaders: Sequence[Peer] | None = None, **changes: Any) -> str:
+        """Submit a run of the fake engine's, which these may lead too; returns its id."""
+        others = None if leaders is None else [peer.account for peer in leaders]
+        async for event in self.daemon.node.submit(spec_fields(**changes), others):
             if event["event"] == "submitted":
                 return str(event["run"])
         raise AssertionError("nothing was submitted")
 
 
 class World:
-    """A network with one witness, which is the first peer's; use as an async context."""
+    """A network whose witnesses are the first peers; use as an async context."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, *, fake: bool = True) -> None:
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, *, fake: bool = True, witnesses: int = 1) -> None:
         self.folder, self.air, self._fake = folder, Air(), fake
         self.engines: dict[str, Engine] = {}
         self.peers: dict[str, Peer] = {}
         self._patch = patch
         self.rich = PrivateKey.generate()
-        self.witness = PrivateKey.generate()
+        self.witnesses = [PrivateKey.generate() for _ in range(witnesses)]
         self.genesis = Genesis.create(
-            name="memory", supply=[(self.rich.public, SUPPLY)], witnesses=[("w", self.witness.public)]
-        )
+            name="memory", supply=[(self.rich.public, SUPPLY)],
+            witnesses=[(f"w{number}", key.public) for number, key in enumerate(self.witnesses)],
+        )  # fmt: skip
 
     async def peer(self, name: str, **settings: object) -> Peer:
-        """A new peer, running; the first one is the witness and has all the credits."""
+        """A new peer, running; the first ones are the witnesses, the very first has all the credits."""
         home = Home(self.folder / name)
         home.create()
         NetworkFile(genesis=self.genesis, bootstrap=()).save(home.network_file)
         if not self.peers:
             self.rich.save(home.account_key_file)
-            self.witness.save(home.witness_key_file)
+        if len(self.peers) < len(self.witnesses):
+            self.witnesses[len(self.peers)].save(home.witness_key_file)
         self.peers[name] = Peer(self, name, home, settings)
         return await self.peers[name].start()
 

@@ -1,0 +1,66 @@
+"""What a leader sends its members without being asked: new log entries, and who has an update.
+
+IO: calls over the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
+
+import structlog
+
+from peer.errors import NetworkError
+from peer.ledger.replication import Replication
+from peer.messages import Gossip
+from peer.network.network import Network
+
+log = structlog.get_logger(__name__)
+
+PUSH_S = 5.0
+
+
+class Errands:
+    """Tasks of one leader; once they are being cancelled, nothing new is started."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self._tasks = tasks
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside the rest."""
+        try:
+            self._tasks.create_task(work)
+        except RuntimeError:  # the group is ending: a call came in at the last moment
+            work.close()
+
+
+class Push:
+    """Sends to members; one that cannot be reached asks for what it lacks with its next heartbeat."""
+
+    def __init__(self, *, origin: str, network: Network, replication: Replication) -> None:
+        """For the run whose log this is."""
+        self._origin = origin
+        self._network = network
+        self._replication = replication
+
+    def gossip(self, errands: Errands, peers: Iterable[str], gossip: Gossip) -> None:
+        """Say who has an update."""
+        for peer in peers:
+            errands.start(self._send(peer, "run.gossip", gossip.body()))
+
+    def news(self, errands: Errands, peers: Iterable[str], since: int) -> None:
+        """Send the newest entries of the log."""
+        for peer in peers:
+            if peer != self._network.peer_id:
+                errands.start(self._send_log(peer, since))
+
+    async def _send_log(self, peer: str, since: int) -> None:
+        async for bundle in self._replication.bundles(self._origin, since):
+            await self._send(peer, "run.news", bundle.body())
+
+    async def _send(self, peer: str, method: str, body: dict[str, Any]) -> None:
+        try:
+            await self._network.call(peer, method, body, timeout_s=PUSH_S)
+        except NetworkError as exc:
+            log.info("push_failed", peer=peer, method=method, reason=str(exc))
