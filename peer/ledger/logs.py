@@ -69,14 +69,16 @@ class Logs:
         self._network = network
         self._witness_peers = witness_peers
         self._errands = Errands()
+        self._closed = False
         self._grown = asyncio.Condition()
         self._writers: dict[str, Writer] = {}
         self._witness = witness
         self._looking: set[str] = set()
         desk = TermDesk(network=network, storage=self._storage, witness=witness)
         self.witnessing = Witnessing(
-            genesis=genesis, network=network, storage=self._storage, witness=witness, grown=self.tell, heard=desk.heard
-        )
+            genesis=genesis, network=network, storage=self._storage, witness=witness, change=self.change,
+            heard=desk.heard,
+        )  # fmt: skip
         self.bidding = Bidding(
             genesis=genesis, key=account, network=network, storage=self._storage, witness_peers=witness_peers,
             here=(witness.name, desk) if witness is not None else None,
@@ -116,10 +118,12 @@ class Logs:
 
     async def close(self) -> None:
         """End what goes on in the background; before the store is closed."""
+        self._closed = True
         await self._errands.close()
 
     def abandon(self) -> None:
         """As `close`, without waiting: as if the process had died."""
+        self._closed = True
         self._errands.cancel()
 
     @property
@@ -132,6 +136,16 @@ class Logs:
     async def on_store(self, work: Callable[[Store], T]) -> T:
         """The result of `work` on the store, in turn with everybody else's."""
         return await self._storage.use(work)
+
+    async def change(self, work: Callable[[Store], T]) -> T:
+        """As `on_store`, for work that may certify: who waits for that is told, even if the caller is cancelled."""
+        doing = self._storage.begin(work)
+        doing.add_done_callback(self._changed)
+        return await asyncio.shield(doing)
+
+    def _changed(self, done: asyncio.Future[Any]) -> None:
+        if not done.cancelled() and done.exception() is None and not self._closed:
+            self._errands.start("tell", self.tell())
 
     async def size(self, origin: str) -> int:
         """Number of certified entries that we have of a log."""
@@ -240,8 +254,7 @@ class Logs:
         """
         first, last = bundles[0], bundles[-1]
         data = [entry.encode() for bundle in bundles for entry in bundle.entries]
-        await self._storage.use(lambda store: store.accept(first.origin, first.start, data, last.certificate.encode()))
-        await self.tell()
+        await self.change(lambda store: store.accept(first.origin, first.start, data, last.certificate.encode()))
 
     async def tell(self) -> None:
         """Wake those who wait for a log to grow: something was certified."""

@@ -141,7 +141,7 @@ class Replication:
             return reason, blame, replica_store.fact(store, take.origin, follows)
 
         try:
-            reason, blame, fact = await self._logs.on_store(work)
+            reason, blame, fact = await self._logs.change(work)
         except (StoreUnreadable, StoreBusy) as exc:
             log.warning("cannot_store", origin=take.origin[-20:], reason=str(exc))
             self._tell(lambda now: machine.unable(take, now))
@@ -150,7 +150,6 @@ class Replication:
             self._tell(lambda now: machine.refused(take, reason, fact, now, blame=blame))
             return
         self._tell(lambda now: machine.stored(take, fact, now))
-        await self._logs.tell()
 
     def _wanted(self) -> frozenset[str]:
         return frozenset([*self._follows(), self._logs.origin])
@@ -220,10 +219,7 @@ class Replication:
 
     async def _store(self, origin: str, start: int, answer: Entries) -> None:
         proof = answer.proof or None
-        await self._logs.on_store(
-            lambda store: store.accept(origin, start, answer.entries, answer.certificate, proof)
-        )
-        await self._logs.tell()
+        await self._logs.change(lambda store: store.accept(origin, start, answer.entries, answer.certificate, proof))
 
 
 def choose(known: set[str], best: set[str], peers: set[str], most: int) -> set[str]:

@@ -25,4 +25,8 @@ class Storage:
 
     async def use(self, work: Callable[[Store], T]) -> T:
         """The result of `work`. If the caller is cancelled, work that has begun still ends; other work never begins."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._store)
+        return await self.begin(work)
+
+    def begin(self, work: Callable[[Store], T]) -> asyncio.Future[T]:
+        """The result of `work`, when it is there; only cancelling the future itself keeps work from beginning."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, self._store)

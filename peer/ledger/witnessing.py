@@ -40,6 +40,7 @@ MOST_CALLERS = 4096
 """So many callers are counted; then all start anew."""
 
 Body = dict[str, Any]
+Change = Callable[[Callable[[Store], bytes]], Awaitable[bytes]]
 
 
 class Witnessing:
@@ -52,17 +53,17 @@ class Witnessing:
         network: Network,
         storage: Storage,
         witness: Witness | None,
-        grown: Callable[[], Awaitable[None]],
+        change: Change,
         heard: Callable[[str], None],
     ) -> None:
         """`witness` is ours if the genesis names our witness key.
 
-        `grown` is told of certificates made here, `heard` of the log of each head that is cosigned.
+        `change` does on the store what makes a certificate, `heard` is told of the log of each head that is cosigned.
         """
         self._genesis = genesis
         self._storage = storage
         self._witness = witness
-        self._grown = grown
+        self._use = change if genesis.quorum == 1 else storage.use
         self._heard = heard
         self._strangers = Strangers(now=time.monotonic())
         self._refusals: Counter[str] = Counter()
@@ -76,15 +77,13 @@ class Witnessing:
             raise Refused("FP-418", "this peer is not a witness")
         request = WitnessRequest.read(body)
         try:
-            line, certified = await self._storage.use(lambda store: self._sign(store, witness, caller, request))
+            line = await self._use(lambda store: self._sign(store, witness, caller, request))
         except Behind as exc:
             return WitnessAnswer(behind=exc.size).body()
         except LedgerError as exc:
             self._tell(caller, request.origin, exc)
             raise Refused(exc.code, exc.message) from exc
         self._heard(request.origin)
-        if certified:
-            await self._grown()
         return WitnessAnswer(cosignature=line.decode()).body()
 
     def _tell(self, caller: str, origin: str, exc: LedgerError) -> None:
@@ -95,7 +94,7 @@ class Witnessing:
         if self._refusals[caller] <= MOST_REFUSALS:
             log.warning("cosignature_refused", caller=caller, origin=origin[-20:], reason=str(exc))
 
-    def _sign(self, store: Store, witness: Witness, caller: str, request: WitnessRequest) -> tuple[bytes, bool]:
+    def _sign(self, store: Store, witness: Witness, caller: str, request: WitnessRequest) -> bytes:
         """On the store's thread."""
         data, note, origin = [entry.encode() for entry in request.entries], request.note.encode(), request.origin
         stranger = not store.is_referenced(origin)
@@ -105,10 +104,9 @@ class Witnessing:
         line = witness.cosign(origin, request.start, data, note, int(time.time()))
         if stranger:
             self._strangers.count(caller, origin, size_bytes)
-        alone = self._genesis.quorum == 1  # our line makes the certificate: no need to wait until we are told of it
-        if alone:
+        if self._genesis.quorum == 1:  # our line makes the certificate: no need to wait until we are told of it
             store.certify(origin, combine(note, [line]))
-        return line, alone
+        return line
 
     async def _head(self, caller: str, body: Body) -> Body:
         origin = HeadQuery.read(body).origin
