@@ -13,7 +13,7 @@ from ledger.terms import NONE, Bid, Term, may_have
 from .accuser import head_of
 from .database import HeadRow
 from .logs import Offer, StoredLog
-from .own import OwnLogs, holds, signed_by
+from .own import OwnLogs, signed_by
 
 
 class Tenure(OwnLogs):
@@ -24,6 +24,11 @@ class Tenure(OwnLogs):
         with self._lock:
             row = self._row(origin)
             return self._term(row)
+
+    def pledge(self, origin: str) -> bytes | None:
+        """The newest head that a witness cosigned with this store and that was not outvoted since."""
+        head = self._head("promise", origin)
+        return head.note if head is not None else None
 
     def give(self, bid: Bid, *, idle: bool) -> Term:
         """For a witness: give the term that is bid for, if it may be given; the term afterwards, which is on disk.
@@ -63,10 +68,16 @@ class Tenure(OwnLogs):
                 self._logs.commit(staged)
             return len(staged.entries)
 
-    def holds(self, origin: str, head: Checkpoint) -> bool:
-        """Whether the head is of a prefix of what is stored."""
+    def agreeing(self, origin: str, start: int, entries: Sequence[bytes], heads: Sequence[Checkpoint]) -> int:
+        """How many of these heads are of the log as it is with these entries from `start` on, or go on from there.
+
+        Raises:
+            Behind, Conflict, EntryInvalid: the entries do not continue what is certified here.
+        """
         with self._lock:
-            return holds(self._logs.get(origin), head)
+            log = self._logs.get(origin)
+            staged = self._logs.stage(log, start, entries, None, self._fixed(log))
+            return sum(head.size > staged.size or staged.root(head.size) == head.root for head in heads)
 
     def may_lead(self, origin: str, key: str) -> bool:
         """Whether our key can go on with the log: not where it signed what others were certified in place of."""

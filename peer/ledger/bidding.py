@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 
 from ledger import notes
-from ledger.errors import Conflict, LedgerError
+from ledger.errors import LedgerError
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.store.store import Store
@@ -143,33 +144,48 @@ class Bidding:
     # ------------------------------------------------------------------ what was promised
 
     async def _adopt(self, origin: str, given: Answers) -> None:
-        """Take over the longest promised head; the others are its prefixes, unless a leader contradicted itself."""
-        for name, answer in sorted(given.items(), key=lambda item: item[1].size, reverse=True):
-            if not answer.size:
-                return
-            note = answer.promised.encode()
-            if await self._storage.use(lambda store, note=note: _holds(store, origin, note)):  # type: ignore[misc]
-                return
+        """Take over the promised head that most witnesses can go on from, the longest of those.
+
+        All promised heads are prefixes of one another, unless leaders died one after the other before a quorum had
+        their entries, or one of them contradicted itself.
+        """
+        heads = {name: _head(answer) for name, answer in given.items() if answer.size}
+        best: tuple[int, int, int, list[bytes], bytes] | None = None
+        for name in sorted(heads, key=lambda name: heads[name].size, reverse=True):
+            if best is not None and heads[name].size == best[1] and given[name].promised.encode() == best[4]:
+                continue
             try:
-                start, entries = await self._tail(origin, name, answer)
-                fresh = await self._storage.use(
-                    lambda store, a=start, b=entries, note=note: store.adopt(origin, a, b, note, self._key.public)  # type: ignore[misc]
+                start, entries = await self._tail(origin, name, given[name])
+                agreeing = await self._storage.use(
+                    partial(
+                        Store.agreeing, origin=origin, start=start, entries=entries, heads=list(heads.values())
+                    )
                 )
-                log.info("adopted", origin=origin[-20:], size=answer.size, entries=fresh, witness=name)
-                return
-            except Conflict:
-                raise
             except (NetworkError, LedgerError) as exc:
                 log.warning("promise_not_adopted", origin=origin[-20:], witness=name, reason=str(exc))
+                continue
+            if best is None or agreeing > best[0]:
+                best = agreeing, heads[name].size, start, entries, given[name].promised.encode()
+            if agreeing == len(heads):
+                break
+        if best is not None:
+            _, size, start, entries, note = best
+            fresh = await self._storage.use(
+                lambda store: store.adopt(origin, start, entries, note, self._key.public)
+            )
+            log.info("adopted", origin=origin[-20:], size=size, entries=fresh)
 
     async def _tail(self, origin: str, name: str, answer: TermAnswer) -> tuple[int, list[bytes]]:
         """The entries under a witness's promised head, from the end of what is certified here."""
         certificate = await self._storage.use(lambda store: store.certified(origin))
         start = at = certificate.size if certificate is not None else 0
         entries: list[bytes] = []
+        if self._here is not None and name == self._here[0]:
+            return start, await self._storage.use(lambda store: store.entries(origin, start, max(start, answer.size)))
         while at < answer.size:
             body = TailQuery(origin=origin, start=at).body()
-            tail = TailAnswer.read(await self._network.call(self._peer(name), "ledger.tail", body, timeout_s=ASK_S))
+            reply = await self._network.call(self._peer(name), "ledger.tail", body, timeout_s=ASK_S)
+            tail = TailAnswer.read(reply)
             if tail.origin != origin or tail.start != at or not tail.entries:
                 raise MessageInvalid(f"witness {name}: entries of {tail.origin[-20:]} from {tail.start}, wanted {at}")
             entries += [entry.encode() for entry in tail.entries]
@@ -181,7 +197,5 @@ def _gave(answer: TermAnswer, term: Term) -> bool:
     return Term(answer.number, answer.leader) == term
 
 
-def _holds(store: Store, origin: str, note: bytes) -> bool:
-    """Whether the head is of what is stored."""
-    head = notes.checkpoint(notes.parse(note))
-    return head.origin == origin and store.holds(origin, head)
+def _head(answer: TermAnswer) -> notes.Checkpoint:
+    return notes.checkpoint(notes.parse(answer.promised.encode()))

@@ -102,7 +102,7 @@ class TermDesk:
                 self._leases.heard(origin, now)
         if term != before:
             log.info("term_given", origin=origin[-20:], number=term.number, leader=term.leader[:16])
-        promised = store.promised(origin)
+        promised = store.pledge(origin)
         return TermAnswer(
             number=term.number,
             leader=term.leader,
