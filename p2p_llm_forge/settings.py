@@ -95,22 +95,32 @@ class DataSpec(Section):
     """Fraction of the samples that is never trained on and measures the validation loss."""
 
 
+_BELONGS = {"k": ("topk",), "chunk": ("topk",), "group": ("int8", "int4")}
+
+
 class CodecSpec(Section):
     """How a member's update is compressed."""
 
-    kind: Literal["topk", "f32"] = "topk"
-    """topk: SparseLoCo, about 0.03 bytes per parameter · f32: exact, 4 bytes per parameter."""
+    kind: Literal["topk", "f32", "f16", "int8", "int4"] = "topk"
+    """topk: SparseLoCo, about 0.03 bytes per parameter · int4: 0.56 · int8: 1.06 · f16: 2 · f32: exact, 4."""
     k: int = Field(default=64, ge=1, le=4096)
     """topk: values kept per chunk."""
     chunk: int = Field(default=4096, ge=16, le=4096)
     """topk: parameters per chunk."""
-    decay: float = Field(default=0.95, ge=0.0, le=1.0)
-    """topk: how much of what was not sent yet is kept for the next round."""
+    group: int = Field(default=64, ge=16, le=4096)
+    """int8 and int4: parameters that share a scale of 4 bytes."""
+    decay: float = Field(default_factory=lambda given: 0.95 if given.get("kind") == "topk" else 1.0, ge=0.0, le=1.0)
+    """How much of what was not sent yet is kept for the next round. topk 0.95, as what it holds back grows old; the
+    others 1.0, as they only owe what the last rounding took."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.k > self.chunk:
             raise ValueError(f"k {self.k} is larger than chunk {self.chunk}")
+        for name, kinds in _BELONGS.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != type(self).model_fields[name].default:
+                raise ValueError(f"{name} {value} means nothing to {self.kind}; leave it out or set kind: {kinds[0]}")
         return self
 
 
@@ -118,7 +128,7 @@ class OuterSpec(Section):
     """How the members' mean update moves the shared weights."""
 
     kind: Literal["sgd", "nesterov"] = "sgd"
-    """sgd goes with topk · nesterov (0.7, 0.9) goes with f32."""
+    """sgd goes with topk · nesterov (0.7, 0.9) goes with the dense codecs."""
     learning_rate: float = Field(default=1.0, gt=0.0, le=10.0)
     """1.0 takes the mean of the members' weights."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)

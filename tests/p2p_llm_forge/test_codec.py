@@ -12,11 +12,15 @@ from p2p_llm_forge import codec
 from p2p_llm_forge.errors import UpdateError
 from p2p_llm_forge.settings import CodecSpec
 
-SPECS = st.builds(
-    lambda kind, chunk, k: CodecSpec(kind=kind, chunk=chunk, k=min(k, chunk)),
-    st.sampled_from(["topk", "f32"]),
+TOPK = st.builds(
+    lambda chunk, k: CodecSpec(chunk=chunk, k=min(k, chunk)),
     st.integers(16, 200),
     st.integers(1, 70),
+)
+SPECS = (
+    TOPK
+    | st.builds(CodecSpec, kind=st.sampled_from(["f32", "f16"]))
+    | st.builds(CodecSpec, kind=st.sampled_from(["int8", "int4"]), group=st.integers(16, 200))
 )
 
 

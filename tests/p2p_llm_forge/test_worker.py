@@ -127,7 +127,7 @@ def test_stop_ends_a_training_after_its_step_and_check_answers_meanwhile(run: Ru
 
 def test_a_missed_round_is_sent_again_later(run: Run, tmp_path: Path) -> None:
     config = json.loads(json.dumps(run.prepared["config"]))
-    config["training"]["codec"] = {"kind": "f32", "k": 64, "chunk": 4096, "decay": "1.0"}
+    config["training"]["codec"] = {**config["training"]["codec"], "kind": "f32", "decay": "1.0"}
     with Client(tmp_path / "a") as a:
         a("open", **{**run.open, "config": config})
         missed = a("train", round=1, start=0, count=4, seconds=60)
