@@ -132,7 +132,7 @@ class Engine:
         name = blob_id(data)
         path = self.folder / "updates" / f"{name.partition('-')[0]}.update"
         write_atomic(path, [data])
-        # From here the change counts: settled, the sent part leaves the residual; missed, all of it stays, in mode local.
+        # From here it counts: settled, the sent part leaves the residual; missed, all of it stays (synchronous: goes).
         self._residual_P, self._pending = change_P, name
         _prune(path.parent, "*.update", path)
         return path

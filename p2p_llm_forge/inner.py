@@ -74,7 +74,7 @@ class InnerTrainer:
         self.local_P.copy_(weights_P)
 
     def change(self, weights_P: Tensor) -> Tensor:
-        """What the round came to, fp32 [P] on the CPU: Δ = shared − local; synchronous: the tokens' summed gradients."""
+        """What the round came to, fp32 [P] on the CPU: Δ = shared − local; synchronous: the sum of gradients."""
         if self._gradient_P is not None:
             return self._gradient_P.to("cpu", copy=True)
         return weights_P - self.local_P.cpu()
@@ -83,7 +83,7 @@ class InnerTrainer:
         self, read: Read, *, slots: int, round_number: int, seed: int, deadline_s: float,
         stopped: Callable[[], bool], report: Report,
     ) -> RoundResult:  # fmt: skip
-        """Up to `inner_steps` steps or batches over `slots` slots; ends after the step in which time is up or `stopped()`.
+        """Up to `inner_steps` batches over `slots` slots; ends after the one in which time is up or `stopped()`.
 
         Args:
             deadline_s: on `time.monotonic()`.
@@ -125,7 +125,7 @@ class InnerTrainer:
         return loss_B
 
     def _accumulate(self, tokens: Tensor, weight: float) -> Tensor:
-        """Add `weight` times each sequence's gradient to the gradients held; returns the losses, on the device."""
+        """Add `weight` times each sequence's gradient to those held; returns the losses, on the device."""
         micro = self.spec.micro_batch_size or len(tokens)
         losses: list[Tensor] = []
         for part in torch.split(tokens.to(self.device, non_blocking=True), micro):
