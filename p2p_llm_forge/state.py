@@ -124,7 +124,7 @@ class State:
 
     @classmethod
     def load(cls, path: Path, layout: Layout) -> State:
-        """Read a state file strictly: exact length, exact header, finite values.
+        """Read a state file strictly: exact length, exact header, finite values, whole counts.
 
         Raises:
             StateError: anything else. DiskError: unreadable.
@@ -145,6 +145,10 @@ class State:
         state = cls(layout, buffer)
         if not state.is_finite():
             raise StateError(f"{what}: holds values that are not finite")
+        for name in layout.counters:
+            count = float(state.outer[name])
+            if count < 0.0 or not count.is_integer():
+                raise StateError(f"{what}: {PREFIX}{name} is {count}, expected a whole number, 0 or more")
         return state
 
     def copy(self) -> State:

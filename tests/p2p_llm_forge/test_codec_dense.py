@@ -145,9 +145,7 @@ def number(value: float) -> bytes:
         ("f16", 8, b"\x10", "wrong header"),
     ],
 )
-def test_what_encode_could_not_have_written_is_refused(
-    kind: Any, offset: int, replacement: bytes, reason: str
-) -> None:
+def test_what_encode_could_not_have_written_is_refused(kind: Any, offset: int, replacement: bytes, reason: str) -> None:
     """Seventeen values in two groups: the first of the first group is its largest, the second group is all zeros."""
     spec = CodecSpec(kind=kind) if kind == "f16" else CodecSpec(kind=kind, group=16)
     raw = bytearray(codec.encode(torch.tensor([7.0, *[1.0] * 15, 0.0]), spec)[0])

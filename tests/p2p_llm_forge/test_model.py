@@ -102,6 +102,17 @@ def test_the_state_file_is_safetensors_with_tied_weights_once(tmp_path: Path, ki
         State.load(tmp_path / "s", Layout.of(built, OuterSpec(kind="sgd" if held else "nesterov")))
 
 
+@pytest.mark.parametrize("count", [-1.0, 0.5, float("inf")])
+def test_a_state_that_counts_wrongly_is_refused(tmp_path: Path, count: float) -> None:
+    built = torch.nn.ParameterDict({"a": torch.zeros(4)})
+    layout = Layout.of(built, OuterSpec(kind="adamw"))
+    state = State.of_model(built, layout)
+    state.outer["steps"].fill_(count)
+    state.write(tmp_path / "s")
+    with pytest.raises(StateError, match=r"outer.steps is .*, expected a whole number|not finite"):
+        State.load(tmp_path / "s", layout)
+
+
 def test_a_state_of_another_model_of_the_same_size_is_refused(tmp_path: Path) -> None:
     one, two = (torch.nn.ParameterDict({name: torch.zeros(4)}) for name in ("a", "b"))
     State.of_model(one, Layout.of(one, OuterSpec())).write(tmp_path / "s")

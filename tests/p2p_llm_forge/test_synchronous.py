@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +10,24 @@ import torch
 
 from p2p_llm_forge import model
 from p2p_llm_forge.blobs import read_blob
-from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.engine import Engine
 from p2p_llm_forge.errors import UpdateError
-from p2p_llm_forge.prepare import Prepared, prepare
-from p2p_llm_forge.protocol import Contribution, Open
+from p2p_llm_forge.prepare import Prepared
 from p2p_llm_forge.schedule import learning_rate
 from p2p_llm_forge.settings import OuterSpec
 from p2p_llm_forge.state import Layout, State
 
-from .conftest import corpus_text
+from . import engines
+from .engines import member, settled, train
 
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other cost more than such small tensors do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def prepared(folder: Path, **training: Any) -> Prepared:
-    """A tiny llama run in mode synchronous: 4 sequences of 16 tokens for each member and round."""
-    corpus = folder / "corpus.txt"
-    corpus.write_text(corpus_text(400))
-    fields = {
-        "name": "synchronous",
-        "seed": 3,
-        "model": {"family": "llama", "layers": 2, "hidden_size": 16, "heads": 2},
-        "data": {"path": str(corpus), "sequence_length": 16, "tokenizer": {"kind": "bytes"}},
-        "training": {
-            "mode": "synchronous", "rounds": 50, "inner_steps": 2, "batch_size": 2, "warmup_rounds": 5, **training,
-        },
-    }  # fmt: skip
-    return prepare(RunSpec.from_worker(fields), folder / "blobs", 1 << 40, lambda *_: None)
-
-
-def member(run: Prepared, folder: Path, *, shards: bool = True) -> Engine:
-    """An engine that holds the initial state; without shards it can only apply."""
-    request = Open(
-        id=1, do="open", config=run.spec.canonical(), shards=[str(path) for path in run.shard_paths if shards],
-        **{name: str(path) for name, path in run.paths.items()},
-    )  # fmt: skip
-    return Engine(request, folder, CPU)
-
-
-def train(engine: Engine, number: int, start: int, count: int) -> dict[str, Any]:
-    """One round's training on these slots."""
-    return engine.train(
-        round_number=number, start=start, count=count, seconds=600.0, stopped=lambda: False, report=lambda *_: None
-    )
-
-
-def settled(replies: list[dict[str, Any]], mine: int | None = None) -> list[Contribution]:
-    """The round's updates as one member applies them."""
-    return [
-        Contribution(path=reply["update"], tokens=reply["tokens"], mine=int(place == mine))
-        for place, reply in enumerate(replies)
-    ]
+    """4 sequences of 16 tokens for each member and round."""
+    return engines.prepared(folder, mode="synchronous", rounds=50, warmup_rounds=5, **training)
 
 
 def one_machine(run: Prepared, rounds: int, slots: int) -> torch.Tensor:
@@ -82,9 +36,7 @@ def one_machine(run: Prepared, rounds: int, slots: int) -> torch.Tensor:
     config = model.config_from_blob(read_blob(run.paths["model"], model.LIMIT_BYTES, "model blob"))
     plain = model.build(config, run.spec.seed)
     manifest = load_manifest(run.paths["manifest"])
-    sampler = Sampler(
-        seed=run.spec.seed, train_slots=manifest.train_slots, held_out_slots=manifest.held_out_slots
-    )
+    sampler = Sampler(seed=run.spec.seed, train_slots=manifest.train_slots, held_out_slots=manifest.held_out_slots)
     tokens = torch.from_numpy(Shards(manifest, run.shard_paths).read(sampler.windows(0, rounds * slots)))
     matrices = [parameter for parameter in plain.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in plain.parameters() if parameter.ndim < 2]
