@@ -171,6 +171,27 @@ def test_a_llama_run_with_bytes_nesterov_and_dense_updates_works_too(run: Run, t
         assert a("generate", prompt="The", tokens=64, temperature=1.0, top_k=0, seed=1)["text"]
 
 
+def test_workers_share_one_batch_in_mode_synchronous_and_snapshots_carry_its_moments(run: Run, tmp_path: Path) -> None:
+    fields = spec_fields(run.corpus, mode="synchronous", codec={"kind": "f16"}, learning_rate=0.01, warmup_rounds=0)
+    with Client(tmp_path / "a") as a, Client(tmp_path / "b", threads=2) as b:
+        prepared = a("prepare", spec=fields, out=str(tmp_path / "out"))
+        opened = {"config": prepared["config"], **prepared["blobs"]}
+        assert a("open", **opened)["state"] == b("open", **opened)["state"] == prepared["state"]
+        before, losses = a("evaluate", sequences=16)["loss"], []
+        for number in range(1, 4):
+            mine = a("train", round=number, start=number * 32, count=16, seconds=60)
+            other = b("train", round=number, start=number * 32 + 16, count=5, seconds=60)
+            assert (other["slots"], other["steps"], other["tokens"]) == (5, 2, 160)
+            assert b("check", update=mine["update"])["norm_units"] > 0
+            if number == 3:  # a newcomer takes the snapshot instead of what it has
+                assert b("load", state=state["path"])["state"] == state["state"]
+            state = a("apply", round=number, updates=[share(mine, True), share(other, False)])
+            assert b("apply", round=number, updates=[share(mine, False), share(other, True)])["state"] == state["state"]
+            losses.append(mine["loss"])
+        assert losses[-1] < losses[0]
+        assert a("evaluate", sequences=16)["loss"] < before
+
+
 def test_a_worker_has_no_network_where_the_system_allows_that(worker: Client) -> None:
     own = Path("/proc/self/ns/net").readlink()
     theirs = Path(f"/proc/{worker.process.pid}/ns/net").readlink()
