@@ -51,6 +51,14 @@ class RunSpec(Section):
     credits: CreditsSpec = CreditsSpec()
     """What the run pays."""
 
+    @property
+    def max_update_rms(self) -> float:
+        """The largest root mean square of an update; one of mode synchronous is a sum over a member's tokens."""
+        training = self.training
+        if training.mode == "local":
+            return training.max_update_rms
+        return training.max_update_rms * training.inner_steps * training.batch_size * self.data.sequence_length
+
     @classmethod
     def load(cls, path: str | Path) -> RunSpec:
         """Read a YAML file; relative paths in it become absolute.

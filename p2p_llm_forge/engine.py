@@ -61,17 +61,16 @@ class Engine:
         self._shards = Shards(self.manifest, [Path(path) for path in request.shards]) if request.shards else None
         self.config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
         self._check_blobs_agree()
-        momentum = training.outer.kind == "nesterov"
         need = memory.estimate(
             self.config,
             sequences=training.micro_batch_size or training.batch_size,
             sequence_length=self.manifest.sequence_length,
-            momentum=momentum,
+            moments=len(training.outer.moments),
         )
         free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
         memory.check_fits(need, free, memory.gpu_bytes(device))
         built = model.build(self.config, self.spec.seed)
-        self.layout = Layout.of(built, momentum=momentum)
+        self.layout = Layout.of(built, training.outer)
         self.state = State.load(Path(request.state), self.layout)
         self.state_id = self.state.id(torch.get_num_threads())
         self.inner = InnerTrainer(built, self.layout, training, device)
@@ -126,13 +125,14 @@ class Engine:
         if not bool(torch.isfinite(change_P).all()):
             self.inner.reset()
             raise UpdateError("own update: not finite, the training diverged; lower training.learning_rate")
+        self._drop_missed_gradient()
         if self._residual_P is not None:
             change_P.add_(self._residual_P.mul(training.codec.decay))
         data, _ = codec.encode(change_P, training.codec)
         name = blob_id(data)
         path = self.folder / "updates" / f"{name.partition('-')[0]}.update"
         write_atomic(path, [data])
-        # From here the change counts: settled, the sent part leaves the residual; missed, all of it stays.
+        # From here it counts: settled, the sent part leaves the residual; missed, all of it stays (synchronous: goes).
         self._residual_P, self._pending = change_P, name
         _prune(path.parent, "*.update", path)
         return path
@@ -142,7 +142,7 @@ class Engine:
         update, _ = self._decode(path)
         return {
             "values": update.count,
-            "norm_units": round(outer.check_norm(update, self.spec.training.max_update_rms) * 1e6),
+            "norm_units": round(outer.check_norm(update, self.spec.max_update_rms) * 1e6),
         }
 
     def _decode(self, path: Path) -> tuple[codec.Update, bytes]:
@@ -168,14 +168,14 @@ class Engine:
         training = self.spec.training
         decoded = [self._decode(Path(item.path)) for item in contributions]
         updates = [update for update, _ in decoded]
-        norms = [outer.check_norm(update, training.max_update_rms) for update in updates]
+        norms = [outer.check_norm(update, self.spec.max_update_rms) for update in updates]
         now = clock.lap("decode", now)
         new = self.state.copy()
         if updates:
             tokens = [item.tokens for item in contributions]
-            mean_P = outer.aggregate(updates, tokens, norms if training.clip_updates else None)
+            mean_P = outer.combine(updates, tokens, norms, training)
             now = clock.lap("aggregate", now)
-            outer.step(new.weights_P, new.momentum_P, mean_P, training.outer)
+            outer.step(new, mean_P, training, round_number)
             if not new.is_finite():
                 raise UpdateError(f"round {round_number}: the settled updates lead to values that are not finite")
         now = clock.lap("outer", now)
@@ -200,7 +200,15 @@ class Engine:
             for item, (update, data) in zip(contributions, decoded, strict=True):
                 if item.mine and blob_id(data) == self._pending:
                     update.subtract_from(self._residual_P)
+                    self._pending = None
+                    break
+        self._drop_missed_gradient()
         self._pending = None
+
+    def _drop_missed_gradient(self) -> None:
+        """A gradient counts in its own round or never: the next round's total does not hold its tokens."""
+        if self._pending is not None and self.spec.training.mode == "synchronous":
+            self._residual_P = None
 
     def load(self, path: Path) -> str:
         """Take over another state and drop the residual. Raises StateError, DiskError."""

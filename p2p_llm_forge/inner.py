@@ -1,4 +1,4 @@
-"""One member's round: AdamW steps on its own copy of the weights.
+"""One member's round: AdamW steps on its own copy of the weights, or in mode synchronous one gradient and no step.
 
 The model's parameters are views of one flat vector in the order of the state, so taking over the shared weights is one
 copy and the update one subtraction. Losses stay on the device until the round ends or a progress report is due.
@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from p2p_llm_forge.schedule import learning_rate
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.state import Layout
 
@@ -51,6 +52,7 @@ class InnerTrainer:
     def __init__(self, model: nn.Module, layout: Layout, spec: TrainingSpec, device: torch.device) -> None:
         self.model, self.spec, self.device = model.to(device), spec, device
         self.local_P = _flatten(model, layout, device)
+        self._gradient_P = _flat_gradients(self.model, layout, self.local_P) if spec.mode == "synchronous" else None
         self._precision = _precision(spec.precision, device)
         self.reset()
 
@@ -72,14 +74,16 @@ class InnerTrainer:
         self.local_P.copy_(weights_P)
 
     def change(self, weights_P: Tensor) -> Tensor:
-        """Δ = shared − local, fp32 [P] on the CPU."""
+        """What the round came to, fp32 [P] on the CPU: Δ = shared − local; synchronous: the sum of gradients."""
+        if self._gradient_P is not None:
+            return self._gradient_P.to("cpu", copy=True)
         return weights_P - self.local_P.cpu()
 
     def train(
         self, read: Read, *, slots: int, round_number: int, seed: int, deadline_s: float,
         stopped: Callable[[], bool], report: Report,
     ) -> RoundResult:  # fmt: skip
-        """Up to `inner_steps` steps over `slots` slots; ends after the step in which time is up or `stopped()`.
+        """Up to `inner_steps` batches over `slots` slots; ends after the one in which time is up or `stopped()`.
 
         Args:
             deadline_s: on `time.monotonic()`.
@@ -90,34 +94,44 @@ class InnerTrainer:
         started = reported = time.monotonic()
         torch.manual_seed(_seed(seed, round_number))
         self.model.train()
+        if self._gradient_P is not None:
+            self._gradient_P.zero_()
         step = 0
         while step < steps and not stopped() and time.monotonic() < deadline_s:
             tokens = read(step * batch, min(batch, slots - step * batch))
-            self._set_learning_rate(round_number - 1 + step / steps)
-            losses.append(self._step(tokens))
+            if self._gradient_P is None:
+                self._set_learning_rate(round_number - 1 + step / steps)
+                losses.append(self._step(tokens))
+            else:
+                losses.append(self._accumulate(tokens, float(tokens.shape[1] - 1)))
             step += 1
             now = time.monotonic()
             if now - reported >= REPORT_S or step == steps:
                 reported = now
                 done = sum(len(part) for part in losses) * (tokens.shape[1] - 1)
                 report(step, steps, done, float(losses[-1].mean()))
-        self._optimizer.zero_grad(set_to_none=True)
+        if self._gradient_P is None:
+            self._optimizer.zero_grad(set_to_none=True)
         values = torch.cat(losses).tolist() if losses else []
         return RoundResult(steps=step, losses=values, seconds=time.monotonic() - started)
 
     def _step(self, tokens: Tensor) -> Tensor:
         """One AdamW step; returns the loss of each sequence, on the device."""
-        micro = self.spec.micro_batch_size or len(tokens)
-        tokens = tokens.to(self.device, non_blocking=True)
         self._optimizer.zero_grad(set_to_none=True)
-        losses: list[Tensor] = []
-        for part in torch.split(tokens, micro):
-            loss_B = self.sequence_losses(part)
-            (loss_B.sum() / len(tokens)).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss_B.detach())
+        loss_B = self._accumulate(tokens, 1.0 / len(tokens))
         if self.spec.grad_clip > 0.0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.grad_clip)
         self._optimizer.step()
+        return loss_B
+
+    def _accumulate(self, tokens: Tensor, weight: float) -> Tensor:
+        """Add `weight` times each sequence's gradient to those held; returns the losses, on the device."""
+        micro = self.spec.micro_batch_size or len(tokens)
+        losses: list[Tensor] = []
+        for part in torch.split(tokens.to(self.device, non_blocking=True), micro):
+            loss_B = self.sequence_losses(part)
+            (loss_B.sum() * weight).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss_B.detach())
         return losses[0] if len(losses) == 1 else torch.cat(losses)
 
     def sequence_losses(self, tokens_BL: Tensor) -> Tensor:
@@ -145,16 +159,6 @@ class InnerTrainer:
             group["lr"] = rate
 
 
-def learning_rate(spec: TrainingSpec, progress: float) -> float:
-    """Linear warm-up over the first rounds, then a cosine to the last; `progress` counts rounds done."""
-    if progress < spec.warmup_rounds:
-        return spec.learning_rate * max(progress / spec.warmup_rounds, 0.02)
-    span = max(spec.rounds - spec.warmup_rounds, 1)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min((progress - spec.warmup_rounds) / span, 1.0)))
-    floor = spec.min_learning_rate_ratio
-    return spec.learning_rate * (floor + (1.0 - floor) * cosine)
-
-
 def _flatten(model: nn.Module, layout: Layout, device: torch.device) -> Tensor:
     """Move all parameters into one vector, each becoming a view of it."""
     flat_P = torch.empty(layout.parameters, dtype=torch.float32, device=device)
@@ -165,6 +169,15 @@ def _flatten(model: nn.Module, layout: Layout, device: torch.device) -> Tensor:
         view.copy_(parameters[name].detach())
         parameters[name].data = view
         at += view.numel()
+    return flat_P
+
+
+def _flat_gradients(model: nn.Module, layout: Layout, local_P: Tensor) -> Tensor:
+    """One vector whose views are the gradients of all parameters, so that backward passes add up in it."""
+    flat_P = torch.zeros_like(local_P)
+    parameters = dict(model.named_parameters())
+    for name, (start, end, _) in zip(layout.names, layout.spans(), strict=True):
+        parameters[name].grad = flat_P[start:end].view_as(parameters[name])
     return flat_P
 
 

@@ -1,14 +1,15 @@
 """Combines the round's updates and moves the shared weights: bit-identical on every machine.
 
 The mean of a coordinate is over the members that sent it, weighted by their tokens, after each update was scaled
-down to the median norm. Everything is in fp32 in receipt order, by separate elementwise mul, add, sub, div and
-`index_add_` on unique indices, which round the same for any thread count and instruction set; `sum`, `norm`,
+down to the median norm. In mode synchronous it is the sum of all updates over all tokens: the gradient of the round's
+one batch, which AdamW follows. Everything is in fp32 in receipt order, by separate elementwise mul, add, sub, div,
+sqrt and `index_add_` on unique indices, which round the same for any thread count and instruction set; `sum`, `norm`,
 `addcmul`, `lerp` and `alpha=` do not and are not used. Norms are integer sums of fixed-point squares, which no order
-can change.
+can change. Factors are doubles made by adding, multiplying, dividing and roots, never by `pow` or `cos`.
 
 Shapes: P parameters, N values sent.
 
-Pure: `step` changes the tensors it is given, nothing else.
+Pure: `step` changes the state it is given, nothing else.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from torch import Tensor
 
 from p2p_llm_forge.codec import Update
 from p2p_llm_forge.errors import UpdateError
-from p2p_llm_forge.settings import OuterSpec
+from p2p_llm_forge.schedule import learning_rate, power
+from p2p_llm_forge.settings import TrainingSpec
+from p2p_llm_forge.state import State
 
+EPSILON = 1e-8
+"""AdamW's, as `torch.optim.AdamW` has it."""
 _BLOCK = 1 << 20
 
 
@@ -60,6 +65,13 @@ def clip_factors(norms: Sequence[float]) -> list[float]:
     return [1.0 if found <= median else median / found for found in norms]
 
 
+def combine(updates: Sequence[Update], tokens: Sequence[int], norms: Sequence[float], spec: TrainingSpec) -> Tensor:
+    """What the round's updates, in receipt order, come to in the run's mode [P]."""
+    if spec.mode == "synchronous":
+        return gradient(updates, tokens)
+    return aggregate(updates, tokens, norms if spec.clip_updates else None)
+
+
 def aggregate(updates: Sequence[Update], tokens: Sequence[int], norms: Sequence[float] | None) -> Tensor:
     """The members' mean update [P], 0 where nobody sent anything.
 
@@ -88,16 +100,60 @@ def aggregate(updates: Sequence[Update], tokens: Sequence[int], norms: Sequence[
     return sum_P.div_(torch.where(weight_P > 0.0, weight_P, 1.0))
 
 
-def step(weights_P: Tensor, momentum_P: Tensor | None, mean_P: Tensor, spec: OuterSpec) -> None:
+def gradient(updates: Sequence[Update], tokens: Sequence[int]) -> Tensor:
+    """The mean gradient [P] over all tokens of the round, from each member's sum over its own.
+
+    Args:
+        updates: in receipt order; at least one, all dense and of the same P.
+        tokens: how many each sum is over, positive.
+    """
+    assert len(updates) == len(tokens) > 0
+    assert min(tokens) > 0
+    sum_P = torch.zeros(updates[0].parameters)
+    for update in updates:
+        assert update.indices is None
+        sum_P.add_(update.values)
+    return sum_P.div_(torch.tensor(sum(tokens), dtype=torch.float32))
+
+
+def step(state: State, mean_P: Tensor, spec: TrainingSpec, round_number: int) -> None:
     """weights ← weights − lr · direction, in place; `mean_P` is used up.
 
     sgd: direction = mean. nesterov: momentum ← μ · momentum + mean, direction = mean + μ · momentum.
+    adamw: clipped, decayed and stepped as `torch.optim.AdamW` does it.
     """
+    if spec.outer.kind == "adamw":
+        _adamw(state, mean_P, spec, learning_rate(spec, round_number))
+        return
     direction_P = mean_P
-    if spec.kind == "nesterov":
-        assert momentum_P is not None
-        momentum_P.mul_(spec.momentum)
+    if spec.outer.kind == "nesterov":
+        momentum_P = state.outer["momentum"]
+        momentum_P.mul_(spec.outer.momentum)
         momentum_P.add_(mean_P)
-        direction_P = mean_P.add_(momentum_P * spec.momentum)
-    direction_P.mul_(spec.learning_rate)
-    weights_P.sub_(direction_P)
+        direction_P = mean_P.add_(momentum_P * spec.outer.momentum)
+    direction_P.mul_(spec.outer.learning_rate)
+    state.weights_P.sub_(direction_P)
+
+
+def _adamw(state: State, gradient_P: Tensor, spec: TrainingSpec, rate: float) -> None:
+    """One step (Loshchilov and Hutter, 2019); weight decay on matrices only."""
+    found = norm(Update(parameters=gradient_P.numel(), values=gradient_P, indices=None))
+    if 0.0 < spec.grad_clip < found:
+        gradient_P.mul_(spec.grad_clip / found)
+    first_P, second_P, steps = (state.outer[name] for name in ("first_moment", "second_moment", "steps"))
+    steps.add_(1.0)
+    done = int(steps)
+    for start, end, dimensions in state.layout.spans():
+        if dimensions >= 2:
+            state.weights_P[start:end].mul_(1.0 - rate * spec.weight_decay)
+    first, second = spec.betas
+    first_P.mul_(first)
+    first_P.add_(gradient_P * (1.0 - first))
+    second_P.mul_(second)
+    second_P.add_(gradient_P.mul_(gradient_P).mul_(1.0 - second))
+    scale_P = second_P.sqrt()
+    scale_P.div_(math.sqrt(1.0 - power(second, done)))
+    scale_P.add_(EPSILON)
+    direction_P = first_P / scale_P
+    direction_P.mul_(rate / (1.0 - power(first, done)))
+    state.weights_P.sub_(direction_P)

@@ -65,7 +65,7 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
         config,
         sequences=spec.training.micro_batch_size or spec.training.batch_size,
         sequence_length=spec.data.sequence_length,
-        momentum=spec.training.outer.kind == "nesterov",
+        moments=len(spec.training.outer.moments),
     )
     memory.check_fits(need, available_bytes)
     manifest, shard_paths = shards.pack(
@@ -78,7 +78,7 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     )
     progress("state", 0, 1)
     built = model.from_folder(spec.model.path) if spec.model.path else model.build(config, spec.seed)
-    layout = Layout.of(built, momentum=spec.training.outer.kind == "nesterov")
+    layout = Layout.of(built, spec.training.outer)
     state = State.of_model(built, layout)
     blobs: dict[str, tuple[str, bytes | memoryview]] = {
         "model": ("model.json", model.blob_from_config(config)),

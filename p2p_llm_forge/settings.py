@@ -95,47 +95,78 @@ class DataSpec(Section):
     """Fraction of the samples that is never trained on and measures the validation loss."""
 
 
+_BELONGS = {"k": ("topk",), "chunk": ("topk",), "group": ("int8", "int4")}
+
+
 class CodecSpec(Section):
     """How a member's update is compressed."""
 
-    kind: Literal["topk", "f32"] = "topk"
-    """topk: SparseLoCo, about 0.03 bytes per parameter · f32: exact, 4 bytes per parameter."""
+    kind: Literal["topk", "f32", "f16", "int8", "int4"] = "topk"
+    """topk: SparseLoCo, about 0.03 bytes per parameter · int4: 0.56 · int8: 1.06 · f16: 2 · f32: exact, 4."""
     k: int = Field(default=64, ge=1, le=4096)
     """topk: values kept per chunk."""
     chunk: int = Field(default=4096, ge=16, le=4096)
     """topk: parameters per chunk."""
-    decay: float = Field(default=0.95, ge=0.0, le=1.0)
-    """topk: how much of what was not sent yet is kept for the next round."""
+    group: int = Field(default=64, ge=16, le=4096)
+    """int8 and int4: parameters that share a scale of 4 bytes."""
+    decay: float = Field(default_factory=lambda given: 0.95 if given.get("kind") == "topk" else 1.0, ge=0.0, le=1.0)
+    """How much of what was not sent yet is kept for the next round. topk 0.95, as what it holds back grows old; the
+    others 1.0, as they only owe what the last rounding took."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.k > self.chunk:
             raise ValueError(f"k {self.k} is larger than chunk {self.chunk}")
+        for name, kinds in _BELONGS.items():
+            value = getattr(self, name)
+            if self.kind not in kinds and value != type(self).model_fields[name].default:
+                raise ValueError(f"{name} {value} means nothing to {self.kind}; leave it out or set kind: {kinds[0]}")
         return self
 
 
 class OuterSpec(Section):
     """How the members' mean update moves the shared weights."""
 
-    kind: Literal["sgd", "nesterov"] = "sgd"
-    """sgd goes with topk · nesterov (0.7, 0.9) goes with f32."""
+    kind: Literal["sgd", "nesterov", "adamw"] = "sgd"
+    """sgd goes with topk · nesterov (0.7, 0.9) goes with the dense codecs · adamw is that of mode synchronous."""
     learning_rate: float = Field(default=1.0, gt=0.0, le=10.0)
-    """1.0 takes the mean of the members' weights."""
+    """1.0 takes the mean of the members' weights. adamw goes by `training.learning_rate` instead."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     """nesterov only."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind != "nesterov" and self.momentum != 0.9:
+            raise ValueError(f"momentum {self.momentum} means nothing to {self.kind}; leave it out")
+        if self.kind == "adamw" and self.learning_rate != 1.0:
+            raise ValueError("learning_rate means nothing to adamw; leave it out and set training.learning_rate")
+        return self
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """What the optimizer remembers of every parameter."""
+        if self.kind == "adamw":
+            return ("first_moment", "second_moment")
+        return ("momentum",) if self.kind == "nesterov" else ()
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """What it counts."""
+        return ("steps",) if self.kind == "adamw" else ()
 
 
 class TrainingSpec(Section):
     """How the members train."""
 
-    mode: Literal["local"] = "local"
-    """local: every member takes `inner_steps` AdamW steps on its own, then the members' changes are averaged."""
+    mode: Literal["local", "synchronous"] = "local"
+    """local: every member takes `inner_steps` AdamW steps on its own, then the members' changes are averaged.
+    synchronous: the members share one batch a round and take one AdamW step by its gradient, as one machine would."""
     rounds: int = Field(default=20, ge=1, le=1_000_000)
     """Rounds until the run is finished."""
     inner_steps: int = Field(default=20, ge=1, le=100_000)
-    """Most AdamW steps of a member in one round."""
+    """Most AdamW steps of a member in one round; synchronous: batches that it adds up for the one step."""
     batch_size: int = Field(default=8, ge=1, le=1 << 20)
-    """Sequences per AdamW step."""
+    """Sequences per AdamW step; synchronous: a member's part of the shared batch is `inner_steps` times this."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=1 << 20)
     """Sequences per forward and backward pass; smaller needs less memory. The whole batch when left out."""
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
@@ -149,17 +180,23 @@ class TrainingSpec(Section):
     min_learning_rate_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
     """The learning rate at the end, relative to the peak."""
     grad_clip: float = Field(default=1.0, ge=0.0)
-    """Largest gradient norm of a step; 0 does not clip."""
+    """Largest gradient norm of a step, in mode synchronous that of the whole round; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs that have it, fp32 elsewhere."""
-    codec: CodecSpec = CodecSpec()
-    """How updates are compressed."""
-    outer: OuterSpec = OuterSpec()
-    """How updates are applied."""
-    clip_updates: bool = True
-    """Scale each update down to the median norm of the round's updates, so that no member can dominate."""
+    codec: CodecSpec = Field(
+        default_factory=lambda given: CodecSpec(kind="f32" if given.get("mode") == "synchronous" else "topk")
+    )
+    """How updates are compressed; f32 in mode synchronous when left out."""
+    outer: OuterSpec = Field(
+        default_factory=lambda given: OuterSpec(kind="adamw" if given.get("mode") == "synchronous" else "sgd")
+    )
+    """How updates are applied; by adamw in mode synchronous."""
+    clip_updates: bool = Field(default_factory=lambda given: given.get("mode") != "synchronous")
+    """Scale each update down to the median norm of the round's updates, so that no member can dominate.
+    Not in mode synchronous: the sum would no longer be the gradient of the shared batch; `grad_clip` clips that."""
     max_update_rms: float = Field(default=1.0, gt=0.0, le=1e6)
-    """An update whose root mean square over all parameters is above this is refused."""
+    """An update whose root mean square over all parameters is above this is refused; in mode synchronous, whose
+    updates are sums over tokens, above this times the tokens of a member's full part."""
     time_budget_s: float = Field(default=60.0, gt=0.0, le=86400.0)
     """Longest time a member trains in one round."""
 
@@ -171,7 +208,20 @@ class TrainingSpec(Section):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}")
         if self.warmup_rounds > self.rounds:
             raise ValueError(f"warmup_rounds {self.warmup_rounds} is more than rounds {self.rounds}")
+        if self.mode == "synchronous":
+            self._check_synchronous()
+        elif self.outer.kind == "adamw":
+            raise ValueError("outer.kind adamw takes gradients; set mode: synchronous, or outer.kind: nesterov or sgd")
         return self
+
+    def _check_synchronous(self) -> None:
+        """Refuse what would make it differ from one machine with the whole batch."""
+        if self.outer.kind != "adamw":
+            raise ValueError(f"mode synchronous steps by adamw; leave {self.outer.kind} out or set mode: local")
+        if self.codec.kind == "topk":
+            raise ValueError("mode synchronous needs every gradient; set codec.kind: f32, f16, int8 or int4, not topk")
+        if self.clip_updates:
+            raise ValueError("mode synchronous adds gradients up as they are; leave clip_updates out and set grad_clip")
 
 
 class MembersSpec(Section):

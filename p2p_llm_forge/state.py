@@ -1,7 +1,8 @@
 """The canonical state: the shared weights and outer-optimizer state of a round, as one strict safetensors file.
 
 Layout: u64le header length, sorted JSON header padded with spaces to a multiple of 64 bytes in all, then little-endian
-fp32: the distinct parameters in order of name, and after them `outer.momentum` [P] where the outer optimizer has one.
+fp32: the distinct parameters in order of name, and after them the tensors of the outer optimizer, if it has any:
+`outer.momentum` [P], or `outer.first_moment` [P], `outer.second_moment` [P] and `outer.steps` [1].
 The bytes are a function of names, shapes and values only, so equal states have equal ids on every machine. A `State`
 holds the file in memory as it is, and its tensors are views of it: writing and hashing copy nothing.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from torch import Tensor, nn
 
 from p2p_llm_forge.blobs import chunks, disk_error, leaf_hash, merkle_root, write_atomic
 from p2p_llm_forge.errors import StateError
+from p2p_llm_forge.settings import OuterSpec
 
 FORMAT = "p2p-llm-forge/state/v1"
-MOMENTUM = "outer.momentum"
+PREFIX = "outer."
 _ALIGN = 64
 
 
@@ -41,15 +43,18 @@ class Layout:
     """Parameter names, sorted."""
     shapes: tuple[tuple[int, ...], ...]
     """Their shapes."""
-    momentum: bool
-    """Whether outer momentum follows."""
+    moments: tuple[str, ...]
+    """The outer optimizer's tensors of one value per parameter, in order."""
+    counters: tuple[str, ...]
+    """Its tensors of one value, after them."""
 
     @classmethod
-    def of(cls, model: nn.Module, *, momentum: bool) -> Layout:
+    def of(cls, model: nn.Module, outer: OuterSpec) -> Layout:
         """The layout of a model's distinct parameters; tied ones appear once, under their first name."""
         named = sorted((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
-        assert all(name not in {MOMENTUM, "__metadata__"} for name, _ in named)
-        return cls(names=tuple(name for name, _ in named), shapes=tuple(shape for _, shape in named), momentum=momentum)
+        assert all(name != "__metadata__" and not name.startswith(PREFIX) for name, _ in named)
+        names, shapes = tuple(name for name, _ in named), tuple(shape for _, shape in named)
+        return cls(names=names, shapes=shapes, moments=outer.moments, counters=outer.counters)
 
     @property
     def parameters(self) -> int:
@@ -59,15 +64,22 @@ class Layout:
     @property
     def total_bytes(self) -> int:
         """Length of the canonical bytes."""
-        return len(self.header()) + 4 * self.parameters * (2 if self.momentum else 1)
+        return len(self.header()) + 4 * (self.parameters * (1 + len(self.moments)) + len(self.counters))
+
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """Where each parameter lies in the flat weights, in order: start, end, number of dimensions."""
+        at = 0
+        for shape in self.shapes:
+            yield at, at + math.prod(shape), len(shape)
+            at += math.prod(shape)
 
     def header(self) -> bytes:
         """Everything before the values."""
         entries: dict[str, object] = {"__metadata__": {"format": FORMAT}}
         at = 0
         tensors: list[tuple[str, Sequence[int]]] = list(zip(self.names, self.shapes, strict=True))
-        if self.momentum:
-            tensors.append((MOMENTUM, [self.parameters]))
+        tensors.extend((PREFIX + name, [self.parameters]) for name in self.moments)
+        tensors.extend((PREFIX + name, [1]) for name in self.counters)
         for name, shape in tensors:
             end = at + 4 * math.prod(shape)
             entries[name] = {"data_offsets": [at, end], "dtype": "F32", "shape": list(shape)}
@@ -78,7 +90,7 @@ class Layout:
 
 
 class State:
-    """A state in memory. `weights_P` and `momentum_P` are views; after changing them the id is computed anew."""
+    """A state in memory. `weights_P` and what is in `outer` are views; after changing them the id is computed anew."""
 
     def __init__(self, layout: Layout, buffer: npt.NDArray[np.uint8]) -> None:
         assert buffer.nbytes == layout.total_bytes
@@ -87,11 +99,13 @@ class State:
         start, size = len(layout.header()), layout.parameters
         values = torch.from_numpy(buffer[start:].view("<f4"))
         self.weights_P: Tensor = values[:size]
-        self.momentum_P: Tensor | None = values[size:] if layout.momentum else None
+        lengths = [size] * len(layout.moments) + [1] * len(layout.counters)
+        parts = torch.split(values[size:], lengths)
+        self.outer: dict[str, Tensor] = dict(zip(layout.moments + layout.counters, parts, strict=True))
 
     @classmethod
     def of_model(cls, model: nn.Module, layout: Layout) -> State:
-        """The state with this model's weights and no outer momentum yet."""
+        """The state with this model's weights and nothing in the outer optimizer yet."""
         state = cls._blank(layout)
         parameters = dict(model.named_parameters())
         at = 0
@@ -110,7 +124,7 @@ class State:
 
     @classmethod
     def load(cls, path: Path, layout: Layout) -> State:
-        """Read a state file strictly: exact length, exact header, finite values.
+        """Read a state file strictly: exact length, exact header, finite values, whole counts.
 
         Raises:
             StateError: anything else. DiskError: unreadable.
@@ -131,6 +145,10 @@ class State:
         state = cls(layout, buffer)
         if not state.is_finite():
             raise StateError(f"{what}: holds values that are not finite")
+        for name in layout.counters:
+            count = float(state.outer[name])
+            if count < 0.0 or not count.is_integer():
+                raise StateError(f"{what}: {PREFIX}{name} is {count}, expected a whole number, 0 or more")
         return state
 
     def copy(self) -> State:
@@ -139,8 +157,7 @@ class State:
 
     def is_finite(self) -> bool:
         """Whether every value is a number."""
-        momentum = self.momentum_P is None or bool(torch.isfinite(self.momentum_P).all())
-        return momentum and bool(torch.isfinite(self.weights_P).all())
+        return all(bool(torch.isfinite(values).all()) for values in (self.weights_P, *self.outer.values()))
 
     def id(self, threads: int = 1) -> str:
         """The state id: the blob id of the canonical bytes; hashing leaves the interpreter lock alone."""

@@ -32,7 +32,9 @@ ORDER = {
     "p2p_llm_forge": """
         errors settings specfile config blobs
         data/corpus data/tokenize data/shards data/sampler
-        model memory state codec outer inner
+        schedule model memory state
+        codec/update codec/dense codec/grouped codec/topk codec/codec
+        outer inner
         protocol channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """

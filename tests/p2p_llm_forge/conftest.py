@@ -1,10 +1,12 @@
 """A small prepared run that the worker tests share."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from p2p_llm_forge.config import RunSpec
 
@@ -47,6 +49,15 @@ class Run:
     def open(self) -> dict[str, Any]:
         """The fields of `open`."""
         return {"config": self.prepared["config"], **self.prepared["blobs"]}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other cost more than such small tensors do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

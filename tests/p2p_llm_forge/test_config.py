@@ -44,7 +44,7 @@ def refusal(folder: Path, text: str) -> str:
         ("trainign: {}\n", "x.yaml:9: trainign: unknown key; did you mean training?"),
         (
             "training:\n  codec:\n    zzz: 3\n",
-            "x.yaml:11: training.codec.zzz: unknown key; known: chunk, decay, k",
+            "x.yaml:11: training.codec.zzz: unknown key; known: chunk, decay, group, k",
         ),
         ("training:\n  rounds: many\n", 'x.yaml:10: training.rounds: input should be a valid integer, found "many"'),
         ("training:\n  rounds: '3'\n", 'x.yaml:10: training.rounds: input should be a valid integer, found "3"'),
@@ -54,6 +54,34 @@ def refusal(folder: Path, text: str) -> str:
         ("training:\n  betas: [0.9, 1.5]\n", "x.yaml:9: training: betas [0.9, 1.5] must lie in [0, 1)"),
         ("training:\n  micro_batch_size: 9\n", "x.yaml:9: training: micro_batch_size 9 is larger than batch_size 8"),
         ("training:\n  codec: {k: 65, chunk: 64}\n", "x.yaml:10: training.codec: k 65 is larger than chunk 64"),
+        (
+            "training: {codec: {kind: int8, k: 32}}\n",
+            "x.yaml:9: training.codec: k 32 means nothing to int8; leave it out or set kind: topk",
+        ),
+        (
+            "training: {codec: {group: 32}}\n",
+            "x.yaml:9: training.codec: group 32 means nothing to topk; leave it out or set kind: int8",
+        ),
+        ("training: {codec: {kind: int9}}\n", "x.yaml:9: training.codec.kind: input should be 'topk', 'f32'"),
+        ("training: {outer: {momentum: 0.5}}\n", "x.yaml:9: training.outer: momentum 0.5 means nothing to sgd"),
+        (
+            "training: {mode: synchronous, outer: {kind: adamw, learning_rate: 0.5}}\n",
+            "x.yaml:9: training.outer: learning_rate means nothing to adamw; leave it out and set training.learning",
+        ),
+        ("training: {outer: {kind: adamw}}\n", "x.yaml:9: training: outer.kind adamw takes gradients; set mode: syn"),
+        (
+            "training: {mode: synchronous, outer: {kind: sgd}}\n",
+            "x.yaml:9: training: mode synchronous steps by adamw; leave sgd out or set mode: local",
+        ),
+        (
+            "training: {mode: synchronous, codec: {kind: topk}}\n",
+            "x.yaml:9: training: mode synchronous needs every gradient; set codec.kind: f32, f16, int8 or int4",
+        ),
+        (
+            "training: {mode: synchronous, clip_updates: true}\n",
+            "x.yaml:9: training: mode synchronous adds gradients up as they are; leave clip_updates out",
+        ),
+        ("training: {mode: sync}\n", "x.yaml:9: training.mode: input should be 'local' or 'synchronous'"),
         ("members: {min: 3, max: 2}\n", "x.yaml:9: members: min 3 is more than max 2"),
         ("seed: -1\n", "x.yaml:9: seed: input should be greater than or equal to 0, found -1"),
         ("seed: 1\nseed: 2\n", "x.yaml:10: found duplicate key"),
@@ -165,6 +193,16 @@ def test_any_other_spelling_of_a_spec_is_refused(change: dict[str, Any]) -> None
 def test_the_recipes_load() -> None:
     for path in (ROOT / "recipes").glob("*.yaml"):
         assert RunSpec.from_canonical(RunSpec.load(path).canonical()).name
+
+
+def test_mode_synchronous_brings_its_own_codec_and_optimizer(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(GOOD + "training: {mode: synchronous, betas: [0.8, 0.9]}\n")
+    training = RunSpec.load(path).training
+    assert (training.codec.kind, training.outer.kind, training.clip_updates) == ("f32", "adamw", False)
+    recipe = RunSpec.load(ROOT / "recipes" / "synchronous.yaml")
+    assert recipe.training.mode == "synchronous"
+    assert RunSpec.load(ROOT / "recipes" / "tiny.yaml").training.codec.decay == 0.95
 
 
 def test_the_default_price_is_a_micro_credit_per_gflop() -> None:

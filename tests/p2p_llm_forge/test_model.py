@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from p2p_llm_forge import memory, model
 from p2p_llm_forge.blobs import blob_id
 from p2p_llm_forge.errors import DoesNotFit, ModelError, StateError
-from p2p_llm_forge.inner import InnerTrainer, learning_rate
-from p2p_llm_forge.settings import ModelSpec, TrainingSpec
+from p2p_llm_forge.inner import InnerTrainer
+from p2p_llm_forge.schedule import learning_rate
+from p2p_llm_forge.settings import ModelSpec, OuterSpec, TrainingSpec
 from p2p_llm_forge.state import Layout, State
 
 
@@ -28,14 +29,14 @@ def test_families_build_from_the_same_sizes_and_their_blob_builds_the_same(famil
     assert model.context_length(built_from) == 12
     first = model.build(built_from, 1)
     again = model.build(model.config_from_blob(model.blob_from_config(built_from)), 1)
-    left, right = (State.of_model(built, Layout.of(built, momentum=False)) for built in (first, again))
+    left, right = (State.of_model(built, Layout.of(built, OuterSpec())) for built in (first, again))
     assert left.id() == right.id()
     tokens = torch.zeros(1, 12, dtype=torch.int64)
     assert first.eval()(input_ids=tokens).logits.shape == (1, 12, 50)
 
 
 def test_the_estimate_counts_parameters_exactly_without_building() -> None:
-    need = memory.estimate(config("llama"), sequences=4, sequence_length=12, momentum=True)
+    need = memory.estimate(config("llama"), sequences=4, sequence_length=12, moments=1)
     assert need.parameters == sum(parameter.numel() for parameter in model.build(config("llama"), 0).parameters())
     memory.check_fits(need, need.total_bytes)
     with pytest.raises(DoesNotFit, match=r"parameters need about .* GiB .* are free; choose a smaller"):
@@ -47,7 +48,7 @@ def test_the_estimate_counts_parameters_exactly_without_building() -> None:
 
 def test_a_seventy_billion_parameter_model_is_refused_at_once() -> None:
     huge = config("llama", layers=80, hidden_size=8192, heads=64, key_value_heads=8, feed_forward_size=28672)
-    need = memory.estimate(huge, sequences=1, sequence_length=12, momentum=False)
+    need = memory.estimate(huge, sequences=1, sequence_length=12, moments=0)
     assert need.parameters > 60e9
     with pytest.raises(DoesNotFit):
         memory.check_fits(need, memory.available_bytes())
@@ -77,28 +78,46 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
         model.from_folder(str(tmp_path))
 
 
-@pytest.mark.parametrize("momentum", [False, True])
-def test_the_state_file_is_safetensors_with_tied_weights_once(tmp_path: Path, momentum: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "held"),
+    [
+        ("sgd", set()),
+        ("nesterov", {"outer.momentum"}),
+        ("adamw", {"outer.first_moment", "outer.second_moment", "outer.steps"}),
+    ],
+)
+def test_the_state_file_is_safetensors_with_tied_weights_once(tmp_path: Path, kind: Any, held: set[str]) -> None:
     built = model.build(config(), 0)
-    layout = Layout.of(built, momentum=momentum)
+    layout = Layout.of(built, OuterSpec(kind=kind))
     state = State.of_model(built, layout)
     state.write(tmp_path / "s")
     tensors = load_file(tmp_path / "s")
     parameters = dict(built.named_parameters())
-    assert set(tensors) == set(parameters) | ({"outer.momentum"} if momentum else set())
+    assert set(tensors) == set(parameters) | held
     assert "lm_head.weight" not in tensors
     assert all(torch.equal(tensors[name], value) for name, value in parameters.items())
     assert state.id() == state.id(threads=3) == blob_id((tmp_path / "s").read_bytes())
     assert State.load(tmp_path / "s", layout).id() == state.id()
     with pytest.raises(StateError, match="bytes, expected"):
-        State.load(tmp_path / "s", Layout.of(built, momentum=not momentum))
+        State.load(tmp_path / "s", Layout.of(built, OuterSpec(kind="sgd" if held else "nesterov")))
+
+
+@pytest.mark.parametrize("count", [-1.0, 0.5, float("inf")])
+def test_a_state_that_counts_wrongly_is_refused(tmp_path: Path, count: float) -> None:
+    built = torch.nn.ParameterDict({"a": torch.zeros(4)})
+    layout = Layout.of(built, OuterSpec(kind="adamw"))
+    state = State.of_model(built, layout)
+    state.outer["steps"].fill_(count)
+    state.write(tmp_path / "s")
+    with pytest.raises(StateError, match=r"outer.steps is .*, expected a whole number|not finite"):
+        State.load(tmp_path / "s", layout)
 
 
 def test_a_state_of_another_model_of_the_same_size_is_refused(tmp_path: Path) -> None:
     one, two = (torch.nn.ParameterDict({name: torch.zeros(4)}) for name in ("a", "b"))
-    State.of_model(one, Layout.of(one, momentum=False)).write(tmp_path / "s")
+    State.of_model(one, Layout.of(one, OuterSpec())).write(tmp_path / "s")
     with pytest.raises(StateError, match="header is not the canonical one"):
-        State.load(tmp_path / "s", Layout.of(two, momentum=False))
+        State.load(tmp_path / "s", Layout.of(two, OuterSpec()))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor() -> None:
@@ -112,7 +131,7 @@ def test_one_round_equals_a_plain_loop(micro: int | None) -> None:
     spec = TrainingSpec(inner_steps=3, batch_size=4, micro_batch_size=micro, warmup_rounds=0, rounds=10)
     tokens = torch.randint(0, 50, (12, 13), generator=torch.Generator().manual_seed(1))
     ours, plain = model.build(config(), 5), model.build(config(), 5)
-    layout = Layout.of(ours, momentum=False)
+    layout = Layout.of(ours, OuterSpec())
     trainer = InnerTrainer(ours, layout, spec, torch.device("cpu"))
     start = State.of_model(plain, layout).weights_P
     result = trainer.train(

@@ -127,7 +127,7 @@ def test_stop_ends_a_training_after_its_step_and_check_answers_meanwhile(run: Ru
 
 def test_a_missed_round_is_sent_again_later(run: Run, tmp_path: Path) -> None:
     config = json.loads(json.dumps(run.prepared["config"]))
-    config["training"]["codec"] = {"kind": "f32", "k": 64, "chunk": 4096, "decay": "1.0"}
+    config["training"]["codec"] = {**config["training"]["codec"], "kind": "f32", "decay": "1.0"}
     with Client(tmp_path / "a") as a:
         a("open", **{**run.open, "config": config})
         missed = a("train", round=1, start=0, count=4, seconds=60)
@@ -169,6 +169,27 @@ def test_a_llama_run_with_bytes_nesterov_and_dense_updates_works_too(run: Run, t
             a("apply", round=number, updates=[share(update, True)])
         assert a("evaluate", sequences=8)["loss"] < before
         assert a("generate", prompt="The", tokens=64, temperature=1.0, top_k=0, seed=1)["text"]
+
+
+def test_workers_share_one_batch_in_mode_synchronous_and_snapshots_carry_its_moments(run: Run, tmp_path: Path) -> None:
+    fields = spec_fields(run.corpus, mode="synchronous", codec={"kind": "f16"}, learning_rate=0.01, warmup_rounds=0)
+    with Client(tmp_path / "a") as a, Client(tmp_path / "b", threads=2) as b:
+        prepared = a("prepare", spec=fields, out=str(tmp_path / "out"))
+        opened = {"config": prepared["config"], **prepared["blobs"]}
+        assert a("open", **opened)["state"] == b("open", **opened)["state"] == prepared["state"]
+        before, losses = a("evaluate", sequences=16)["loss"], []
+        for number in range(1, 4):
+            mine = a("train", round=number, start=number * 32, count=16, seconds=60)
+            other = b("train", round=number, start=number * 32 + 16, count=5, seconds=60)
+            assert (other["slots"], other["steps"], other["tokens"]) == (5, 2, 160)
+            assert b("check", update=mine["update"])["norm_units"] > 0
+            state = a("apply", round=number, updates=[share(mine, True), share(other, False)])
+            settled = [share(mine, False), share(other, True)]
+            same = b("load", state=state["path"]) if number == 2 else b("apply", round=number, updates=settled)
+            assert same["state"] == state["state"]
+            losses.append(mine["loss"])
+        assert losses[-1] < losses[0]
+        assert a("evaluate", sequences=16)["loss"] < before
 
 
 def test_a_worker_has_no_network_where_the_system_allows_that(worker: Client) -> None:

@@ -1,11 +1,8 @@
-"""Compresses a member's update, and refuses every byte string that is not exactly one.
+"""topk (SparseLoCo): the largest values of every chunk, each as a sign and one of two magnitudes of its chunk.
 
-Format, little-endian: a 32-byte header (`FRGU`, version, codec, flags 0, chunk, k, parameters P, values n), then
- * f32: P fp32 values;
- * topk (SparseLoCo): all whole chunks together, then the shorter last chunk if there is one; each as scales
-   [rows, 2] fp32 (small ≤ large), indices [rows, k] of 12 bits, codes [rows, k] of 2 bits (1: large, 2: negative),
-   each row padded with zero bits to a byte. Indices ascend strictly within a row.
-One update has one encoding length, known from the spec alone, so a wrong size is refused before anything is allocated.
+Body, little-endian: all whole chunks together, then the shorter last chunk if there is one; each as scales [rows, 2]
+fp32 (small ≤ large), indices [rows, k] of 12 bits, codes [rows, k] of 2 bits (1: large, 2: negative), each row padded
+with zero bits to a byte. Indices ascend strictly within a row.
 
 Shapes: P parameters, R rows (chunks), K values kept per row, N = R x K.
 
@@ -15,7 +12,6 @@ Pure: bytes and tensors only.
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,41 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from p2p_llm_forge.codec.update import U8, Update, check_finite
 from p2p_llm_forge.errors import UpdateError
 from p2p_llm_forge.settings import CodecSpec
 
-VERSION = 1
-_MAGIC = b"FRGU"
-_HEADER = struct.Struct("<4sBBHIIQQ")
-_CODES = {"f32": 1, "topk": 2}
 _LLOYD_STEPS = 3
 _SHIFTS = np.array([0, 2, 4, 6], dtype=np.uint8)
-
-U8 = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """A decoded update; finite by construction."""
-
-    parameters: int
-    """P."""
-    values: Tensor
-    """fp32 [N], or [P] when dense."""
-    indices: Tensor | None
-    """int64 [N], strictly ascending; None when dense."""
-
-    @property
-    def count(self) -> int:
-        """How many coordinates were sent."""
-        return self.values.numel()
-
-    def subtract_from(self, residual_P: Tensor) -> None:
-        """residual ← residual − sent, in place."""
-        if self.indices is None:
-            residual_P.sub_(self.values)
-        else:
-            residual_P.index_add_(0, self.indices, self.values.neg())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,41 +58,25 @@ def _blocks(spec: CodecSpec, parameters: int) -> list[_Block]:
     return blocks
 
 
-def _header(spec: CodecSpec, parameters: int) -> bytes:
-    chunk, k, values = 0, 0, parameters
-    if spec.kind == "topk":
-        chunk, k = spec.chunk, spec.k
-        values = sum(block.rows * block.kept for block in _blocks(spec, parameters))
-    return _HEADER.pack(_MAGIC, VERSION, _CODES[spec.kind], 0, chunk, k, parameters, values)
+def count(spec: CodecSpec, parameters: int) -> int:
+    """N: how many values are sent."""
+    return sum(block.rows * block.kept for block in _blocks(spec, parameters))
 
 
-def encoded_bytes(spec: CodecSpec, parameters: int) -> int:
-    """The length of every valid encoding of an update of this many parameters."""
-    if spec.kind == "f32":
-        return _HEADER.size + 4 * parameters
-    return _HEADER.size + sum(block.total_bytes for block in _blocks(spec, parameters))
+def body_bytes(spec: CodecSpec, parameters: int) -> int:
+    """Length of everything after the header."""
+    return sum(block.total_bytes for block in _blocks(spec, parameters))
 
 
 def encode(update_P: Tensor, spec: CodecSpec) -> tuple[bytes, Update]:
-    """Encode an fp32 CPU vector; also returns what a receiver will decode, for error feedback.
-
-    Raises:
-        UpdateError: a value is not finite (training diverged).
-    """
-    if not bool(torch.isfinite(update_P).all()):
-        raise UpdateError("own update: not finite, the local training diverged; lower training.learning_rate")
-    parameters = update_P.numel()
-    head = _header(spec, parameters)
-    if spec.kind == "f32":
-        values = update_P.numpy().astype("<f4", copy=True)
-        return head + values.tobytes(), Update(parameters=parameters, values=torch.from_numpy(values), indices=None)
-    parts: list[bytes] = [head]
+    """The body of finite values, and what a receiver decodes."""
+    parts: list[bytes] = []
     decoded: list[tuple[Tensor, Tensor]] = []
-    for block in _blocks(spec, parameters):
+    for block in _blocks(spec, update_P.numel()):
         data, indices, values_N = _encode_block(update_P, block)
         parts.append(data)
         decoded.append((indices, values_N))
-    return b"".join(parts), _join(parameters, decoded)
+    return b"".join(parts), _join(update_P.numel(), decoded)
 
 
 def _join(parameters: int, parts: list[tuple[Tensor, Tensor]]) -> Update:
@@ -142,7 +93,7 @@ def _encode_block(update_P: Tensor, block: _Block) -> tuple[bytes, Tensor, Tenso
     codes = large_RK.to(torch.uint8) + 2 * negative_RK.to(torch.uint8)
     indices = picked_RK.numpy().astype(np.uint16)
     scales = scales_R2.numpy().astype("<f4")
-    _check_finite(scales)
+    check_finite(scales)
     data = scales.tobytes() + _pack12(indices).tobytes() + _pack2(codes.numpy()).tobytes()
     return data, *_place(indices, codes.numpy(), scales, block)
 
@@ -169,24 +120,8 @@ def _place(indices: npt.NDArray[np.uint16], codes: U8, scales: Any, block: _Bloc
     return torch.from_numpy((indices + offsets).reshape(-1)), torch.from_numpy(values.reshape(-1))
 
 
-def decode(data: bytes, spec: CodecSpec, parameters: int) -> Update:
-    """Decode strictly; whatever `encode` could not have written is refused.
-
-    Raises:
-        UpdateError: truncated, trailing bytes, another header, not finite, not canonical.
-    """
-    expected = encoded_bytes(spec, parameters)
-    if len(data) != expected:
-        fault = "truncated" if len(data) < expected else "oversize or trailing bytes"
-        raise UpdateError(f"update: {fault}: {len(data)} bytes, expected {expected}")
-    head = _header(spec, parameters)
-    if data[: len(head)] != head:
-        raise UpdateError(f"update: wrong header {data[: len(head)].hex()}, expected {head.hex()}")
-    if spec.kind == "f32":
-        values = np.frombuffer(data, dtype="<f4", offset=len(head)).astype(np.float32)
-        _check_finite(values)
-        return Update(parameters=parameters, values=torch.from_numpy(values), indices=None)
-    body = np.frombuffer(data, dtype=np.uint8, offset=len(head))
+def decode(body: U8, spec: CodecSpec, parameters: int) -> Update:
+    """Raises UpdateError: not finite, not canonical."""
     parts: list[tuple[Tensor, Tensor]] = []
     for block in _blocks(spec, parameters):
         parts.append(_decode_block(body[: block.total_bytes], block))
@@ -198,7 +133,7 @@ def _decode_block(data: U8, block: _Block) -> tuple[Tensor, Tensor]:
     rows, kept = block.rows, block.kept
     first, second = 8 * rows, (8 + block.index_bytes) * rows
     scales = data[:first].view("<f4").reshape(rows, 2)
-    _check_finite(scales)
+    check_finite(scales)
     if np.signbit(scales).any() or (scales[:, 0] > scales[:, 1]).any():
         raise UpdateError("update: non-canonical scales, expected 0 <= small <= large")
     indices = _unpack12(data[first:second].reshape(rows, block.index_bytes), kept)
@@ -208,11 +143,6 @@ def _decode_block(data: U8, block: _Block) -> tuple[Tensor, Tensor]:
         raise UpdateError(f"update: an index is outside its chunk of {block.length}")
     codes = _unpack2(data[second:].reshape(rows, block.code_bytes), kept)
     return _place(indices, codes, scales, block)
-
-
-def _check_finite(values: npt.NDArray[Any]) -> None:
-    if not np.isfinite(values).all():
-        raise UpdateError("update: non-finite values")
 
 
 def _pack12(indices: npt.NDArray[np.uint16]) -> U8:
