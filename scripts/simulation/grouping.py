@@ -60,6 +60,10 @@ class Grouped(Scheme):
         self._reducers = [Reducer(person) for person in best[:count]]
         self._place = {person.name: place % count for place, person in enumerate(best)}
 
+    def beat(self, seconds: float, live: int, updates: int) -> None:
+        super().beat(seconds, live, updates)
+        self.tally.reducer_s += seconds * len(self._reducers)
+
     def _alive(self, reducer: Reducer, now: float) -> Reducer:
         """The reducer, after another took over if it went away."""
         if self.online(reducer.person.name):

@@ -35,6 +35,8 @@ class SimLeader:
         self._tick_at = 0.0
         self._swept_at = 0.0
         self._settled_at = 0.0
+        self.opened_at = 0.0
+        """When the open round was certified."""
         self._entry_bytes: dict[str, int] = {}
         """By type, of receipts; they are all about as long."""
 
@@ -93,6 +95,7 @@ class SimLeader:
     def _check(self, receipt: Receipt) -> None:
         world = self.world
         world.tally.calls += 1
+        world.tally.phases["delivered"].append(world.clock.now - self.opened_at)
         maker = world.members[receipt.account]
         life = maker.life
         sound_at = world.scheme.fetched(receipt, maker.person, world.clock.now)
@@ -107,7 +110,10 @@ class SimLeader:
     def _apply(self, effect: ApplyRound) -> None:
         state = self.world.next_state(effect.round)
         done = rounds.Applied(round=effect.round, state=state)
-        at = self.world.scheme.combined(effect.round, effect.receipts, self.world.clock.now)
+        now, phases = self.world.clock.now, self.world.tally.phases
+        at = self.world.scheme.combined(effect.round, effect.receipts, now)
+        phases["cut"].append(now - self.opened_at)
+        phases["combined"].append(at - now)
         self.world.clock.at(at, lambda: self.tell(done))
 
     # ------------------------------------------------------------------ the log
@@ -141,6 +147,7 @@ class SimLeader:
         if world.log.open is not None:
             roster = {seat.account: world.members[seat.account].person for seat in world.log.open.roster}
             world.scheme.opened(roster, len(live))
+            self.opened_at = now
         view = world.view
         times = world.scheme.news(now, amount, [member.person for member in live])
         for member, time in zip(live, times, strict=True):

@@ -152,6 +152,7 @@ class SimMember:
         settings, now = self.world.settings, self.world.clock.now
         self._training_since, self._job = now, self._job + 1
         job = self._job
+        self.world.tally.phases["started"].append(now - self.world.leader.opened_at)
         seconds = min(effect.quota / self.person.slots_per_s, settings.time_budget_s)
         self.after(seconds, lambda: self._trained(effect) if self._job == job else None)
 

@@ -1,7 +1,7 @@
 """Lines as fluids: what arrives together shares them, and nothing is lost or resent.
 
-`Pipe` serves in order of arrival, which ends when sharing fairly would end. A swarm, in which everybody fetches the same
-bytes from everybody, is bound by each peer's download and by all uploads together (Kumar, Ross: peer-assisted file
+`Pipe` serves in order of arrival, which ends when sharing fairly would end. A swarm, in which everybody fetches the
+same bytes from everybody, is bound by each peer's download and by all uploads together (Kumar, Ross: peer-assisted file
 distribution, the minimum distribution time, 2006).
 
 Pure: time is an argument.

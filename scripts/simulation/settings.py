@@ -20,11 +20,11 @@ POSITIVE = (
 SHARES = ("density", "line_share", "crash_share")
 
 DECODE_S = 0.42e-9
-"""Seconds for each parameter to decode one topk update and take its norm, one thread (measured: 20M parameters, k 64)."""
+"""Seconds for each parameter to decode one topk update and take its norm, one thread (measured: 20M, k 64)."""
 ADD_S = 0.26e-9
 """Seconds for each parameter to add one topk update to the sum (measured likewise)."""
 STEP_S = 15e-9
-"""Seconds for each parameter for what a round costs however many updates it has: sum, step, hashes (measured likewise)."""
+"""Seconds for each parameter for what a round costs however many updates it has: sum, step, hashes (likewise)."""
 CALL_S = 1 / 2900
 """Seconds of the leader's processor for one small call (measured: 2,900 concurrent unary calls a second)."""
 BEAT_S = 1.0

@@ -32,6 +32,14 @@ class Figures:
     round_median_s: float
     """From settle to settle."""
     round_p95_s: float
+    started_s: float
+    """Median, from the certified open to a member's first step: fetching and applying the round before it."""
+    delivered_s: float
+    """Median, from the open to a member's receipt."""
+    cut_s: float
+    """Median, from the open to the cut; beyond `delivered_s` it is waiting for the slower."""
+    combined_s: float
+    """Median, from the cut until the leader holds the next state."""
     utilisation: float
     """Time spent training by online peers over the time that they were online."""
     efficiency: float
@@ -76,6 +84,7 @@ class Tally:
         self.training_s = 0.0
         self.could_train_slots = 0.0
         self.rounds_s: list[float] = []
+        self.phases: dict[str, list[float]] = {"started": [], "delivered": [], "cut": [], "combined": []}
         self.settled: list[int] = []
         """Receipts of each round."""
         self.slots = 0
@@ -121,6 +130,10 @@ class Tally:
             rounds_per_hour=rounds / hours,
             round_median_s=median(ordered) if ordered else 0.0,
             round_p95_s=ordered[min(rounds - 1, int(0.95 * rounds))] if ordered else 0.0,
+            started_s=self._phase("started"),
+            delivered_s=self._phase("delivered"),
+            cut_s=self._phase("cut"),
+            combined_s=self._phase("combined"),
             utilisation=self.training_s / self.online_s if self.online_s else 0.0,
             efficiency=self.tokens / could if could else 0.0,
             tokens_per_hour=self.tokens / hours,
@@ -139,3 +152,6 @@ class Tally:
             open_entry_bytes=self.open_bytes,
             slots_settled=self.slots,
         )
+
+    def _phase(self, name: str) -> float:
+        return median(self.phases[name]) if self.phases[name] else 0.0

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterable
 from hashlib import sha256
 
+from ledger.codec import Json
 from ledger.entries import Begin, Entry
 from peer.rounds.log import RunLog
 from peer.rounds.plan import Plan
@@ -61,7 +62,7 @@ class World:
         self.scheme = SCHEMES[settings.scheme](settings, self.tally, lambda name: self.members[name].alive)
         self._people()
 
-    def _spec(self) -> dict[str, object]:
+    def _spec(self) -> dict[str, Json]:
         leader, file = account(self.settings.seed, 0), self.blob("file", 7)
         return {
             "version": 1, "name": "simulated", "submitter": leader, "leaders": [leader], "price": 0,
