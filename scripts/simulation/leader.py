@@ -45,7 +45,9 @@ class SimLeader:
     def tell(self, message: rounds.LeaderMessage) -> None:
         """Give the machine a message and start what it asks for."""
         self._sweep()
-        self._carry_out(self.machine.receive(message, self.world.clock.now))
+        effects = self.machine.receive(message, self.world.clock.now)
+        if effects or not isinstance(message, rounds.Delivered):  # a receipt said again changes nothing
+            self._carry_out(effects)
 
     def sweep_now(self) -> None:
         """Note who lives, before somebody dies."""

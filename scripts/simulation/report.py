@@ -80,4 +80,7 @@ def draw(path: Path, settings: Settings, found: Sequence[Figures]) -> None:
                     axis.plot([f.peers for f in runs], [value(f) for f in runs], "o-", color=colour, label=scheme)
             axis.set(title=name, xlabel="peers online", xscale="log", ylim=(0, None))
             axis.grid(alpha=0.3)
+            counts = sorted({f.peers for f in found})
+            axis.set_xticks(counts, labels=[str(count) for count in counts])
+            axis.minorticks_off()
         axes[0].legend()

@@ -78,6 +78,8 @@ class World:
             times = list(sessions(self.rng, self.settings))
             first = (0, self.next_state(0)) if times and times[0][0] == 0.0 else None
             member = self.members[person.name] = SimMember(self, person, first)
+            if first is not None:
+                self.leader.machine.roll.beat(person.name, first[1], 0.0)  # so that the first round has all of them
             for start, end in times:
                 crash = self.rng.random() < self.settings.crash_share
                 self.clock.at(start, member.start)
