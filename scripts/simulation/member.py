@@ -153,7 +153,9 @@ class SimMember:
         self._training_since, self._job = now, self._job + 1
         job = self._job
         self.world.tally.phases["started"].append(now - self.world.leader.opened_at)
-        seconds = min(effect.quota / self.person.slots_per_s, settings.time_budget_s)
+        begins = now if settings.ends == "own" else self.world.leader.opened_at
+        left_s = begins + settings.time_budget_s - now
+        seconds = min(effect.quota / self.person.slots_per_s, max(left_s, 1 / self.person.slots_per_s))
         self.after(seconds, lambda: self._trained(effect) if self._job == job else None)
 
     def _stop(self) -> None:

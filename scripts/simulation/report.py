@@ -33,6 +33,7 @@ COLUMNS: tuple[Column, ...] = (
     ("MB/h down", lambda f: f"{f.member_down_mb_per_hour:,.0f}"),
     ("leader up", lambda f: f"{f.leader_up_mb_per_hour:,.0f}"),
     ("leader down", lambda f: f"{f.leader_down_mb_per_hour:,.0f}"),
+    ("load", lambda f: f"{f.leader_load:.0%}"),
     ("calls/s", lambda f: f"{f.leader_calls_per_s:.0f}"),
     ("beats Mbit/s", lambda f: f"{f.beats_mbit:.1f}"),
     ("open B", lambda f: f"{f.open_entry_bytes:,}"),
@@ -41,7 +42,8 @@ LEGEND = """\
 round s: median from settle to settle · start s: from the open to a member's first step, median · cut s: from the open
 to the cut · settled: receipts that counted, a round · lost: members of the roster that went, a round · training: share
 of their time online that peers train · of speeds: tokens settled over what all that were online could have trained
-MB/h: of one member · leader: MB/h · calls/s, beats: of the leader · open B: longest open entry, of 16,384 at most"""
+MB/h: of one member · leader: MB/h · load: of its line or processor, above 100% it would fall over ·
+ calls/s, beats: of the leader · open B: longest open entry, of 16,384 at most"""
 
 PANELS: tuple[tuple[str, Callable[[Figures], float]], ...] = (
     ("tokens settled, of all peers' speed", lambda f: f.efficiency),

@@ -17,6 +17,7 @@ POSITIVE = (
     "time_budget_s", "min_members", "download_mbit", "upload_mbit", "latency_ms", "line_share", "tflops",
     "leader_download_mbit", "leader_upload_mbit", "online_hours", "online_shape", "group", "cores",
 )  # fmt: skip
+ENDS = ("own", "together")
 SHARES = ("density", "line_share", "crash_share")
 
 DECODE_S = 0.42e-9
@@ -67,6 +68,8 @@ class Settings:
     """Slots of one inner step."""
     tokens_per_slot: int = 1024
     time_budget_s: float = 300.0
+    ends: str = "own"
+    """When a member's time budget begins: with its `own` first step, as in the daemon, or `together` with the open."""
     min_members: int = 2
     tflops: float = 12.0
     """Median speed in training, of which log-normal draws are made: a consumer GPU of the RTX 3060 class, the most
@@ -108,10 +111,12 @@ class Settings:
                 raise ValueError(f"{field.name} is {value}, wanted from 0 to 1")
             if field.name.endswith(("_spread", "offline_hours")) and not 0 <= value < math.inf:
                 raise ValueError(f"{field.name} is {value}, wanted a number of at least 0")
-            if field.name not in {"online_hours", "scheme"} and not math.isfinite(value):
+            if field.name not in {"online_hours", "scheme", "ends"} and not math.isfinite(value):
                 raise ValueError(f"{field.name} is {value}, wanted a finite number")
         if self.scheme not in SCHEMES:
             raise ValueError(f"scheme is {self.scheme}, wanted one of {', '.join(SCHEMES)}")
+        if self.ends not in ENDS:
+            raise ValueError(f"ends is {self.ends}, wanted one of {', '.join(ENDS)}")
         if self.min_members > self.peers:
             raise ValueError(f"peers is {self.peers}, wanted at least min_members, which is {self.min_members}")
 

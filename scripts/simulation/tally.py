@@ -13,9 +13,9 @@ from statistics import mean, median
 from typing import Any
 
 from ledger.entries import Receipt
-from scripts.simulation.settings import Settings
+from scripts.simulation.people import HOUR_S, MBIT
+from scripts.simulation.settings import CALL_S, Settings
 
-HOUR_S = 3600.0
 MB = 1e6
 
 
@@ -62,6 +62,9 @@ class Figures:
     """What the leader sends in answers to heartbeats, Mbit/s."""
     leader_calls_per_s: float
     """Heartbeats, receipts, gossip and news."""
+    leader_load: float
+    """The most that is asked of its upload, download or calls over what there is; above 1 it would fall over, and the
+    other figures are too good."""
     snapshots_per_hour: float
     open_entry_bytes: int
     """The longest; the ledger takes 16,384."""
@@ -148,6 +151,12 @@ class Tally:
             log_mb_per_hour=self.log_bytes / MB / hours,
             beats_mbit=self.beat_bytes * 8 / 1e6 / (hours * HOUR_S),
             leader_calls_per_s=self.calls / (hours * HOUR_S),
+            leader_load=max(
+                self.up["leader"] / (settings.leader_upload_mbit * MBIT),
+                self.down["leader"] / (settings.leader_download_mbit * MBIT),
+                self.calls * CALL_S,
+            )
+            / (hours * HOUR_S),
             snapshots_per_hour=self.snapshots / hours,
             open_entry_bytes=self.open_bytes,
             slots_settled=self.slots,

@@ -88,6 +88,7 @@ def test_the_support_of_a_mean_grows_with_the_updates_and_ends_at_all() -> None:
         ({"latency_spread": -0.1}, "latency_spread is -0.1, wanted a number of at least 0"),
         ({"offline_hours": math.inf}, "offline_hours is inf, wanted a number of at least 0"),
         ({"scheme": "ring"}, "scheme is ring, wanted one of flat, lean, tree, ranges"),
+        ({"ends": "never"}, "ends is never, wanted one of own, together"),
         ({"peers": 3, "min_members": 4}, "peers is 3, wanted at least min_members, which is 4"),
     ],
 )

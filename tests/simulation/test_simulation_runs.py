@@ -12,10 +12,12 @@ from scripts.simulation.world import World, run
 
 SMALL = Settings(peers=24, hours=1.5, group=8)
 CALM = replace(SMALL, online_hours=math.inf)
-FAST: dict[str, Any] = dict(
-    download_mbit=1e7, upload_mbit=1e7, leader_download_mbit=1e7, leader_upload_mbit=1e7, latency_ms=0.01, cores=10_000,
-    tflops_spread=0.0, download_spread=0.0, upload_spread=0.0,
-)  # fmt: skip
+FAST: dict[str, Any] = {
+    **dict.fromkeys(["download_mbit", "upload_mbit", "leader_download_mbit", "leader_upload_mbit"], 1e7),
+    **dict.fromkeys(["download_spread", "upload_spread", "tflops_spread"], 0.0),
+    "latency_ms": 0.01,
+    "cores": 10_000,
+}
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 
 
@@ -95,6 +97,18 @@ def test_the_leader_s_answers_to_heartbeats_grow_with_the_square_of_the_members_
     few, many = replace(CALM, peers=10, hours=0.5), replace(CALM, peers=40, hours=0.5)
     assert run(many).beats_mbit / run(few).beats_mbit > 8
     assert run(replace(many, scheme="lean")).beats_mbit < run(few).beats_mbit
+
+
+def test_a_leader_that_is_asked_more_than_its_line_gives_is_told_of() -> None:
+    small = run(replace(CALM, hours=0.5))
+    assert small.leader_load < 1
+    assert run(replace(CALM, hours=0.5, leader_upload_mbit=0.01)).leader_load > 1
+
+
+def test_ending_together_makes_rounds_shorter_where_lines_differ() -> None:
+    own, together = (run(replace(CALM, peers=60, ends=ends)) for ends in ("own", "together"))
+    assert together.round_median_s < own.round_median_s
+    assert together.efficiency > own.efficiency
 
 
 def test_a_round_in_which_nothing_counts_leaves_the_run_going() -> None:
