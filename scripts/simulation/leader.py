@@ -1,7 +1,7 @@
 """The simulated leader: carries out what the daemon's own LeaderMachine asks for. It does not train, and never fails.
 
 Heartbeats that say nothing new are not given to the machine one by one: all members that live are noted at once before
-the machine is asked anything, at most once a second.
+the machine is asked anything, at most every `SWEEP_S`.
 
 Pure: time is the world's.
 """
@@ -16,11 +16,13 @@ from ledger.entries import Entry, Open, Receipt, Settle
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine
 from peer.rounds.messages import ApplyRound, Check, LeaderEffect, Log, Report
-from scripts.simulation.settings import BEAT_S, CERTIFY_ENTRY_S, CERTIFY_S
+from scripts.simulation.settings import CERTIFY_ENTRY_S, CERTIFY_S
 
 if TYPE_CHECKING:
     from scripts.simulation.world import World
 
+SWEEP_S = 2.0
+"""Less than the silence after which the machine drops a member."""
 FRAMING = 40
 """Bytes of an entry on the wire beside its own."""
 
@@ -53,7 +55,7 @@ class SimLeader:
         """Note who lives, before somebody dies."""
         self._sweep(least_s=0.0)
 
-    def _sweep(self, least_s: float = BEAT_S) -> None:
+    def _sweep(self, least_s: float = SWEEP_S) -> None:
         now = self.world.clock.now
         passed = now - self._swept_at
         if passed < least_s:
