@@ -14,7 +14,6 @@ Pure: time is an argument; bytes go to the tally.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -104,10 +103,6 @@ class Grouped(Scheme):
         self.published[number] = Published(arrivals=np.sort(np.array(arrivals)), each=each, source=source)
         for reducer in self._reducers:
             reducer.taken, reducer.taken_bytes = 0, 0.0
-
-    @abstractmethod
-    def fetched(self, receipt: Receipt, person: Person, now: float) -> float:
-        """A receipt reached the leader: when its update is known to be sound."""
 
 
 class Tree(Grouped):

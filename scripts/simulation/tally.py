@@ -7,7 +7,7 @@ Pure: no IO.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from statistics import mean, median
 from typing import Any
@@ -79,9 +79,9 @@ class Tally:
     """Counts. Written by the world's leader, members and scheme."""
 
     def __init__(self) -> None:
-        self.up: Counter[str] = Counter()
+        self.up: defaultdict[str, float] = defaultdict(float)
         """Bytes by role."""
-        self.down: Counter[str] = Counter()
+        self.down: defaultdict[str, float] = defaultdict(float)
         self.online_s = 0.0
         """Of all members together."""
         self.training_s = 0.0
@@ -105,8 +105,8 @@ class Tally:
 
     def moved(self, source: str, target: str, amount: float) -> None:
         """So many bytes went from one role to another."""
-        self.up[source] += amount  # type: ignore[assignment]
-        self.down[target] += amount  # type: ignore[assignment]
+        self.up[source] += amount
+        self.down[target] += amount
 
     def round(self, seconds: float, receipts: tuple[Receipt, ...]) -> None:
         """A round was settled; no slot may be credited twice."""
