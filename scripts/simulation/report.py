@@ -39,11 +39,11 @@ COLUMNS: tuple[Column, ...] = (
     ("open B", lambda f: f"{f.open_entry_bytes:,}"),
 )
 LEGEND = """\
-round s: median from settle to settle · start s: from the open to a member's first step, median · cut s: from the open
-to the cut · settled: receipts that counted, a round · lost: members of the roster that went, a round · training: share
-of their time online that peers train · of speeds: tokens settled over what all that were online could have trained
-MB/h: of one member · leader: MB/h · load: of its line or processor, above 100% it would fall over ·
- calls/s, beats: of the leader · open B: longest open entry, of 16,384 at most"""
+round s, p95 s: from settle to settle · start s: from the open to a member's first step, median · cut s: from the open to
+the cut, median · settled: receipts that counted, a round · lost: members of the roster that went, a round · training:
+share of their time online that peers train · of speeds: tokens settled over what all online could have trained · MB/h:
+of one member · leader up, down: MB/h · load: of the leader's line or processor; above 100% it would fall over, and the
+line is too good · calls/s, beats: of the leader · open B: longest open entry, of 16,384 at most"""
 
 PANELS: tuple[tuple[str, Callable[[Figures], float]], ...] = (
     ("tokens settled, of all peers' speed", lambda f: f.efficiency),
