@@ -39,7 +39,7 @@ COLUMNS: tuple[Column, ...] = (
     ("open B", lambda f: f"{f.open_entry_bytes:,}"),
 )
 LEGEND = """\
-round s, p95 s: from settle to settle · start s: from the open to a member's first step, median · cut s: from the open to
+round s, p95 s: from settle to settle · start s: from the open to a first step, median · cut s: from the open to
 the cut, median · settled: receipts that counted, a round · lost: members of the roster that went, a round · training:
 share of their time online that peers train · of speeds: tokens settled over what all online could have trained · MB/h:
 of one member · leader up, down: MB/h · load: of the leader's line or processor; above 100% it would fall over, and the
