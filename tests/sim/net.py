@@ -1,41 +1,16 @@
-"""A virtual clock and a network whose messages are lost, late, repeated or out of order.
+"""A network on a virtual clock, whose messages are lost, late, repeated or out of order.
 
 Pure: randomness comes from the generator given.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-Action = Callable[[], None]
-
-
-class Clock:
-    """Carries out actions in the order of their virtual times."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.events = 0
-        self._heap: list[tuple[float, int, Action]] = []
-
-    def at(self, time: float, action: Action) -> None:
-        """Carry out `action` at `time`."""
-        self.events += 1
-        heapq.heappush(self._heap, (max(time, self.now), self.events, action))
-
-    def run(self, until: float, done: Callable[[], bool]) -> None:
-        """Let time pass until `done`, or until the clock says `until`."""
-        while self._heap and not done():
-            time, _, action = heapq.heappop(self._heap)
-            if time > until:
-                self.now = until
-                return
-            self.now = time
-            action()
+from scripts.simulation.clock import Action, Clock
 
 
 class Failure(Exception):

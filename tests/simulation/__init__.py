@@ -1,0 +1,1 @@
+"""The simulator of whole runs: its model, its schemes, its command line."""
