@@ -32,8 +32,8 @@ ORDER = {
     "p2p_llm_forge": """
         errors settings specfile config blobs
         data/corpus data/tokenize data/shards data/sampler
-        model memory state codec outer inner
-        protocol channel engine isolation measure prepare produce worker
+        model memory state codec outer inner kept
+        protocol carry channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
         errors files addressbook config peerkey identity resources wire messages records
