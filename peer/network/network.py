@@ -75,7 +75,8 @@ class Network:
             validator=self._validator,
             allowance=self.allowance,
             attach=self._attach,
-            on_event=on_event, client=client,
+            on_event=on_event,
+            client=client,
         )
 
     @classmethod
