@@ -83,7 +83,8 @@ class Kept:
             OPTIMIZER: {"first": layout.parameters, "second": layout.parameters, "steps": len(layout.names)},
         }
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="kept")
-        self._writing: Future[None] | None = None
+        self.writing: Future[None] | None = None
+        """What the thread does, until `wait`."""
         for part in folder.glob(".*.part"):
             part.unlink(missing_ok=True)
 
@@ -100,11 +101,11 @@ class Kept:
         except DiskError as exc:
             self.notes.append(f"not kept: {exc.message}")
             return
-        self._writing = self._writer.submit(self._follow, path, residual.label, moments)
+        self.writing = self._writer.submit(self._follow, path, residual.label, moments)
 
     def wait(self) -> None:
         """Until the thread has done what it was given."""
-        writing, self._writing = self._writing, None
+        writing, self.writing = self.writing, None
         if writing is not None:
             try:
                 writing.result()

@@ -1,8 +1,9 @@
 """A member that dies at any line of what it carries, again and again, in forks of this process.
 
-`python -m tests.p2p_llm_forge.lives FOLDER ROUNDS SEED …` with FOLDER/open.json: one story for each seed, and one JSON
-line that says how it went. A life trains round after round with the real engine; the line at which it kills itself is
-drawn. What it printed before counts as heard by the daemon, which settles some rounds, misses others and skips a few.
+`python -m tests.p2p_llm_forge.lives OPEN FOLDER SEED …`: one story for each seed, and one JSON line that says how it
+went. A life trains round after round with the real engine; at which line of the watched files it kills itself is drawn.
+What it had said before was heard by the daemon, which settles some rounds, misses others, and may give up a round in
+which the member died. Stories of even seeds die in the main thread only and give nothing up.
 
 IO: forks; files below FOLDER.
 """
@@ -15,8 +16,8 @@ import random
 import signal
 import sys
 import threading
-import time
-from dataclasses import dataclass, field
+import traceback
+from concurrent import futures
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,22 +28,22 @@ import torch
 from p2p_llm_forge import codec
 from p2p_llm_forge.blobs import blob_id
 from p2p_llm_forge.engine import Engine
-from p2p_llm_forge.protocol import Open, Settled, parse
+from p2p_llm_forge.protocol import Open, Settled
 
 WATCHED = ("/carry.py", "/kept.py", "/blobs.py")
-SLOTS = 4
+ROUNDS = 5
+MOST_LINES = 2500  # A round has about 1,100.
+SLOTS = 8
 
 
 class Death:
-    """Kills this process at a line of the watched files, counted over all threads."""
+    """Kills this process at a line of the watched files, counted over all watched threads."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, *, threads: bool) -> None:
         self._left = at
         self._lock = threading.Lock()
-
-    def watch(self) -> None:
-        """From now on, here and in threads to come."""
-        threading.settrace(self.trace)
+        if threads:
+            threading.settrace(self.trace)
         sys.settrace(self.trace)
 
     def trace(self, frame: FrameType, event: str, argument: object) -> Any:
@@ -51,94 +52,138 @@ class Death:
             return None
         with self._lock:
             self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
         return self.trace
 
 
-@dataclass(kw_only=True)
 class Story:
-    """What the daemon knows, and what each training changed."""
+    """What the daemon knows of one member."""
 
-    request: Open
-    folder: Path
-    rounds: int
-    settled: list[Settled] = field(default_factory=list)
-    sent: list[Path] = field(default_factory=list)
-    round: int = 1
-    kills: int = 0
+    def __init__(self, request: Open, folder: Path, fates: list[str]) -> None:
+        self.request, self.folder = request, folder
+        self.fates = fates
+        """By round: settled, missed, or given up if the member dies in it."""
+        self.round = 1
+        self.updates: dict[int, str] = {}
+        """Ids of those that were heard of."""
+        self.carried: set[int] = set()
+        """Rounds whose change is in what was sent or in the residual."""
+        self.kills = 0
+        (folder / "changes").mkdir(parents=True)
 
-    def live(self, death: int, fates: list[str]) -> None:
-        """One life: to its end, or to its death."""
+    def settled(self) -> list[Settled]:
+        """What the log settled of this member."""
+        heard = self.updates.items()
+        return [Settled(round=number, update=update) for number, update in heard if self.fates[number] == "settled"]
+
+    def live(self, death: int, *, threads: bool) -> None:
+        """One life: to the last round, or to its death."""
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(reader)
             try:
-                self._life(death, fates, writer)
+                self._life(death, writer, threads=threads)
+                os._exit(0)
             finally:
+                traceback.print_exc()
                 os._exit(1)
         os.close(writer)
         with os.fdopen(reader) as lines:
             for line in lines:
-                self._hear(json.loads(line), fates)
-        if os.WIFSIGNALED(os.waitpid(pid, 0)[1]):
+                self.carried.add(self.round)
+                self.updates[self.round] = line.strip()
+                self.round += 1
+        status = os.waitpid(pid, 0)[1]
+        assert os.WIFSIGNALED(status) or status == 0, "a life ended by a fault of its own"
+        if os.WIFSIGNALED(status):
             self.kills += 1
-            if self.round <= self.rounds and fates[self.round] == "skipped":
+            if self.round <= ROUNDS and self.fates[self.round] == "given up":
+                if (self.folder / "kept" / f"residual-{self.round}.safetensors").exists():
+                    self.carried.add(self.round)
                 self.round += 1
 
-    def _life(self, death: int, fates: list[str], writer: int) -> None:
+    def _life(self, death: int, writer: int, *, threads: bool) -> None:
         engine = Engine(self.request, self.folder, torch.device("cpu"))
-        changes = self.folder / "changes"
-        changes.mkdir(exist_ok=True)
         change = engine.inner.change
-        settled = list(self.settled)
         if death:
-            Death(death).watch()
-        for number in range(self.round, self.rounds + 1):
-
-            def changed(weights_P: torch.Tensor, name: int = number) -> torch.Tensor:
-                change_P = change(weights_P)
-                np.save(changes / f"{name}.npy", change_P.numpy())
-                return change_P
-
-            engine.inner.change = changed  # type: ignore[method-assign]
-            reply = train(engine, number, settled)
-            os.write(writer, json.dumps(reply).encode() + b"\n")
-            if fates[number] == "settled":
-                settled.append(Settled(round=number, update=name_of(reply)))
+            Death(death, threads=threads)
+        while self.round <= ROUNDS:
+            engine.inner.change = lambda weights_P: self._note(change(weights_P))  # type: ignore[method-assign]
+            reply = train(engine, self.round, self.settled())
+            assert "notes" not in reply, reply
+            data = Path(reply["update"]).read_bytes()
+            self._sent(self.round).write_bytes(data)
+            self.updates[self.round] = blob_id(data)
+            if not threads and engine.kept.writing is not None:
+                futures.wait([engine.kept.writing])  # So that it dies at a quiet point.
+            os.write(writer, self.updates[self.round].encode() + b"\n")
+            self.round += 1
         engine.kept.wait()
-        os._exit(0)
 
-    def _hear(self, reply: dict[str, Any], fates: list[str]) -> None:
-        assert reply["slots"] == SLOTS
-        if fates[self.round] == "settled":
-            self.settled.append(Settled(round=self.round, update=name_of(reply)))
-            copy = self.folder / f"sent-{self.round}"
-            copy.unlink(missing_ok=True)
-            os.link(reply["update"], copy)
-            self.sent.append(copy)
-        self.round += 1
+    def _sent(self, number: int) -> Path:
+        return self.folder / f"sent-{number}.update"
 
-    def missing(self, engine: Engine) -> float:
-        """How far what was sent and what is left are from all changes that were carried, relative to these."""
-        carried = [
-            int(path.stem)
-            for path in (self.folder / "changes").iterdir()
-            if int(path.stem) in self.known
-        ]
-        total = sum(np.load(self.folder / "changes" / f"{number}.npy").astype(np.float64) for number in carried)
-        spec, size = engine.spec.training.codec, engine.layout.parameters
-        left = torch.zeros(size)
-        rest = engine.carry
-        rest.recall(self.rounds + 1)
-        carried_P = rest.carried(self.rounds + 1, self.settled)
-        if carried_P is not None:
-            left = carried_P
-        found = left.double()
-        for path in self.sent:
-            update = codec.decode(path.read_bytes(), spec, size)
-            blank = torch.zeros(size)
-            update.subtract_from(blank)
-            found -= blank.double()
-        return float((found - torch.from_numpy(total)).abs().max() / np.abs(total).max())
+    def _note(self, change_P: torch.Tensor) -> torch.Tensor:
+        path = self.folder / "changes" / f"{self.round}.npy"
+        if path.exists() and not np.array_equal(np.load(path), change_P.numpy()):
+            raise AssertionError(f"round {self.round} was trained again and changed something else")
+        part = path.with_name("part.npy")
+        np.save(part, change_P.numpy())
+        part.rename(path)
+        return change_P
+
+    def amiss(self) -> float:
+        """How far what was settled and what is left are from all changes that were carried, relative to them."""
+        engine = Engine(self.request, self.folder, torch.device("cpu"))
+        size = engine.layout.parameters
+        engine.carry.recall(ROUNDS + 1)
+        left_P = engine.carry.carried(ROUNDS + 1, self.settled())
+        assert left_P is not None
+        total_P = np.zeros(size)
+        for number in self.carried:
+            total_P += np.load(self.folder / "changes" / f"{number}.npy")
+        found_P = left_P.double()
+        for item in self.settled():
+            sent_P = torch.zeros(size)
+            update = codec.decode(self._sent(item.round).read_bytes(), engine.spec.training.codec, size)
+            update.subtract_from(sent_P)
+            found_P -= sent_P
+        return float(np.abs(found_P.numpy() - total_P).max() / np.abs(total_P).max())
+
+
+def train(engine: Engine, number: int, settled: list[Settled] | None) -> dict[str, Any]:
+    """Train a round on slots of its own."""
+    return engine.train(
+        round_number=number, start=number * SLOTS, count=SLOTS, seconds=600.0,
+        stopped=lambda: False, report=lambda *_: None, settled=settled,
+    )  # fmt: skip
+
+
+def tell(request: Open, folder: Path, seed: int) -> dict[str, Any]:
+    """Live one story through; what came of it."""
+    rng = random.Random(seed)
+    quiet = seed % 2 == 0
+    fates = ["", *rng.choices(["settled", "missed"] if quiet else ["settled", "missed", "given up"], k=ROUNDS)]
+    story = Story(request, folder / str(seed), fates)
+    while story.round <= ROUNDS:
+        story.live(rng.randint(1, MOST_LINES // 2 if quiet else MOST_LINES), threads=not quiet)
+    result = {"seed": seed, "kills": story.kills, "amiss": story.amiss()}
+    if quiet:
+        calm = Story(request, folder / f"{seed}-calm", fates)
+        calm.live(0, threads=False)
+        result["same"] = calm.updates == story.updates
+    return result
+
+
+def main(arguments: list[str]) -> None:
+    """Tell all stories."""
+    torch.set_num_threads(1)
+    request = Open.model_validate_json(Path(arguments[0]).read_bytes())
+    for seed in arguments[2:]:
+        print(json.dumps(tell(request, Path(arguments[1]), int(seed))), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
