@@ -67,6 +67,7 @@ class Carry:
         if held is not None and held.label.round < round_number:
             if round_number - held.label.round > MOST_ROUNDS_AWAY:
                 self._inner.reset()
+                self._kept.notes.append(f"optimizer state of round {held.label.round} dropped: too long ago")
             return
         self._residual, self._applied = self._kept.residual(round_number), None
         found = self._kept.moments(round_number)

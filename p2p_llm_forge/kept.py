@@ -31,7 +31,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from p2p_llm_forge.blobs import disk_error, sync_file, sync_folder, write_atomic
+from p2p_llm_forge.blobs import disk_error, sync_file, write_atomic
 from p2p_llm_forge.errors import DiskError, StateError
 from p2p_llm_forge.inner import Moments
 from p2p_llm_forge.state import Layout
@@ -114,13 +114,11 @@ class Kept:
 
     def _follow(self, path: Path, label: Label, moments: Moments | None) -> None:
         sync_file(path)
+        self._prune(RESIDUAL, label.round)
         if moments is not None:
             tensors = [*moments.first, *moments.second, moments.steps_T]
             self._write(self._path(OPTIMIZER, label.round), label, tensors, durable=True)
-        else:
-            sync_folder(self._folder)
-        for kind in (RESIDUAL, OPTIMIZER):
-            self._prune(kind, label.round)
+            self._prune(OPTIMIZER, label.round)
 
     def _write(self, path: Path, label: Label, tensors: Sequence[Tensor], *, durable: bool) -> None:
         digest = hashlib.sha256()
@@ -133,8 +131,11 @@ class Kept:
         """Keep two rounds; those after the newest are of a course that the run did not take."""
         rounds = self._rounds(kind)
         keep = [number for number in rounds if number <= newest][:KEPT_ROUNDS]
-        for number in set(rounds) - set(keep):
-            self._path(kind, number).unlink(missing_ok=True)
+        for path in [self._path(kind, number) for number in set(rounds) - set(keep)]:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as exc:
+                raise disk_error(exc, path) from exc
 
     # ------------------------------------------------------------------ reading
 

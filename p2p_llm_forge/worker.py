@@ -145,6 +145,8 @@ class Worker:
                 from p2p_llm_forge.measure import measure
 
                 return measure(self.device)
+        if self.engine is not None:
+            self.engine.kept.wait()
         return {}  # close
 
     def _opened(self) -> Engine:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,12 @@ class RunWorker:
         return self._worker.pid if self._worker is not None and self._worker.alive else None
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process; of a run that is closed nothing is kept for another worker."""
         if self._worker is not None:
             await self._worker.close()
             self._worker, self.state = None, ""
+        if self.run.log.close is not None:
+            await asyncio.to_thread(shutil.rmtree, self.run.folder / "work" / "kept", ignore_errors=True)
 
     # ------------------------------------------------------------------ blobs
 

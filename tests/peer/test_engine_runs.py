@@ -78,7 +78,9 @@ async def test_a_worker_that_dies_leaves_its_residual_and_optimizer_to_the_next(
         assert restored["residual"] in (restored["round"] - 1, restored["round"] - 2)
         assert restored["residual"] >= restored["optimizer"] >= 1
         assert bob.events(run, "restored") == []
-        assert not list((bob.home.path / "runs" / run / "work").glob("kept/*"))
+        for peer in (alice, bob):
+            folder = peer.home.path / "runs" / run / "work" / "kept"
+            await until(lambda folder=folder: not folder.exists())
 
 
 def any_update(peer: Any, run: str, number: int) -> bytes:
