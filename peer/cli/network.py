@@ -46,7 +46,9 @@ def _named_keys(_context: click.Context, _option: click.Parameter, values: tuple
               help="A witness whose key was made on its own machine; may be repeated, counts among N.")  # fmt: skip
 @with_home
 @with_json
-def create(name: str, supply: int, count: int | None, named: list[tuple[str, str]], home: Path, as_json: bool) -> None:
+def create(
+    name: str, supply: int, count: int | None, named: list[tuple[str, str]], home: Path, as_json: bool
+) -> None:
     """Make a new network; this peer is its first witness."""
     from ledger.genesis import Genesis
     from peer.identity import Home, NetworkFile

@@ -31,8 +31,6 @@ SETTLE_S = 20.0
 PROMPT = "In the year 1300 the"
 MAX_STALL = 5.0
 """On few cores a newcomer's start takes its share of them; a blocked run would take far longer."""
-
-
 @dataclass(kw_only=True)
 class Demo:
     """One performance."""

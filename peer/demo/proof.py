@@ -30,7 +30,7 @@ def tamper(store: Path, copy: Path) -> tuple[str, int]:
         target.execute("PRAGMA journal_mode = DELETE")
         rows = target.execute(
             "SELECT origin, log, idx, data FROM entry JOIN log ON log.id = entry.log "
-            'WHERE instr(CAST(data AS TEXT), \'"type":"receipt"\') ORDER BY log, idx'
+            "WHERE instr(CAST(data AS TEXT), '\"type\":\"receipt\"') ORDER BY log, idx"
         ).fetchall()
         if not rows:
             raise DemoFailed(f"{store}: has no receipt")

@@ -125,7 +125,9 @@ def answer_of(request: replica.Request, reply: Reply) -> replica.Answer:
         except LedgerError as exc:
             raise MessageInvalid(f"entries of {request.origin}: {exc}") from exc
         proof = tuple(bytes.fromhex(item) for item in head.proof)
-        return replica.Entries(entries=entries, size=head.size, certificate=head.certificate.encode(), proof=proof)
+        return replica.Entries(
+            entries=entries, size=head.size, certificate=head.certificate.encode(), proof=proof
+        )
     if reply.payload:
         raise MessageInvalid(f"{len(reply.payload)} bytes beside an answer that has none")
     if isinstance(request, replica.HeadsSince):

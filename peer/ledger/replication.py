@@ -220,7 +220,9 @@ class Replication:
 
     async def _store(self, origin: str, start: int, answer: Entries) -> None:
         proof = answer.proof or None
-        await self._logs.on_store(lambda store: store.accept(origin, start, answer.entries, answer.certificate, proof))
+        await self._logs.on_store(
+            lambda store: store.accept(origin, start, answer.entries, answer.certificate, proof)
+        )
         await self._logs.tell()
 
 

@@ -75,8 +75,7 @@ class Network:
             validator=self._validator,
             allowance=self.allowance,
             attach=self._attach,
-            on_event=on_event,
-            client=client,
+            on_event=on_event, client=client,
         )
 
     @classmethod

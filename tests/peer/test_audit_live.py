@@ -240,7 +240,9 @@ async def test_it_finds_a_witness_over_libp2p_and_leaves_nothing_behind(
             await advertise(network, ledgers, ledgers.witnesses["w1"])
             await ledgers.alice.logs.append(log_of(ledgers), [pay(1)])
             plugin, address = audit.LiveWitnesses(), await address_of(network)
-            views = await asyncio.to_thread(plugin.heads, ledgers.genesis, [address], {log_of(ledgers): 1}, 20.0)
+            views = await asyncio.to_thread(
+                plugin.heads, ledgers.genesis, [address], {log_of(ledgers): 1}, 20.0
+            )
         assert views["w1"].error == ""
         assert dict(views["w1"].sizes) == {log_of(ledgers): 1}
         assert list((tmp_path / "temporary").iterdir()) == []

@@ -151,7 +151,9 @@ async def test_a_witness_that_was_away_is_sent_all_it_lacks_with_the_next_head(q
     await until(has(away, quorum, 6))
 
 
-async def test_a_witness_that_fails_is_left_alone_for_a_while(quorum: Ledgers, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_witness_that_fails_is_left_alone_for_a_while(
+    quorum: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("peer.ledger.cosigning.RETRY_S", 1000.0)
     quorum.air.changes[quorum.keepers[3].network.peer_id, "ledger.cosign"] = answer({"cosignature": "garbage"})
     asked: list[str] = []

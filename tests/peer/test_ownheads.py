@@ -86,7 +86,9 @@ async def test_after_a_recovery_it_signs_again(restored: Ledgers) -> None:
     promised = keeper.store.promised(alice.logs.origin)
     assert promised is not None
     alice.crash()
-    alice.store.recover(alice.logs.origin, 1, keeper.store.entries(alice.logs.origin, 1, 2), promised, alice.account)
+    alice.store.recover(
+        alice.logs.origin, 1, keeper.store.entries(alice.logs.origin, 1, 2), promised, alice.account
+    )
     await append(alice, pay(3))
     assert [entry.amount for entry in await alice.logs.entries(alice.logs.origin, 0)] == [1, 2, 3]
 

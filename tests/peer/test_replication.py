@@ -151,7 +151,9 @@ async def serving(*replicas: Replica, follows: frozenset[str] = frozenset()) -> 
     names = [replica.network.peer_id for replica in replicas]
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(replica.replication.serve(lambda: names, lambda: {"w": names[0]}, lambda: follows))
+            group.create_task(
+                replica.replication.serve(lambda: names, lambda: {"w": names[0]}, lambda: follows)
+            )
             for replica in replicas
         ]
         yield
