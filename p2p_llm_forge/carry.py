@@ -16,8 +16,11 @@ newest residual (a power cut, a restored backup, a second home of one account) s
 that were sent since; it is dropped then: a change may be lost by such an accident, never counted twice.
 
 A member that was away keeps both: the residual fades by `codec.decay` each round, as if it had trained without finding
-anything, and AdamW's means are replaced within some ten steps. After `MOST_ROUNDS_AWAY` rounds both are dropped: what
-the daemon tells of the log ends there.
+anything, and AdamW's means are replaced within some ten steps, so neither needs a stricter limit than what the daemon
+tells of the log: after `MOST_ROUNDS_AWAY` rounds both are dropped. Measured (2 members, 120,640 parameters, 10 steps a
+round, 40 rounds, one seed): held-out loss 2.431 undisturbed, and bit by bit that with a restart of one member every
+other round, against 2.509 without anything kept; with one member away for 2 rounds in every 4: 2.467 with both kept,
+2.479 the residual only, 2.491 the optimizer only, 2.499 neither; away for 10 rounds in every 15: 2.468 against 2.472.
 
 Shapes: P parameters.
 

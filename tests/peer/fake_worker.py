@@ -201,6 +201,9 @@ class FakeWorker(Worker):
         return {"tflops": 0.001}
 
 
+
+
+
 def state_bytes(text: str) -> bytes:
     """A state file that stands for a text."""
     return text.encode().ljust(STATE_BYTES, b".")

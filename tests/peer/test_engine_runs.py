@@ -70,7 +70,9 @@ async def test_a_worker_that_dies_leaves_its_residual_and_optimizer_to_the_next(
         monkeypatch.setattr("peer.daemon.MEASURE_AFTER_S", 600.0)
         alice, bob = await world.peer("alice"), await world.peer("bob", keep_residuals=False)
         run = await submit(world, alice, tmp_path, members={"min": 2})
-        await alice.event(run, "settled", round=2)
+        for number in (1, 2):
+            await alice.event(run, "opened", round=number)
+            await alice.event(run, "settled", round=number)
         for peer in (alice, bob):
             os.kill(peer.daemon.host.workers[run].pid, signal.SIGKILL)
         await finish(run, alice, bob)
