@@ -91,8 +91,11 @@ def read_blob(path: Path, limit: int, what: str) -> bytes:
         raise disk_error(exc, path) from exc
 
 
-def write_atomic(path: Path, parts: Iterable[Buffer]) -> None:
+def write_atomic(path: Path, parts: Iterable[Buffer], *, durable: bool = True) -> None:
     """Write the parts to a temporary name, fsync, rename over `path`, fsync the folder.
+
+    Args:
+        durable: without it nothing is flushed: safe from the death of this process, not from a power cut.
 
     Raises:
         DiskError: the disk is full or refuses; the temporary file is removed.
@@ -104,9 +107,11 @@ def write_atomic(path: Path, parts: Iterable[Buffer]) -> None:
             for part in parts:
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as exc:
         temporary.unlink(missing_ok=True)
         raise disk_error(exc, path) from exc
@@ -114,7 +119,20 @@ def write_atomic(path: Path, parts: Iterable[Buffer]) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Make what `write_atomic` wrote without flushing durable. Raises DiskError."""
+    try:
+        _sync(path)
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise disk_error(exc, path) from exc
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

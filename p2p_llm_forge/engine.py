@@ -7,6 +7,7 @@ IO: reads blobs; writes updates and states into its own folder, each whole or ab
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from p2p_llm_forge import codec, memory, model, outer
-from p2p_llm_forge.blobs import blob_id, leaf_hash, merkle_root, read_blob, write_atomic
+from p2p_llm_forge.blobs import blob_id, encode_json, leaf_hash, merkle_root, read_blob, write_atomic
+from p2p_llm_forge.carry import Carry, file_name
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data import tokenize
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import BlobError, RequestError, StateError, UpdateError
 from p2p_llm_forge.inner import InnerTrainer, Read, Report
-from p2p_llm_forge.protocol import Contribution, Open
+from p2p_llm_forge.kept import Kept, Label
+from p2p_llm_forge.protocol import Contribution, Open, Settled
 from p2p_llm_forge.state import Layout, State
 
 KEPT_FILES = 3
@@ -74,8 +76,12 @@ class Engine:
         self.state = State.load(Path(request.state), self.layout)
         self.state_id = self.state.id(torch.get_num_threads())
         self.inner = InnerTrainer(built, self.layout, training, device)
-        self._residual_P: Tensor | None = None  # allocated by the first training
-        self._pending: str | None = None  # id of the update that waits for its settle
+        config = hashlib.sha256(encode_json(request.config)).hexdigest()
+        self.kept = Kept(folder / "kept", self.layout, config=config, on=request.keep)
+        self.carry = Carry(
+            kept=self.kept, updates=folder / "updates", spec=training.codec, inner=self.inner,
+            now_or_never=training.mode == "synchronous",
+        )  # fmt: skip
 
     def _check_blobs_agree(self) -> None:
         length, rows = self.manifest.sequence_length, model.vocabulary(self.config)
@@ -85,15 +91,20 @@ class Engine:
             raise BlobError(f"tokenizer blob: {self.tokenizer.vocab_size} tokens, the model's vocabulary has {rows}")
 
     def train(
-        self, *, round_number: int, start: int, count: int, seconds: float, stopped: Callable[[], bool], report: Report
-    ) -> dict[str, Any]:
+        self, *, round_number: int, start: int, count: int, seconds: float, stopped: Callable[[], bool], report: Report,
+        settled: Sequence[Settled] | None = None,
+    ) -> dict[str, Any]:  # fmt: skip
         """Train on slots start … start+count-1 from the shared state and write the update.
+
+        Args:
+            settled: our updates that the log settled of late, as in `protocol.Train`.
 
         Raises:
             RequestError: opened without shards. UpdateError: training diverged. DiskError: the update was not written.
         """
         sampler = self._sampler()
         needed = min(count, self.spec.training.inner_steps * self.spec.training.batch_size)
+        self.carry.recall(round_number)
         self.inner.take(self.state.weights_P)
         result = self.inner.train(
             self._reader(sampler.windows(start, needed)),
@@ -115,26 +126,24 @@ class Engine:
             "seconds": round(result.seconds, 6),
         }
         if result.steps:
-            reply["update"] = str(self._write_update())
-        return reply
+            reply["update"] = str(self._write_update(round_number, settled))
+        return {**reply, **self.carry.told()}
 
-    def _write_update(self) -> Path:
+    def _write_update(self, round_number: int, settled: Sequence[Settled] | None) -> Path:
         """Fold the round's change into the residual and encode what is sent of it."""
         training = self.spec.training
         change_P = self.inner.change(self.state.weights_P)
         if not bool(torch.isfinite(change_P).all()):
             self.inner.reset()
             raise UpdateError("own update: not finite, the training diverged; lower training.learning_rate")
-        self._drop_missed_gradient()
-        if self._residual_P is not None:
-            change_P.add_(self._residual_P.mul(training.codec.decay))
+        if (carried_P := self.carry.carried(round_number, settled)) is not None:
+            change_P.add_(carried_P)
         data, _ = codec.encode(change_P, training.codec)
         name = blob_id(data)
-        path = self.folder / "updates" / f"{name.partition('-')[0]}.update"
+        path = self.folder / "updates" / file_name(name)
         write_atomic(path, [data])
-        # From here it counts: settled, the sent part leaves the residual; missed, all of it stays (synchronous: goes).
-        self._residual_P, self._pending = change_P, name
         _prune(path.parent, "*.update", path)
+        self.carry.leave(Label(round=round_number, state=self.state_id, update=name), change_P)
         return path
 
     def check(self, path: Path) -> dict[str, Any]:
@@ -161,7 +170,7 @@ class Engine:
         """Move the state by the settled updates, in the order given, and write it.
 
         Raises:
-            UpdateError, DiskError: with the state, the residual and the files as before.
+            UpdateError, DiskError: with the state and the files as before.
         """
         clock = Clock(marks={})
         began = now = time.perf_counter()
@@ -182,7 +191,7 @@ class Engine:
         new_id = new.id(torch.get_num_threads())
         now = clock.lap("hash", now)
         path = self._write_state(new, new_id)
-        self._settle(contributions, decoded)
+        self.carry.applied([blob_id(data) for item, (_, data) in zip(contributions, decoded, strict=True) if item.mine])
         self.state, self.state_id = new, new_id
         clock.lap("write", now)
         clock.lap("total", began)
@@ -194,27 +203,11 @@ class Engine:
         _prune(path.parent, "*.safetensors", path)
         return path
 
-    def _settle(self, contributions: Sequence[Contribution], decoded: Sequence[tuple[codec.Update, bytes]]) -> None:
-        """What was settled of mine leaves the residual; an unsettled change stays in it."""
-        if self._residual_P is not None and self._pending is not None:
-            for item, (update, data) in zip(contributions, decoded, strict=True):
-                if item.mine and blob_id(data) == self._pending:
-                    update.subtract_from(self._residual_P)
-                    self._pending = None
-                    break
-        self._drop_missed_gradient()
-        self._pending = None
-
-    def _drop_missed_gradient(self) -> None:
-        """A gradient counts in its own round or never: the next round's total does not hold its tokens."""
-        if self._pending is not None and self.spec.training.mode == "synchronous":
-            self._residual_P = None
-
     def load(self, path: Path) -> str:
-        """Take over another state and drop the residual. Raises StateError, DiskError."""
+        """Take over another state. Raises StateError, DiskError."""
         state = State.load(path, self.layout)
         self.state, self.state_id = state, state.id(torch.get_num_threads())
-        self._residual_P = self._pending = None
+        self.carry.jumped()
         return self.state_id
 
     def evaluate(self, sequences: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,24 @@ class RoundResult:
     """Time the steps took."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """AdamW's state, tensor by tensor in the order of the state."""
+
+    first: Sequence[Tensor]
+    """Means of the gradients."""
+    second: Sequence[Tensor]
+    """Means of their squares."""
+    steps_T: Tensor
+    """Steps that each tensor has taken; 0 where it never had a gradient."""
+
+    @classmethod
+    def of(cls, first_P: Tensor, second_P: Tensor, steps_T: Tensor, layout: Layout) -> Moments:
+        """From flat vectors, not copied."""
+        sizes = [math.prod(shape) for shape in layout.shapes]
+        return cls(first=torch.split(first_P, sizes), second=torch.split(second_P, sizes), steps_T=steps_T)
+
+
 class InnerTrainer:
     """Owns the local model and its AdamW state, which lives on between rounds."""
 
@@ -53,6 +71,8 @@ class InnerTrainer:
         self.model, self.spec, self.device = model.to(device), spec, device
         self.local_P = _flatten(model, layout, device)
         self._gradient_P = _flat_gradients(self.model, layout, self.local_P) if spec.mode == "synchronous" else None
+        named = dict(model.named_parameters())
+        self._parameters = [named[name] for name in layout.names]
         self._precision = _precision(spec.precision, device)
         self.reset()
 
@@ -68,6 +88,32 @@ class InnerTrainer:
             weight_decay=self.spec.weight_decay,
             fused=True,
         )
+
+    def moments(self) -> Moments | None:
+        """The AdamW state as it is, not copied; None before the first step."""
+        states = [self._optimizer.state.get(parameter, {}) for parameter in self._parameters]
+        if not any(states):
+            return None
+        blank = [
+            torch.zeros(()) if state else torch.zeros_like(p) for state, p in zip(states, self._parameters, strict=True)
+        ]
+        return Moments(
+            first=[state.get("exp_avg", zero) for state, zero in zip(states, blank, strict=True)],
+            second=[state.get("exp_avg_sq", zero) for state, zero in zip(states, blank, strict=True)],
+            steps_T=torch.stack([torch.as_tensor(state.get("step", 0.0)).float().cpu() for state in states]),
+        )
+
+    def restore(self, moments: Moments) -> None:
+        """Go on with these in place of the AdamW state; they belong to the optimizer from now on."""
+        self.reset()
+        told = zip(self._parameters, moments.first, moments.second, moments.steps_T, strict=True)
+        for parameter, first, second, step in told:
+            if step > 0:
+                self._optimizer.state[parameter] = {
+                    "step": step.clone().to(parameter.device),
+                    "exp_avg": first.view(parameter.shape).to(parameter.device),
+                    "exp_avg_sq": second.view(parameter.shape).to(parameter.device),
+                }
 
     def take(self, weights_P: Tensor) -> None:
         """Set the local weights to the shared ones."""

@@ -18,6 +18,8 @@ from p2p_llm_forge.specfile import suggestion
 
 VERSION = 1
 LINE_LIMIT_BYTES = 16 << 20
+MOST_ROUNDS_AWAY = 64
+"""A member that trained no round for longer starts without its old residual and moments."""
 
 Round = Field(ge=1, le=(1 << 53) - 1)
 
@@ -63,6 +65,19 @@ class Open(Request):
     """Seed of this member's dropout; the run's seed when left out."""
     memory_bytes: int | None = Field(default=None, ge=0)
     """Memory to stay within; what is free now when left out."""
+    keep: bool = True
+    """Whether residual and optimizer state are kept on disk for the worker after this one."""
+
+
+class Settled(BaseModel):
+    """One of this member's own updates that the log has settled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    round: int = Round
+    """Which round's."""
+    update: str = Field(max_length=100)
+    """Blob id."""
 
 
 class Train(Request):
@@ -76,6 +91,9 @@ class Train(Request):
     """How many slots may be used."""
     seconds: float = Field(gt=0.0)
     """Time budget."""
+    settled: list[Settled] | None = Field(default=None, max_length=4 * MOST_ROUNDS_AWAY)
+    """This member's updates that the log has settled in the last `MOST_ROUNDS_AWAY` rounds; when left out, what was
+    applied as `mine` since the last training."""
 
 
 class Stop(Request):
@@ -114,7 +132,7 @@ class Apply(Request):
 
 
 class Load(Request):
-    """Replace the state; the residual is dropped."""
+    """Replace the state. Training without `settled` then drops the residual: nobody knows what was settled since."""
 
     do: Literal["load"]
     state: str

@@ -145,6 +145,8 @@ class Worker:
                 from p2p_llm_forge.measure import measure
 
                 return measure(self.device)
+        if self.engine is not None:
+            self.engine.kept.wait()
         return {}  # close
 
     def _opened(self) -> Engine:
@@ -172,6 +174,8 @@ class Worker:
     def _open(self, request: protocol.Open) -> dict[str, Any]:
         from p2p_llm_forge.engine import Engine
 
+        if self.engine is not None:
+            self.engine.kept.wait()
         self.engine = None  # The memory of the run before is free again for this one.
         self.engine = Engine(request, self.folder, self.device)
         parameters = self.engine.layout.parameters
@@ -190,6 +194,7 @@ class Worker:
             seconds=request.seconds,
             stopped=stopped.is_set,
             report=report,
+            settled=request.settled,
         )
 
     def _check(self, request: protocol.Check) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class Settings(BaseModel):
     """CPU threads for training; 0: all cores."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """What to train on."""
+    keep_residuals: bool = True
+    """Whether to keep on disk what only this member knows of a run: its residual and optimizer state of two rounds, 24
+    bytes per parameter. A restart then goes on as if nothing had been; without them it starts both anew."""
     max_runs: Annotated[int, Field(ge=0, le=64)] = 1
     """Runs to work on at the same time."""
     witness: Literal["auto", "true", "false"] = "auto"

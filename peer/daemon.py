@@ -143,7 +143,9 @@ class Daemon:
             recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
-        self.hardware = Hardware(threads=settings.threads or self._resources.cores, device=settings.device)
+        self.hardware = Hardware(
+            threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals
+        )
         credits = Credits(self.logs)
         self.replication = Replication(self.logs, network)
         self.host = Host(

@@ -34,8 +34,8 @@ ORDER = {
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
-        outer inner
-        protocol channel engine isolation measure prepare produce worker
+        outer inner kept
+        protocol carry channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
         errors files addressbook config peerkey identity resources wire messages records

@@ -118,6 +118,11 @@ class RunView:
                 return f"{at}{self.who(event['account'])} refused: {reason}"
             case "caught_up":
                 return f"{at}caught up by {event.get('by', '?')} in {event.get('seconds', 0):.1f} s"
+            case "restored":
+                kinds = [f"{kind} of round {event[kind]}" for kind in ("residual", "optimizer") if event.get(kind)]
+                return f"{at}went on with {' and '.join(kinds) or 'nothing'} of before the restart"
+            case "not_carried":
+                return f"{at}{event.get('reason', '')}"
             case "waiting":
                 return f"{at}waiting for members: {event.get('ready', 0)} of {event.get('needs', 1)} are ready"
             case "claimed":

@@ -179,6 +179,7 @@ class Member:
                     start=effect.start,
                     quota=effect.quota,
                     seconds=self.run.plan.time_budget_s,
+                    account=self._key.public,
                 )
             case Stop():
                 await self._worker.stop()

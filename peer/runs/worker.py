@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 import structlog
 
 from ledger.entries import Receipt
+from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, RunError, WorkerRefused
@@ -44,6 +46,8 @@ class Hardware:
     threads: int
     device: str
     """auto, cpu or cuda"""
+    keep: bool = True
+    """Whether residuals and optimizer states may be kept on disk."""
 
 
 class RunWorker:
@@ -71,10 +75,12 @@ class RunWorker:
         return self._worker.pid if self._worker is not None and self._worker.alive else None
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process; of a run that is closed nothing is kept for another worker."""
         if self._worker is not None:
             await self._worker.close()
             self._worker, self.state = None, ""
+        if self.run.log.close is not None:
+            await asyncio.to_thread(shutil.rmtree, self.run.folder / "work" / "kept", ignore_errors=True)
 
     # ------------------------------------------------------------------ blobs
 
@@ -131,7 +137,8 @@ class RunWorker:
                 self.run.folder / "work", threads=self._hardware.threads, device=self._hardware.device
             )
             try:
-                answer = await self._worker.call("open", config=self.run.config, state=str(path), **files)
+                keep = self._hardware.keep
+                answer = await self._worker.call("open", config=self.run.config, state=str(path), keep=keep, **files)
             except BaseException:
                 await self._worker.kill()  # half opened it would refuse everything; the next attempt starts another
                 raise
@@ -152,8 +159,19 @@ class RunWorker:
             await self._ready(state)
             await self._store.pin([state], f"{self.run.id}/state/{round_number}")
 
-    async def train(self, *, round_number: int, state: str, start: int, quota: int, seconds: float) -> Trained:
-        """Train from `state` on our slots; the update is in the blob store when this returns."""
+    async def train(
+        self, *, round_number: int, state: str, start: int, quota: int, seconds: float, account: str
+    ) -> Trained:
+        """Train from `state` on our slots; the update is in the blob store when this returns.
+
+        Args:
+            round_number: the open round; all before it are in the log.
+            state: id of the state it starts from.
+            start: first slot.
+            quota: most slots.
+            seconds: time budget.
+            account: ours, whose settled updates have left the error feedback.
+        """
         async with self._turn:
             worker = await self._ready(state)
             self.progress = {}
@@ -163,8 +181,10 @@ class RunWorker:
                 start=start,
                 count=quota,
                 seconds=seconds,
+                settled=self._settled_of(account),
                 on_event=self._progressed,
             )
+        await self._tell(round_number, answer)
         slots = int(answer["slots"])
         update = await self._store.add_file(Path(answer["update"])) if slots else ""
         return Trained(
@@ -176,6 +196,22 @@ class RunWorker:
             steps=int(answer["steps"]),
             leaves=str(answer["leaves"]),
         )
+
+    def _settled_of(self, account: str) -> list[Fields]:
+        """This account's updates that the log settled of late."""
+        return [
+            {"round": done.round, "update": receipt.update}
+            for done in self.run.log.settled[-MOST_ROUNDS_AWAY:]
+            for receipt in done.receipts
+            if receipt.account == account
+        ]
+
+    async def _tell(self, round_number: int, answer: Fields) -> None:
+        """Note in the journal what the worker took up of the worker before it, and what it could not."""
+        if "restored" in answer:
+            await self.run.journal.add("restored", round=round_number, **answer["restored"])
+        for note in answer.get("notes", []):
+            await self.run.journal.add("not_carried", round=round_number, reason=str(note))
 
     def _progressed(self, event: Fields) -> None:
         self.progress = event

@@ -49,8 +49,11 @@ def train(engine: Engine, number: int, start: int, count: int) -> dict[str, Any]
 
 def owed(engine: Engine) -> torch.Tensor:
     """What of the member's changes was not sent yet."""
-    assert engine._residual_P is not None
-    return engine._residual_P.clone()
+    held = engine.carry._residual
+    assert held is not None
+    carried_P = engine.carry.carried(held.label.round, None)
+    assert carried_P is not None
+    return carried_P
 
 
 def settled(replies: list[dict[str, Any]], mine: int | None = None) -> list[Contribution]:

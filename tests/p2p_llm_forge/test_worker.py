@@ -128,15 +128,16 @@ def test_stop_ends_a_training_after_its_step_and_check_answers_meanwhile(run: Ru
 def test_a_missed_round_is_sent_again_later(run: Run, tmp_path: Path) -> None:
     config = json.loads(json.dumps(run.prepared["config"]))
     config["training"]["codec"] = {**config["training"]["codec"], "kind": "f32", "decay": "1.0"}
+    config["training"].update(warmup_rounds=0, min_learning_rate_ratio="1.0")
     with Client(tmp_path / "a") as a:
         a("open", **{**run.open, "config": config})
         missed = a("train", round=1, start=0, count=4, seconds=60)
         a("apply", round=1, updates=[])
         norm = a("check", update=missed["update"])["norm_units"]
-        both = a("train", round=1, start=0, count=4, seconds=60)
+        both = a("train", round=2, start=0, count=4, seconds=60)
         assert a("check", update=both["update"])["norm_units"] > 1.5 * norm
         a("apply", round=2, updates=[share(both, True)])
-        alone = a("train", round=1, start=0, count=4, seconds=60)
+        alone = a("train", round=3, start=0, count=4, seconds=60)
         assert a("check", update=alone["update"])["norm_units"] < 1.5 * norm
 
 

@@ -146,7 +146,10 @@ class FakeWorker(Worker):
         self._state = Path(state).read_bytes()
         return {"state": id_of(self._state)}
 
-    async def _train(self, tell: OnEvent, *, round: int, start: int, count: int, seconds: float) -> Fields:
+    async def _train(
+        self, tell: OnEvent, *, round: int, start: int, count: int, seconds: float, settled: list[Fields]
+    ) -> Fields:
+        assert all(item["round"] < round for item in settled)
         self._engine.trained.append((round, start, count))
         self._stopped.clear()
         tell({"event": "progress", "step": 0, "steps": 2, "tokens": 0})

@@ -5,6 +5,8 @@ IO: starts worker processes.
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from tests.peer.stranger import stranger
 ROUNDS = 5
 
 
-async def submit(world: World, peer: Any, folder: Path, **training: Any) -> str:
+async def submit(
+    world: World, peer: Any, folder: Path, *, members: dict[str, int] | None = None, **training: Any
+) -> str:
     corpus = folder / "corpus.txt"
     corpus.write_text(corpus_text(600))
     fields = spec_fields(corpus, rounds=ROUNDS, inner_steps=2, batch_size=2, codec={"kind": "f32"}, **training)
+    fields["members"] = {**fields["members"], **(members or {})}
     async for event in peer.daemon.node.submit(fields):
         if event["event"] == "submitted":
             return str(event["run"])
@@ -56,6 +61,28 @@ async def test_unsound_updates_of_the_real_format_are_refused_and_the_others_agr
         for settled in alice.events(run, "settled")[1:]:
             assert mallory.account not in settled["accounts"]
         assert alice.daemon.blobs.path(alice.run(run).log.state).read_bytes()
+
+
+async def test_a_worker_that_dies_leaves_its_residual_and_optimizer_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path, monkeypatch, fake=False) as world:
+        monkeypatch.setattr("peer.daemon.MEASURE_AFTER_S", 600.0)
+        alice, bob = await world.peer("alice"), await world.peer("bob", keep_residuals=False)
+        run = await submit(world, alice, tmp_path, members={"min": 2})
+        for number in (1, 2):
+            await alice.event(run, "opened", round=number)
+            await alice.event(run, "settled", round=number)
+        for peer in (alice, bob):
+            os.kill(peer.daemon.host.workers[run].pid, signal.SIGKILL)
+        await finish(run, alice, bob)
+        (restored,) = alice.events(run, "restored")
+        assert restored["residual"] in (restored["round"] - 1, restored["round"] - 2)
+        assert restored["residual"] >= restored["optimizer"] >= 1
+        assert bob.events(run, "restored") == []
+        for peer in (alice, bob):
+            folder = peer.home.path / "runs" / run / "work" / "kept"
+            await until(lambda folder=folder: not folder.exists())
 
 
 def any_update(peer: Any, run: str, number: int) -> bytes:
