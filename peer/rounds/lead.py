@@ -15,7 +15,7 @@ from ledger.entries import Close, Entry, Receipt, Settle, Validation
 from peer.errors import RoundError
 from peer.rounds.attendance import Attendance
 from peer.rounds.desk import Desk
-from peer.rounds.log import OpenRound, RunLog
+from peer.rounds.log import RunLog
 from peer.rounds.messages import (
     Applied,
     ApplyRound,
@@ -33,11 +33,12 @@ from peer.rounds.messages import (
     Logged,
     Report,
 )
-from peer.rounds.opening import close_reason, opening
+from peer.rounds.opening import Standing, close_reason, opening, standing_after
 from peer.rounds.pace import Pace
 from peer.rounds.plan import Plan
 from peer.rounds.refusals import check_receipt
 from peer.rounds.roster import Roll
+from peer.rounds.speed import Speeds
 
 Effects = list[LeaderEffect]
 
@@ -64,7 +65,8 @@ class LeaderMachine:
         self.phase = Phase.CLOSED if log.close else Phase.COLLECTING if log.open else Phase.WAITING
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
-        self._desk = Desk(opened_at=now, pace=self.pace, timed=False)
+        self.speeds = Speeds(plan, log.settled)
+        self._desk = self._new_desk(now, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
         self._next_state = ""
@@ -74,6 +76,10 @@ class LeaderMachine:
         self._ticked_at = now
         self._grace_until = now + plan.lost_after_s
         """After taking over, members that were not heard yet are waited for so long."""
+
+    def _new_desk(self, now: float, *, timed: bool) -> Desk:
+        roster = self.log.open.roster if self.log.open is not None else ()
+        return Desk(opened_at=now, roster=roster, pace=self.pace, speeds=self.speeds, timed=timed)
 
     @property
     def delivered(self) -> frozenset[str]:
@@ -127,7 +133,7 @@ class LeaderMachine:
         effects: Effects = []
         for member in self.roll.silent(now):
             reason = f"no heartbeat for {now - member.beat_at:.1f} s"
-            effects += self._attendance.lost(member, self.log.open, reason)
+            effects += self._attendance.silent(member, self.log.open, reason)
         return effects + self._advance(now)
 
     # ------------------------------------------------------------------ receipts
@@ -165,7 +171,7 @@ class LeaderMachine:
         if self.phase is Phase.WAITING:
             return self._open_or_close()
         if self.phase is Phase.COLLECTING and self._complete(now):
-            return self._cut()
+            return self._cut(now)
         return []
 
     def _complete(self, now: float) -> bool:
@@ -198,16 +204,18 @@ class LeaderMachine:
         before = self.log.settled[-1].state_in if self.log.settled else ""
         return frozenset({self.log.state, before, self._next_state} - {""})
 
-    def _cut(self) -> Effects:
+    def _cut(self, now: float) -> Effects:
         open_round = self.log.open
         assert open_round is not None
+        working = () if self._closing else self.roll.ready(self._states())
+        late = self._desk.late(open_round.round, working, now)
         delivered = self._desk.delivered
         self._counted = tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
         if not self._counted:
             self._next_state = open_round.state
-            return self._log_settled()
+            return [*late, *self._log_settled()]
         self.phase = Phase.APPLYING
-        return [ApplyRound(round=open_round.round, receipts=self._counted)]
+        return [*late, ApplyRound(round=open_round.round, receipts=self._counted)]
 
     # ------------------------------------------------------------------ settling
 
@@ -216,9 +224,8 @@ class LeaderMachine:
         if self.phase is not Phase.APPLYING or open_round is None or message.round != open_round.round:
             return []
         self._next_state = message.state
-        balance = self._balance_after(open_round)
-        last = close_reason(self.plan, settled=message.round, balance=balance, closing=self._closing)
-        if last and every:
+        self._closing = self._closing or close_reason(self.plan, self._standing(message.round))
+        if self._closing and every:
             self.phase = Phase.EVALUATING
             return [Evaluate(round=message.round)]
         due = every > 0 and message.round % every == 0
@@ -240,27 +247,30 @@ class LeaderMachine:
             state=self._next_state,
             validation=self._validation,
         )
+        following = self._following(open_round.round, self._next_state)
         self._validation = ()
-        following = self._following(open_round.round, self._next_state, self._balance_after(open_round))
         self.phase = Phase.LOGGING
         return [Log(entries=(*receipts, settle, *following))]
 
-    def _balance_after(self, open_round: OpenRound) -> int:
-        """The run's balance once the open round is settled with what counted."""
-        reserved = sum(self.plan.worth(seat.quota) for seat in open_round.roster)
-        return self.balance + reserved - sum(self.plan.worth(receipt.slots[1]) for receipt in self._counted)
+    def _standing(self, settled: int) -> Standing:
+        """Where the run stands once round `settled` is settled with what counted."""
+        return standing_after(
+            self.log, self.plan, round=settled, balance=self.balance, counted=self._counted, figure=self._validation
+        )
 
-    def _following(self, settled: int, state: str, balance: int) -> tuple[Entry, ...]:
+    def _following(self, settled: int, state: str) -> tuple[Entry, ...]:
         """What comes after round `settled`: a close, an open, or nothing yet."""
-        plan = self.plan
-        if reason := close_reason(plan, settled=settled, balance=balance, closing=self._closing):
+        plan, number, standing = self.plan, settled + 1, self._standing(settled)
+        if reason := self._closing or close_reason(plan, standing):
             return (Close(state=state, reason=reason),)
         ready = self.roll.ready(self._states() | {state})
-        entry = opening(plan, round=settled + 1, state=state, ready=ready, balance=balance, slot=self.log.next_slot)
+        fit = self._attendance.backoff.fit(ready, round=number, wanted=plan.min_members)[: plan.max_members]
+        seats = list(zip(fit, self.speeds.quotas(fit), strict=True))
+        entry = opening(plan, round=number, state=state, seats=seats, balance=standing.balance, slot=self.log.next_slot)
         return (entry,) if entry is not None else ()
 
     def _open_or_close(self) -> Effects:
-        following = self._following(self.log.round, self.log.state, self.balance)
+        following = self._following(self.log.round, self.log.state)
         if not following:
             return []
         self.phase = Phase.LOGGING
@@ -271,7 +281,7 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk, self._counted = Desk(opened_at=now, pace=self.pace, timed=True), ()
+        self._desk, self._counted = self._new_desk(now, timed=True), ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED
             return []

@@ -29,7 +29,8 @@ class Settings:
     min_members: int
     max_members: int
     rounds: int
-    quota: int
+    batch_size: int
+    inner_steps: int
     price: int
     budget_share: float
     """The run's money over what all its rounds could cost at most."""
@@ -69,7 +70,8 @@ class Settings:
             min_members=min_members,
             max_members=rng.randint(min_members, peers),
             rounds=rng.randint(1, 12),
-            quota=rng.randint(1, 20),
+            batch_size=rng.choice([1, 1, 2, 4]),
+            inner_steps=rng.randint(1, 16),
             price=rng.choice([0, 1, 777, 1_000_000]),
             budget_share=rng.choice([0.4, 1.0, 1.0, 1.0]),
             evaluate_every=rng.choice([0, 1, 3]),
@@ -116,6 +118,7 @@ class Settings:
             run=run,
             rounds=self.rounds,
             quota=self.quota,
+            batch_size=self.batch_size,
             tokens_per_slot=TOKENS_PER_SLOT,
             price=self.price,
             min_members=self.min_members,
@@ -123,6 +126,11 @@ class Settings:
             evaluate_every=self.evaluate_every,
             time_budget_s=self.time_budget_s,
         )
+
+    @property
+    def quota(self) -> int:
+        """Most slots of a member in one round."""
+        return self.inner_steps * self.batch_size
 
     @property
     def calm(self) -> bool:
