@@ -111,7 +111,8 @@ class SimLeader:
                 self.world.reports[effect.event] = self.world.reports.get(effect.event, 0) + 1
 
     def _evaluated(self, round_number: int) -> None:
-        self.tell(rounds.Evaluated(round=round_number, loss=1_900_000))
+        loss = max(3_000_000 - 100_000 * round_number, 2_400_000)
+        self.tell(rounds.Evaluated(round=round_number, loss=loss))
 
     def _check(self, receipt: Receipt) -> None:
         def checked(refusal: tuple[str, str] | None) -> None:
