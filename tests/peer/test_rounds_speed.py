@@ -1,0 +1,257 @@
+"""Quotas by measured speed, and what the deadline makes of them.
+
+IO: none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.entries import Open, Slots
+from peer.rounds import messages as rounds
+from peer.rounds.log import Seat
+from peer.rounds.speed import EVEN, HEADROOM, LEAST_S, STRETCH, Speeds
+from tests.peer.rounds_kit import PLAN, S0, S1, S2, A, B, Bench, C, D, applies, begun, reports, settled_round
+
+WIDE = replace(PLAN, quota=80, batch_size=4, time_budget_s=60.0, rounds=1000)
+ALL = [A, B, C, D]
+
+
+def seen(**speeds: float) -> Speeds:
+    """What is known after each of these delivered so many slots a second."""
+    known, names = Speeds(WIDE, []), dict(zip("abcd", ALL, strict=True))
+    for name, speed in speeds.items():
+        known.delivered(names[name], 100, 100 / speed)
+    return known
+
+
+def seat(account: str, quota: int) -> Seat:
+    """A seat with so many slots."""
+    return Seat(account=account, start=0, quota=quota)
+
+
+# ---------------------------------------------------------------- quotas
+
+
+def test_all_of_a_roster_finish_together_and_the_fastest_gets_the_whole_quota() -> None:
+    assert seen(a=1, b=1, c=2, d=4).quotas(ALL) == [20, 20, 40, 80]
+
+
+def test_whoever_is_nearly_as_fast_as_the_fastest_gets_the_whole_quota_as_well() -> None:
+    assert seen(a=4, b=4 * EVEN, c=4 * EVEN - 0.1).quotas([A, B, C]) == [80, 80, 72]
+
+
+def test_the_slowest_gets_one_batch_and_not_a_ban() -> None:
+    assert seen(a=4, b=0.001).quotas([A, B]) == [80, 4]
+
+
+def test_while_nobody_was_seen_everybody_gets_the_whole_quota() -> None:
+    assert Speeds(WIDE, []).quotas([A, B]) == [80, 80]
+    assert Speeds(WIDE, []).round_s([seat(A, 80)]) is None
+    assert Speeds(WIDE, []).quotas([]) == []
+
+
+def test_a_newcomer_starts_with_half_of_what_the_others_get() -> None:
+    assert seen(a=1, b=2, c=4).quotas(ALL) == [20, 40, 80, 20]
+    assert seen(a=4).quotas([A, B]) == [80, 40]
+    one_batch = Speeds(replace(WIDE, quota=4), [])
+    one_batch.delivered(A, 4, 1.0)
+    assert one_batch.quotas([A, B]) == [4, 4]
+
+
+def test_where_even_the_fastest_uses_up_the_time_budget_quotas_leave_some_room_beyond_it() -> None:
+    tenth = 80 / WIDE.time_budget_s / 10
+    assert seen(a=tenth, b=tenth / 2).quotas([A, B]) == [8, 4]
+    assert round(HEADROOM * tenth * WIDE.time_budget_s / 4) * 4 == 8
+
+
+def test_no_round_is_planned_so_short_that_latency_would_decide() -> None:
+    assert seen(a=1e6, b=80 / LEAST_S, c=40 / LEAST_S).quotas([A, B, C]) == [80, 80, 40]
+
+
+def test_a_new_leader_gives_what_was_delivered_last_until_it_has_seen_for_itself() -> None:
+    log = begun()
+    log.extend(settled_round(1, S0, S1, log.size))
+    known = Speeds(WIDE, log.settled)
+    assert known.quotas([A, B]) == [4, 80]
+    known.delivered(B, 80, 10.0)
+    assert known.quotas([A, B, C]) == [4, 80, 40]
+    known.delivered(A, 4, 1.0)
+    assert known.quotas([A, B]) == [40, 80]
+
+
+@given(
+    st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=4), st.integers(0, 4), st.integers(1, 8), st.integers(1, 50),
+    st.floats(0.01, 1e4),
+)  # fmt: skip
+def test_quotas_are_whole_batches_within_bounds_and_the_faster_never_gets_less(
+    speeds: list[float], newcomers: int, batch: int, steps: int, budget_s: float
+) -> None:
+    plan = replace(PLAN, quota=batch * steps, batch_size=batch, time_budget_s=budget_s)
+    known = Speeds(plan, [])
+    names = [f"{number:064x}" for number in range(len(speeds) + newcomers)]
+    for name, speed in zip(names, sorted(speeds), strict=False):
+        known.delivered(name, 1, 1 / speed)
+    quotas = known.quotas(names)
+    assert all(batch <= quota <= plan.quota and quota % batch == 0 for quota in quotas)
+    assert quotas[: len(speeds)] == sorted(quotas[: len(speeds)])
+
+
+# ---------------------------------------------------------------- learning
+
+
+@given(st.floats(0.05, 50.0), st.floats(0.0, 10.0), st.integers(0, 3))
+def test_a_quota_settles_where_the_member_needs_as_long_as_the_fastest_and_stays_there(
+    speed: float, latency_s: float, missed: int
+) -> None:
+    """A member that needs a fixed time besides its training: network, replay, upload."""
+    known, quotas = seen(a=4), []
+    for number in range(60):
+        (_, quota) = known.quotas([A, B])
+        if number < missed:
+            known.late(seat(B, quota), 40.0)
+        else:
+            known.delivered(B, quota, latency_s + quota / speed)
+            quotas.append(quota)
+    assert all(one <= other for one, other in pairwise(quotas)) or all(one >= other for one, other in pairwise(quotas))
+    assert quotas[-1] == quotas[-2]
+    if 4 < quotas[-1] < EVEN * 80:
+        assert latency_s + quotas[-1] / speed == pytest.approx(20.0, abs=4 / speed + 0.5)
+
+
+def test_a_missed_cut_halves_the_quota_and_delivering_in_time_brings_it_back() -> None:
+    known = seen(a=4, b=4)
+    for _ in range(2):
+        known.late(seat(B, known.quotas([A, B])[1]), 20.0)
+    assert known.quotas([A, B]) == [80, 20]
+    grown = []
+    for _ in range(6):
+        grown.append(known.quotas([A, B])[1])
+        known.delivered(B, grown[-1], grown[-1] / 4)
+    assert grown == [20, 40, 56, 68, 80, 80]
+
+
+def test_who_is_always_late_still_gets_a_batch_and_is_not_forgotten_for_ever() -> None:
+    known = seen(a=4, b=4)
+    for _ in range(5000):
+        known.late(seat(B, 4), 40.0)
+    assert known.quotas([A, B]) == [80, 4]
+    known.delivered(B, 4, 1.0)
+    assert known.quotas([A, B])[1] >= 4
+
+
+def test_a_member_that_was_never_seen_and_misses_its_first_cut_starts_smaller() -> None:
+    known = seen(a=4)
+    known.late(seat(B, 40), 20.0)
+    assert known.quotas([A, B]) == [80, 20]
+
+
+def test_a_round_is_expected_to_take_as_long_as_its_slowest_seat_but_not_for_ever() -> None:
+    known = seen(a=4, b=1, c=0.01)
+    assert known.round_s([seat(A, 80), seat(B, 20)]) == 20.0
+    assert known.round_s([seat(A, 80), seat(B, 24), seat(D, 80)]) == 24.0
+    assert known.round_s([seat(A, 80), seat(C, 4)]) == STRETCH * 20.0
+
+
+# ---------------------------------------------------------------- in the leader's machine
+
+
+def deliver(bench: Bench, account: str, slots: int | None = None) -> None:
+    """A receipt for so many slots of an account's seat, all if not said."""
+    assert bench.log.open is not None
+    own = bench.log.open.seat(account)
+    assert own is not None
+    count = slots or own.quota
+    given = replace(
+        bench.open_receipt(account), slots=Slots(own.start, count), tokens=count * bench.plan.tokens_per_slot
+    )
+    bench.tell(rounds.Delivered(receipt=given), rounds.Checked(account=account, update=given.update, refusal=None))
+
+
+def unequal(balance: int = 10**9) -> Bench:
+    """A leader after a round for which A needed 10 s and B 40 s; from now on one member is enough."""
+    bench = Bench(WIDE, balance=balance)
+    bench.beat(A, B)
+    bench.plan = bench.machine.plan = replace(WIDE, min_members=1)
+    bench.stay(10.0, A, B)
+    deliver(bench, A)
+    bench.stay(40.0, A, B)
+    deliver(bench, B)
+    bench.tell(rounds.Applied(round=1, state=S1))
+    bench.beat(A, B, state=S1)
+    return bench
+
+
+def test_seats_of_unequal_quotas_follow_one_another_and_reserve_what_they_are_worth() -> None:
+    bench = unequal()
+    second = bench.logged[-1]
+    assert isinstance(second, Open)
+    assert second.roster == ((A, 160, 80), (B, 240, 20))
+    assert bench.reserved == WIDE.worth(100)
+    deliver(bench, B)
+    deliver(bench, A)
+    bench.tell(rounds.Applied(round=2, state=S2))
+    third = bench.logged[-1]
+    assert isinstance(third, Open)
+    assert third.roster[0].slot_start == 260
+    assert bench.balance == 10**9 - WIDE.worth(160 + 100) - bench.reserved
+
+
+def test_a_balance_pays_small_seats_where_it_would_not_pay_whole_ones() -> None:
+    bench = unequal(balance=WIDE.worth(160 + 100))
+    second = bench.logged[-1]
+    assert isinstance(second, Open)
+    assert [quota for _, _, quota in second.roster] == [80, 20]
+    poorer = unequal(balance=WIDE.worth(160 + 99))
+    assert isinstance(poorer.logged[-1], Open)
+    assert [account for account, _, _ in poorer.logged[-1].roster] == [A]
+
+
+def test_the_deadline_is_that_of_the_quotas_and_not_of_the_rounds_before() -> None:
+    bench = unequal()  # a round of 40 s, from which quotas for 10 s follow
+    deliver(bench, A)
+    assert applies(bench.stay(54.9, A, B, state=S1)) == []
+    effects = bench.stay(55.0, A, B, state=S1)
+    assert applies(effects) == [(A,)]
+    assert reports(effects, "late") == [{"account": B, "round": 2, "quota": 20}]
+
+
+def test_who_missed_the_cut_is_rostered_again_with_a_smaller_quota() -> None:
+    bench = unequal()
+    deliver(bench, A)
+    bench.stay(55.0, A, B, state=S1)
+    bench.tell(rounds.Applied(round=2, state=S2))
+    third = bench.logged[-1]
+    assert isinstance(third, Open)
+    assert [(account, quota) for account, _, quota in third.roster][1][1] < 20
+
+
+def test_who_died_or_was_refused_or_was_cut_by_a_cancel_was_not_slow() -> None:
+    for end in ("left", "refused", "cancel"):
+        bench = unequal()
+        deliver(bench, A)
+        if end == "left":
+            effects = bench.tell(rounds.Left(account=B, reason="gone"))
+        elif end == "refused":
+            effects = bench.deliver(B, refusal=("FP-131", "not finite"))
+        else:
+            effects = bench.tell(rounds.Cancel(reason="enough"))
+        assert applies(effects) == [(A,)]
+        assert reports(effects, "late") == []
+        assert bench.machine.speeds.expected_s(seat(B, 20)) == 10.0
+
+
+def test_part_of_a_quota_within_the_time_budget_teaches_the_speed_too() -> None:
+    bench = unequal()
+    deliver(bench, A)
+    bench.stay(50.0, A, B, state=S1)
+    deliver(bench, B, slots=5)
+    bench.tell(rounds.Applied(round=2, state=S2))
+    third = bench.logged[-1]
+    assert isinstance(third, Open)
+    assert [quota for _, _, quota in third.roster][1] < 20
