@@ -113,6 +113,11 @@ class RunView:
                 return f"{at}{self.who(event['account'])} is back"
             case "dropped":
                 return f"{at}{self.who(event['account'])} dropped: {event.get('reason', '')}"
+            case "late":
+                return f"{at}{self.who(event['account'])} was too slow for {event.get('quota', '?')} samples, gets fewer"
+            case "benched":
+                until = event.get("until", "?")
+                return f"{self.who(event['account'])} pauses until round {until}: {event.get('reason', '')}"
             case "refused":
                 reason = f"{event.get('code', '')} {event.get('reason', '')}".strip()
                 return f"{at}{self.who(event['account'])} refused: {reason}"

@@ -35,6 +35,8 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         {"event": "rejoined", "round": 7, "account": "ab" * 32},
         {"event": "refused", "round": 8, "account": ME, "code": "FP-411", "reason": "wrong round"},
         {"event": "caught_up", "round": 9, "by": "replay", "seconds": 1.25},
+        {"event": "late", "round": 10, "account": ME, "quota": 24},
+        {"event": "benched", "account": ME, "until": 14, "reason": "dropped again and again"},
     ]
     assert seen(*events).notes == (
         "round 3: Ada joined",
@@ -42,6 +44,8 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         "round 7: abababab is back",
         "round 8: Ada refused: FP-411 wrong round",
         "round 9: caught up by replay in 1.2 s",
+        "round 10: Ada was too slow for 24 samples, gets fewer",
+        "Ada pauses until round 14: dropped again and again",
     )
 
 
