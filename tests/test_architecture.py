@@ -45,8 +45,8 @@ ORDER = {
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/logs ledger/answers ledger/replication
         ledger/credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
-        rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/opening rounds/refusals
-        rounds/lead
+        rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
+        rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader
         directory runs/matcher runs/submission runs/host node
         audit/live audit/replay

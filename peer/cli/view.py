@@ -114,7 +114,8 @@ class RunView:
             case "dropped":
                 return f"{at}{self.who(event['account'])} dropped: {event.get('reason', '')}"
             case "late":
-                return f"{at}{self.who(event['account'])} was too slow for {event.get('quota', '?')} samples, gets fewer"
+                quota = event.get("quota", "?")
+                return f"{at}{self.who(event['account'])} was too slow for {quota} samples, gets fewer"
             case "benched":
                 until = event.get("until", "?")
                 return f"{self.who(event['account'])} pauses until round {until}: {event.get('reason', '')}"

@@ -5,11 +5,11 @@ Pure: time is an argument; nothing changes when a method raises.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 from ledger.entries import Receipt
 from peer.errors import RoundError
-from peer.rounds.log import Seat
+from peer.rounds.log import OpenRound
 from peer.rounds.messages import Checked, Report
 from peer.rounds.pace import Pace
 from peer.rounds.speed import Speeds
@@ -21,12 +21,14 @@ PATIENCE = 3
 class Desk:
     """Where receipts arrive. Written only by the leader's machine."""
 
-    def __init__(self, *, opened_at: float, roster: Sequence[Seat], pace: Pace, speeds: Speeds, timed: bool) -> None:
+    def __init__(
+        self, *, opened_at: float, open_round: OpenRound | None, pace: Pace, speeds: Speeds, timed: bool
+    ) -> None:
         """An empty desk.
 
         Args:
             opened_at: when the round was opened, or when we took it over.
-            roster: its seats.
+            open_round: the round, if one is open.
             pace: what earlier rounds taught; learns from this one, whose own deadline stays what it was at its opening.
             speeds: how fast the members are; learns from this round, too.
             timed: whether we saw it open, so that deliveries tell how long members need.
@@ -36,7 +38,8 @@ class Desk:
         """By account: accepted, its update not yet decoded."""
         self.delivered: dict[str, Receipt] = {}
         """By account: decoded and sound."""
-        self._roster = roster
+        self._open = open_round
+        roster = open_round.roster if open_round is not None else ()
         self._pace = pace
         self._speeds = speeds
         self._deadline_s = pace.deadline_s(speeds.round_s(roster))
@@ -102,14 +105,17 @@ class Desk:
             self._pace.saw(needed_s, expected_s)
         self._speeds.delivered(receipt.account, receipt.slots.count, needed_s)
 
-    def late(self, round: int, working: Container[str], now: float) -> list[Report]:
+    def late(self, working: Container[str], now: float) -> list[Report]:
         """The round is cut: whoever still works was too slow, and gets a smaller quota."""
-        gone = self.delivered.keys() | self._refused.keys()
-        late = [seat for seat in self._roster if seat.account in working and seat.account not in gone and self._timed]
-        for seat in late:
-            self._speeds.late(seat, now - self.opened_at)
-        fields = ({"account": seat.account, "round": round, "quota": seat.quota} for seat in late)
-        return [Report(event="late", fields=told) for told in fields]
+        if self._open is None or not self._timed:
+            return []
+        reports, gone = [], self.delivered.keys() | self._refused.keys()
+        for seat in self._open.roster:
+            if seat.account in working and seat.account not in gone:
+                self._speeds.late(seat, now - self.opened_at)
+                fields: dict[str, object] = {"account": seat.account, "round": self._open.round, "quota": seat.quota}
+                reports.append(Report(event="late", fields=fields))
+        return reports
 
     @property
     def due_at(self) -> float:

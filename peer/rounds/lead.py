@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ledger.entries import Close, Entry, Receipt, Settle, Validation
+from ledger.entries import Close, Entry, Receipt, Settle
 from peer.errors import RoundError
 from peer.rounds.attendance import Attendance
 from peer.rounds.desk import Desk
+from peer.rounds.heldout import HeldOut
 from peer.rounds.log import RunLog
 from peer.rounds.messages import (
     Applied,
@@ -32,6 +33,7 @@ from peer.rounds.messages import (
     Log,
     Logged,
     Report,
+    Unevaluated,
 )
 from peer.rounds.opening import Standing, close_reason, opening, standing_after
 from peer.rounds.pace import Pace
@@ -66,20 +68,16 @@ class LeaderMachine:
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
         self.speeds = Speeds(plan, log.settled)
-        self._desk = self._new_desk(now, timed=False)
+        self._desk = Desk(opened_at=now, open_round=log.open, pace=self.pace, speeds=self.speeds, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
         self._next_state = ""
-        self._validation: Validation | tuple[()] = ()
+        self._held_out = HeldOut(plan)
         self._closing = ""
         self._attendance = Attendance(receipt.account for done in log.settled for receipt in done.receipts)
         self._ticked_at = now
         self._grace_until = now + plan.lost_after_s
         """After taking over, members that were not heard yet are waited for so long."""
-
-    def _new_desk(self, now: float, *, timed: bool) -> Desk:
-        roster = self.log.open.roster if self.log.open is not None else ()
-        return Desk(opened_at=now, roster=roster, pace=self.pace, speeds=self.speeds, timed=timed)
 
     @property
     def delivered(self) -> frozenset[str]:
@@ -119,8 +117,8 @@ class LeaderMachine:
                 return self._checked(message, now) + self._advance(now)
             case Applied():
                 return self._applied(message, now)
-            case Evaluated():
-                return self._evaluated(message, now)
+            case Evaluated() | Unevaluated():
+                return self._evaluated(message)
             case Logged():
                 return self._logged(message, now) + self._advance(now)
             case Cancel():
@@ -208,7 +206,7 @@ class LeaderMachine:
         open_round = self.log.open
         assert open_round is not None
         working = () if self._closing else self.roll.ready(self._states())
-        late = self._desk.late(open_round.round, working, now)
+        late = self._desk.late(working, now)
         delivered = self._desk.delivered
         self._counted = tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
         if not self._counted:
@@ -220,21 +218,22 @@ class LeaderMachine:
     # ------------------------------------------------------------------ settling
 
     def _applied(self, message: Applied, now: float) -> Effects:
-        open_round, every = self.log.open, self.plan.evaluate_every
+        open_round = self.log.open
         if self.phase is not Phase.APPLYING or open_round is None or message.round != open_round.round:
             return []
         self._next_state = message.state
         self._closing = self._closing or close_reason(self.plan, self._standing(message.round))
-        if self._closing and every:
+        if self._closing and self.plan.evaluate_every:
             self.phase = Phase.EVALUATING
             return [Evaluate(round=message.round)]
-        due = every > 0 and message.round % every == 0
-        return [*self._log_settled(), *([Evaluate(round=message.round)] if due else [])]
+        living = [receipt.account for receipt in self._counted if self.roll.lives(receipt.account)]
+        asked = self._held_out.ask(message.round, self.speeds.but_slowest(living))
+        return [*self._log_settled(), *asked]
 
-    def _evaluated(self, message: Evaluated, now: float) -> Effects:
-        self._validation = Validation(message.round, message.loss)
+    def _evaluated(self, message: Evaluated | Unevaluated) -> Effects:
+        effects = self._held_out.take(message)
         awaited = self.phase is Phase.EVALUATING and self.log.open is not None and message.round == self.log.open.round
-        return self._log_settled() if awaited else []
+        return self._log_settled() if awaited and not effects else effects
 
     def _log_settled(self) -> Effects:
         """Settle the open round and, in the same append, open the next or close the run."""
@@ -245,17 +244,22 @@ class LeaderMachine:
             round=open_round.round,
             receipts=tuple(range(first, first + len(receipts))),
             state=self._next_state,
-            validation=self._validation,
+            validation=self._held_out.figure,
         )
         following = self._following(open_round.round, self._next_state)
-        self._validation = ()
+        self._held_out.figure = ()
         self.phase = Phase.LOGGING
         return [Log(entries=(*receipts, settle, *following))]
 
     def _standing(self, settled: int) -> Standing:
         """Where the run stands once round `settled` is settled with what counted."""
         return standing_after(
-            self.log, self.plan, round=settled, balance=self.balance, counted=self._counted, figure=self._validation
+            self.log,
+            self.plan,
+            round=settled,
+            balance=self.balance,
+            counted=self._counted,
+            figure=self._held_out.figure,
         )
 
     def _following(self, settled: int, state: str) -> tuple[Entry, ...]:
@@ -281,7 +285,8 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk, self._counted = self._new_desk(now, timed=True), ()
+        self._desk = Desk(opened_at=now, open_round=self.log.open, pace=self.pace, speeds=self.speeds, timed=True)
+        self._counted = ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED
             return []

@@ -57,6 +57,11 @@ class Speeds:
         cautious = self._batches(int(CAUTION * median(seen.values()) / self._plan.batch_size))
         return [seen[account] if account in seen else self._before(account, cautious) for account in accounts]
 
+    def but_slowest(self, accounts: Sequence[str]) -> list[str]:
+        """These without the slowest one, if there is more than one; whoever was not seen yet counts as the slowest."""
+        slowest = min(accounts, key=lambda account: self._seen.get(account, 0.0), default="")
+        return [account for account in accounts if account != slowest or len(accounts) == 1]
+
     def expected_s(self, seat: Seat) -> float | None:
         """How long this seat should need; None for a member that was never seen to deliver."""
         return seat.quota / self._seen[seat.account] if seat.account in self._seen else None

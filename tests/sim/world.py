@@ -22,6 +22,7 @@ from tests.sim.faults import Faults
 from tests.sim.net import Clock, Net, Weather
 from tests.sim.node import Disk, Node, Traits
 from tests.sim.settings import FIRST_STATE, NETWORK, TOKENS_PER_SLOT, Settings
+from tests.sim.worker import held_out_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,8 @@ class World:
 
     def _settled(self, start: int, entries: Sequence[Entry], settle: Settle) -> None:
         self.settled_at.append(self.clock.now)
+        if settle.validation:
+            assert settle.validation.loss == held_out_loss(settle.validation.round), "a lie became a held-out loss"
         for index in settle.receipts:
             receipt = cast(Receipt, entries[index - start])
             slots = set(range(receipt.slots.start, sum(receipt.slots)))
