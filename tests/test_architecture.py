@@ -47,7 +47,7 @@ ORDER = {
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/leader
+        runs/run runs/stopwatch runs/joined runs/heart runs/worker runs/member runs/evaluating runs/leader
         directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app

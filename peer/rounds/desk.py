@@ -127,3 +127,12 @@ class Desk:
         """From then on it is cut even with too few receipts; never while members may still use up their time budget."""
         patience_s = PATIENCE * (self.due_at - self.opened_at)
         return self.opened_at + max(patience_s, self._pace.first_s * (1 if self.delivered else PATIENCE))
+
+
+def verdict(receipt: Receipt, message: Checked) -> Report:
+    """What a person is told of a receipt whose update was decoded."""
+    fields: dict[str, object] = {"account": receipt.account, "round": receipt.round}
+    if message.refusal is not None:
+        code, reason = message.refusal
+        return Report(event="refused", fields={**fields, "code": code, "reason": reason})
+    return Report(event="receipt", fields={**fields, "loss": receipt.loss / 1e6, "tokens": receipt.tokens})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ledger.entries import Validation
-from peer.rounds.messages import Evaluate, Evaluated, LeaderEffect, Unevaluated
+from peer.rounds.messages import Evaluate, Evaluated, LeaderEffect, Report, Unevaluated
 from peer.rounds.plan import Plan
 
 WILD = 0.2
@@ -42,17 +42,22 @@ class HeldOut:
         self._turns[account] = round
         return [Evaluate(round=round, account=account)]
 
-    def take(self, message: Evaluated | Unevaluated) -> list[LeaderEffect]:
-        """A figure arrived, or will not come; asks our own worker where it must be measured again."""
+    def take(self, message: Evaluated | Unevaluated, *, settled: int) -> list[LeaderEffect]:
+        """A figure arrived, or will not come; asks our own worker where it must be measured again.
+
+        Our own worker holds the state after the last `settled` round; for an older one it is not asked any more.
+        """
         if message.round <= self._newest:
             return []
         if isinstance(message, Unevaluated) or (message.account and self._doubtful(message.loss)):
-            return [Evaluate(round=message.round)]
+            return [Evaluate(round=message.round)] if message.round >= settled else []
         self._newest = message.round
         self.figure = Validation(message.round, message.loss)
-        if not message.account:
-            self._own = message.loss
-        return []
+        told: dict[str, object] = {"round": message.round, "validation": message.loss / 1e6}
+        if message.account:
+            return [Report(event="evaluated", fields={**told, "account": message.account})]
+        self._own = message.loss
+        return [Report(event="evaluated", fields=told)]
 
     def _doubtful(self, loss: int) -> bool:
         own = self._own

@@ -14,7 +14,7 @@ from enum import StrEnum
 from ledger.entries import Close, Entry, Receipt, Settle
 from peer.errors import RoundError
 from peer.rounds.attendance import Attendance
-from peer.rounds.desk import Desk
+from peer.rounds.desk import Desk, verdict
 from peer.rounds.heldout import HeldOut
 from peer.rounds.log import RunLog
 from peer.rounds.messages import (
@@ -152,16 +152,10 @@ class LeaderMachine:
         receipt = self._desk.judge(message, now)
         if receipt is None:
             return []
-        fields: dict[str, object] = {"account": receipt.account, "round": receipt.round}
-        if message.refusal is not None:
-            if message.unsound:
-                self.roll.strike(message.account)
-            code, reason = message.refusal
-            return [Report(event="refused", fields={**fields, "code": code, "reason": reason})]
-        if self.phase is not Phase.COLLECTING:
-            return []  # the round was cut meanwhile
-        fields |= {"loss": receipt.loss / 1e6, "tokens": receipt.tokens}
-        return [Report(event="receipt", fields=fields)]
+        if message.unsound:
+            self.roll.strike(message.account)
+        too_late = message.refusal is None and self.phase is not Phase.COLLECTING  # the round was cut meanwhile
+        return [] if too_late else [verdict(receipt, message)]
 
     # ------------------------------------------------------------------ deciding
 
@@ -231,9 +225,10 @@ class LeaderMachine:
         return [*self._log_settled(), *asked]
 
     def _evaluated(self, message: Evaluated | Unevaluated) -> Effects:
-        effects = self._held_out.take(message)
-        awaited = self.phase is Phase.EVALUATING and self.log.open is not None and message.round == self.log.open.round
-        return self._log_settled() if awaited and not effects else effects
+        effects = self._held_out.take(message, settled=self.log.round)
+        figure = self._held_out.figure  # of the last state, whose settle waits for it
+        awaited = self.phase is Phase.EVALUATING and figure and figure.round == self.log.round + 1
+        return [*effects, *self._log_settled()] if awaited else effects
 
     def _log_settled(self) -> Effects:
         """Settle the open round and, in the same append, open the next or close the run."""

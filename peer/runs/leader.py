@@ -27,6 +27,7 @@ from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
+from peer.runs import evaluating
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.run import Run
@@ -68,7 +69,6 @@ class Leader:
             run: the run, whose log we may write.
             worker: its worker.
             logs: the ledger replica.
-            replication: sends members what is new in it.
             replication: sends members what is new in it.
             network: libp2p.
             account: ours.
@@ -262,9 +262,10 @@ class Leader:
 
     async def _evaluate(self, effect: Evaluate) -> LeaderMessage:
         state = self._applied if self.run.log.round < effect.round else self.run.log.state_after(effect.round)
-        sequences = int(self.run.config["evaluation"]["sequences"])
-        loss = await self._worker.evaluate(state=state, sequences=sequences)
-        await self.run.journal.add("evaluated", round=effect.round, validation=loss / 1e6)
+        if effect.account not in ("", self._account):
+            peer = self._joined.peer_of(effect.account)
+            return await evaluating.ask(self.run, self._network, peer, effect, state)
+        loss = await self._worker.evaluate(state=state, sequences=int(self.run.config["evaluation"]["sequences"]))
         return rounds.Evaluated(round=effect.round, loss=loss)
 
     # ------------------------------------------------------------------ the log
