@@ -197,7 +197,7 @@ class EvaluationSpec(Section):
     """When the held-out samples are looked at."""
 
     every: int = Field(default=1, ge=0)
-    """Rounds between evaluations; 0 never."""
+    """Rounds between evaluations, by the members in turn; 0 never."""
     sequences: int = Field(default=64, ge=1)
     """At most this many held-out sequences."""
     patience: int | None = Field(default=None, ge=1, le=1_000_000)

@@ -99,8 +99,9 @@ class Node:
         """The held-out loss of the state after a round; a liar's would end the run, or is out of this world."""
         if self.traits.hostile:
             return self.world.rng.choice([1, 10**15])
-        if self.member.machine.held is None:
-            raise Failure("FP-409", "holds no state")
+        held = self.member.machine.held
+        if held is None or held[0] > round_number:
+            raise Failure("FP-426", "does not hold that state")
         return held_out_loss(round_number)
 
     # ------------------------------------------------------------------ the log
