@@ -263,7 +263,8 @@ class LeaderMachine:
         if reason := self._closing or close_reason(plan, standing):
             return (Close(state=state, reason=reason),)
         ready = self.roll.ready(self._states() | {state})
-        fit = self._attendance.backoff.fit(ready, round=number, wanted=plan.min_members)[: plan.max_members]
+        fit = self._attendance.backoff.fit(ready, round=number, wanted=plan.min_members)
+        fit = self.speeds.in_time(fit, round=number, wanted=plan.min_members)[: plan.max_members]
         seats = list(zip(fit, self.speeds.quotas(fit), strict=True))
         entry = opening(plan, round=number, state=state, seats=seats, balance=standing.balance, slot=self.log.next_slot)
         return (entry,) if entry is not None else ()

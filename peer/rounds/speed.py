@@ -24,8 +24,14 @@ HEADROOM = 1.25
 """Where the time budget ends the training, quotas leave room for so many times what was seen."""
 CAUTION = 0.5
 """A newcomer's quota over the median one of the others."""
-STRETCH = 2.0
-"""For a single batch of a very slow member the others wait at most so many times the planned round."""
+STRETCH = 1.25
+"""Whoever needs longer for a single batch than so many times the planned round, …"""
+APART = 8.0
+"""… and is so many times slower than the median member, is not in every round. The median: no single one decides it."""
+LOSS = 0.1
+"""Such a member comes so rarely that waiting for its batch costs the others no more than this share of their time."""
+ROUND_UP = 1.1
+"""Quotas are rounded to whole batches, but up by no more than this factor: one batch too many holds up everybody."""
 
 
 class Speeds:
@@ -48,6 +54,23 @@ class Speeds:
         least = self._plan.batch_size / (2 * self._plan.first_deadline_s)
         self._seen[seat.account] = max(least, min(self._seen.get(seat.account, most), most) / 2)
 
+    def in_time(self, accounts: Sequence[str], *, round: int, wanted: int) -> list[str]:
+        """These without the ones for whose single batch this round does not wait; `wanted` of them at least."""
+        round_s, left = self._round_s(accounts), len(accounts) - wanted
+        if round_s is None:
+            return list(accounts)
+        middle = median(self._seen[account] for account in accounts if account in self._seen)
+        chosen = []
+        for account in accounts:
+            speed = self._seen.get(account, middle)
+            needed = self._plan.batch_size / speed / round_s
+            slow = needed > STRETCH and speed * APART < middle
+            if slow and round % ceil((needed - 1) / LOSS) and left > 0:
+                left -= 1
+            else:
+                chosen.append(account)
+        return chosen
+
     def quotas(self, accounts: Sequence[str]) -> list[int]:
         """Slots for each of a roster: whole batches, at least one and at most `plan.quota`."""
         round_s = self._round_s(accounts)
@@ -68,11 +91,8 @@ class Speeds:
 
     def round_s(self, roster: Sequence[Seat]) -> float | None:
         """How long a round with these seats should take; None while nobody's speed is known."""
-        planned_s = self._round_s([seat.account for seat in roster])
-        if planned_s is None:
-            return None
-        expected = [expected_s for seat in roster if (expected_s := self.expected_s(seat)) is not None]
-        return min(max(expected), STRETCH * planned_s)
+        expected = (self.expected_s(seat) for seat in roster)
+        return max((expected_s for expected_s in expected if expected_s is not None), default=None)
 
     def _round_s(self, accounts: Sequence[str]) -> float | None:
         """In so long the fastest uses up a whole quota, or everybody the time budget."""
@@ -84,7 +104,9 @@ class Speeds:
     def _share(self, slots: float) -> int:
         if slots >= EVEN * self._plan.quota:
             return self._plan.quota
-        return self._batches(round(slots / self._plan.batch_size))
+        count = slots / self._plan.batch_size
+        nearest = round(count)
+        return self._batches(nearest if nearest <= ROUND_UP * count else nearest - 1)
 
     def _before(self, account: str, otherwise: int) -> int:
         """What a member that we have not seen delivered to a leader before us."""

@@ -100,6 +100,15 @@ def test_quotas_settle_and_do_not_swing(seed: int) -> None:
         assert all(abs(one - other) <= 0.15 * one for one, other in pairwise(given[2 * LEARNT :]))
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_machine_a_hundred_times_slower_contributes_and_costs_the_others_little(seed: int) -> None:
+    world = World(seed, calm(60, speeds=(1.0, 100.0, 100.0, 100.0), time_budget_s=6000.0, heal_s=50_000.0))
+    play(world)
+    assert min(slots_of(world, slice(LEARNT, None)).values()) > 0
+    assert len(slots_of(world, slice(LEARNT, None))) == 4
+    assert used(world) >= 0.8
+
+
 def rostered(world: World, name: str) -> list[int]:
     """The rounds on whose roster a peer was."""
     opens = [entry for entry in world.truth if isinstance(entry, Open)]
