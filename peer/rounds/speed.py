@@ -9,6 +9,7 @@ Pure: numbers in, numbers out; times are seconds on the caller's clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import ceil, sqrt
 from statistics import median
@@ -28,6 +29,8 @@ STRETCH = 1.25
 """Whoever needs longer for a single batch than so many times the planned round, …"""
 APART = 8.0
 """… and is so many times slower than the median member, is not in every round. The median: no single one decides it."""
+SURE = 3
+"""It takes so many deliveries or missed cuts to know that."""
 LOSS = 0.1
 """Such a member comes so rarely that waiting for its batch costs the others no more than this share of their time."""
 ROUND_UP = 1.1
@@ -41,15 +44,19 @@ class Speeds:
         """Nothing was seen yet; until it is, a member of the `settled` rounds gets what it last delivered."""
         self._plan = plan
         self._seen: dict[str, float] = {}
+        self._times: Counter[str] = Counter()
+        """How often each speed was seen."""
         self._last = {receipt.account: receipt.slots.count for done in settled for receipt in done.receipts}
 
     def delivered(self, account: str, slots: int, needed_s: float) -> None:
         """A member delivered so many slots `needed_s` after the opening."""
+        self._times[account] += 1
         seen = slots / max(needed_s, 1e-3)
         self._seen[account] = sqrt(self._seen.get(account, seen) * seen)
 
     def late(self, seat: Seat, waited_s: float) -> None:
         """A member worked on but had delivered nothing when the round was cut, `waited_s` after its opening."""
+        self._times[seat.account] += 1
         most = seat.quota / max(waited_s, 1e-3)
         least = self._plan.batch_size / (2 * self._plan.first_deadline_s)
         self._seen[seat.account] = max(least, min(self._seen.get(seat.account, most), most) / 2)
@@ -64,7 +71,7 @@ class Speeds:
         for account in accounts:
             speed = self._seen.get(account, middle)
             needed = self._plan.batch_size / speed / round_s
-            slow = needed > STRETCH and speed * APART < middle
+            slow = needed > STRETCH and speed * APART < middle and self._times[account] >= SURE
             if slow and round % ceil((needed - 1) / LOSS) and left > 0:
                 left -= 1
             else:

@@ -100,6 +100,7 @@ def test_a_member_that_flaps_is_benched_with_the_reason_and_until_when() -> None
     (told,) = reports(bench.asked, "benched")
     assert (told["account"], told["until"]) == (B, 5)
     assert told["reason"] == "dropped again and again, last in round 3: no heartbeat for 3.0 s"
+    bench.stay(bench.now + PLAN.lost_after_s, A, B, state=state(3))
     bench.settle(state(4), A)
     assert rostered(bench) == [True, True, True, False, True]
 
