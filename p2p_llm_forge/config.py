@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from p2p_llm_forge import specfile
 from p2p_llm_forge.errors import SpecError
@@ -58,6 +58,16 @@ class RunSpec(Section):
         if training.mode == "local":
             return training.max_update_rms
         return training.max_update_rms * training.inner_steps * training.batch_size * self.data.sequence_length
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        asks = {"training.target_loss": self.training.target_loss, "evaluation.patience": self.evaluation.patience}
+        for name in [name for name, value in asks.items() if value is not None]:
+            if not self.evaluation.every:
+                raise ValueError(f"{name} needs held-out losses; set evaluation.every to 1 or more")
+            if not self.data.held_out:
+                raise ValueError(f"{name} needs held-out samples; set data.held_out above 0")
+        return self
 
     @classmethod
     def load(cls, path: str | Path) -> RunSpec:

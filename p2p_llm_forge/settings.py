@@ -164,7 +164,8 @@ class TrainingSpec(Section):
     rounds: int = Field(default=20, ge=1, le=1_000_000)
     """Rounds until the run is finished."""
     inner_steps: int = Field(default=20, ge=1, le=100_000)
-    """Most AdamW steps of a member in one round; synchronous: batches that it adds up for the one step."""
+    """Most AdamW steps of a member in one round: the fastest takes so many, slower ones fewer in the same time.
+    In mode synchronous, batches that it adds up for the one step."""
     batch_size: int = Field(default=8, ge=1, le=1 << 20)
     """Sequences per AdamW step; synchronous: a member's part of the shared batch is `inner_steps` times this."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=1 << 20)
@@ -199,6 +200,10 @@ class TrainingSpec(Section):
     updates are sums over tokens, above this times the tokens of a member's full part."""
     time_budget_s: float = Field(default=60.0, gt=0.0, le=86400.0)
     """Longest time a member trains in one round."""
+    max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT)
+    """The run ends with the round in which so many tokens are reached, if `rounds` is not reached before."""
+    target_loss: float | None = Field(default=None, ge=1e-6, le=100.0)
+    """A held-out loss (nats a token) at or below this ends the run; needs `evaluation.every` and `data.held_out`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -243,9 +248,11 @@ class EvaluationSpec(Section):
     """When the held-out samples are looked at."""
 
     every: int = Field(default=1, ge=0)
-    """Rounds between evaluations; 0 never."""
+    """Rounds between evaluations, by the members in turn; 0 never."""
     sequences: int = Field(default=64, ge=1)
     """At most this many held-out sequences."""
+    patience: int | None = Field(default=None, ge=1, le=1_000_000)
+    """So many evaluations in a row without a better held-out loss end the run; never if unset."""
 
 
 class CreditsSpec(Section):

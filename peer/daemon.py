@@ -35,6 +35,7 @@ from peer.network.network import Network
 from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.resources import measure
+from peer.runs import evaluating
 from peer.runs.host import Host
 from peer.runs.submission import Submitter
 from peer.runs.worker import Hardware
@@ -146,8 +147,7 @@ class Daemon:
         self.hardware = Hardware(
             threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals
         )
-        credits = Credits(self.logs)
-        self.replication = Replication(self.logs, network)
+        credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,
             network=network,
@@ -159,6 +159,7 @@ class Daemon:
             hardware=self.hardware,
             max_runs=settings.max_runs,
         )
+        evaluating.serve(network, self.host.members, self.directory.peer_of)
         submitter = Submitter(home=home.path, store=self.blobs, logs=self.logs, credits=credits, hardware=self.hardware)
         self.node = Node(
             home=home.path,

@@ -126,6 +126,20 @@ class Gossip(Message):
     peer: PeerIdText
 
 
+class Evaluation(Message):
+    """`run.evaluate`: the leader asks a member for the held-out loss of a state."""
+
+    run: Hash
+    state: BlobId
+
+
+class HeldOutLoss(Message):
+    """Answer of `run.evaluate`."""
+
+    loss: Natural
+    """Micro-nats a token."""
+
+
 class Goodbye(Message):
     """`run.leave`: the member stops taking part."""
 

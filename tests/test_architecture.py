@@ -47,9 +47,10 @@ ORDER = {
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
-        rounds/roster rounds/attendance rounds/desk rounds/opening rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member runs/leader
-        runs/candidate directory runs/matcher runs/submission runs/host node
+        rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
+        rounds/refusals rounds/lead
+        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member
+        runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

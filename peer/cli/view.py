@@ -113,6 +113,12 @@ class RunView:
                 return f"{at}{self.who(event['account'])} is back"
             case "dropped":
                 return f"{at}{self.who(event['account'])} dropped: {event.get('reason', '')}"
+            case "late":
+                quota = event.get("quota", "?")
+                return f"{at}{self.who(event['account'])} was too slow for {quota} samples, gets fewer"
+            case "benched":
+                until = event.get("until", "?")
+                return f"{self.who(event['account'])} pauses until round {until}: {event.get('reason', '')}"
             case "refused":
                 reason = f"{event.get('code', '')} {event.get('reason', '')}".strip()
                 return f"{at}{self.who(event['account'])} refused: {reason}"
@@ -125,6 +131,10 @@ class RunView:
                 return f"{at}{event.get('reason', '')}"
             case "waiting":
                 return f"{at}waiting for members: {event.get('ready', 0)} of {event.get('needs', 1)} are ready"
+            case "leads":
+                return f"{self.who(event['account'])} leads in term {event.get('term', '?')}"
+            case "stepped_down":
+                return f"{self.who(event['account'])} leads no more: {event.get('reason', '')}"
             case "claimed":
                 return f"claimed {credits(event.get('micro_credits', 0))} credits"
             case "error":

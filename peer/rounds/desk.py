@@ -5,10 +5,14 @@ Pure: time is an argument; nothing changes when a method raises.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from ledger.entries import Receipt
 from peer.errors import RoundError
-from peer.rounds.messages import Checked
+from peer.rounds.log import OpenRound
+from peer.rounds.messages import Checked, Report
 from peer.rounds.pace import Pace
+from peer.rounds.speed import Speeds
 
 PATIENCE = 3
 """After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
@@ -17,12 +21,16 @@ PATIENCE = 3
 class Desk:
     """Where receipts arrive. Written only by the leader's machine."""
 
-    def __init__(self, *, opened_at: float, pace: Pace, timed: bool) -> None:
+    def __init__(
+        self, *, opened_at: float, open_round: OpenRound | None, pace: Pace, speeds: Speeds, timed: bool
+    ) -> None:
         """An empty desk.
 
         Args:
             opened_at: when the round was opened, or when we took it over.
+            open_round: the round, if one is open.
             pace: what earlier rounds taught; learns from this one, whose own deadline stays what it was at its opening.
+            speeds: how fast the members are; learns from this round, too.
             timed: whether we saw it open, so that deliveries tell how long members need.
         """
         self.opened_at = opened_at
@@ -30,8 +38,12 @@ class Desk:
         """By account: accepted, its update not yet decoded."""
         self.delivered: dict[str, Receipt] = {}
         """By account: decoded and sound."""
+        self._open = open_round
+        roster = open_round.roster if open_round is not None else ()
         self._pace = pace
-        self._deadline_s = pace.deadline_s
+        self._speeds = speeds
+        self._deadline_s = pace.deadline_s(speeds.round_s(roster))
+        self._expected = {seat.account: speeds.expected_s(seat) for seat in roster}
         self._timed = timed
         self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
         self._first_s: float | None = None
@@ -82,10 +94,28 @@ class Desk:
             needed_s = now - self.opened_at
             self._first_s = needed_s if self._first_s is None else self._first_s
             if self._timed:
-                self._pace.saw(needed_s)
+                self._learn(receipt, needed_s)
         elif message.unsound:
             self._refused[message.account] = (receipt, message.refusal)
         return receipt
+
+    def _learn(self, receipt: Receipt, needed_s: float) -> None:
+        expected_s = self._expected.get(receipt.account)
+        if expected_s is not None:
+            self._pace.saw(needed_s, expected_s)
+        self._speeds.delivered(receipt.account, receipt.slots.count, needed_s)
+
+    def late(self, working: Container[str], now: float) -> list[Report]:
+        """The round is cut: whoever still works was too slow, and gets a smaller quota."""
+        if self._open is None or not self._timed:
+            return []
+        reports, gone = [], self.delivered.keys() | self._refused.keys()
+        for seat in self._open.roster:
+            if seat.account in working and seat.account not in gone:
+                self._speeds.late(seat, now - self.opened_at)
+                fields: dict[str, object] = {"account": seat.account, "round": self._open.round, "quota": seat.quota}
+                reports.append(Report(event="late", fields=fields))
+        return reports
 
     @property
     def due_at(self) -> float:
@@ -97,3 +127,12 @@ class Desk:
         """From then on it is cut even with too few receipts; never while members may still use up their time budget."""
         patience_s = PATIENCE * (self.due_at - self.opened_at)
         return self.opened_at + max(patience_s, self._pace.first_s * (1 if self.delivered else PATIENCE))
+
+
+def verdict(receipt: Receipt, message: Checked) -> Report:
+    """What a person is told of a receipt whose update was decoded."""
+    fields: dict[str, object] = {"account": receipt.account, "round": receipt.round}
+    if message.refusal is not None:
+        code, reason = message.refusal
+        return Report(event="refused", fields={**fields, "code": code, "reason": reason})
+    return Report(event="receipt", fields={**fields, "loss": receipt.loss / 1e6, "tokens": receipt.tokens})

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ledger.entries import Close, Entry, Receipt, Settle, Validation
+from ledger.entries import Close, Entry, Receipt, Settle
 from peer.errors import RoundError
 from peer.rounds.attendance import Attendance
-from peer.rounds.desk import Desk
-from peer.rounds.log import OpenRound, RunLog
+from peer.rounds.desk import Desk, verdict
+from peer.rounds.heldout import HeldOut
+from peer.rounds.log import RunLog
 from peer.rounds.messages import (
     Applied,
     ApplyRound,
@@ -32,12 +33,14 @@ from peer.rounds.messages import (
     Log,
     Logged,
     Report,
+    Unevaluated,
 )
-from peer.rounds.opening import close_reason, opening
+from peer.rounds.opening import Standing, close_reason, opening, standing_after
 from peer.rounds.pace import Pace
 from peer.rounds.plan import Plan
 from peer.rounds.refusals import check_receipt
 from peer.rounds.roster import Roll
+from peer.rounds.speed import Speeds
 
 Effects = list[LeaderEffect]
 
@@ -56,14 +59,10 @@ class Phase(StrEnum):
 class LeaderMachine:
     """Leads one run. `log` is shared with the daemon, which extends it before it says `Logged`."""
 
-    def __init__(
-        self, *, plan: Plan, log: RunLog, balance: int, now: float, grace_s: float | None = None
-    ) -> None:
-        """Take over the run where its log stands.
+    def __init__(self, *, plan: Plan, log: RunLog, balance: int, now: float, grace_s: float | None = None) -> None:
+        """Take over the run where its log stands; `balance` is the run account's spendable micro-credits.
 
-        Args:
-            balance: the run account's spendable micro-credits.
-            grace_s: how long members that were not heard yet are waited for; by default, as long as a silent one.
+        Members that were not heard yet are waited for during `grace_s`; by default, as long as for a silent one.
         """
         self.plan = plan
         self.log = log
@@ -71,11 +70,12 @@ class LeaderMachine:
         self.phase = Phase.CLOSED if log.close else Phase.COLLECTING if log.open else Phase.WAITING
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
-        self._desk = Desk(opened_at=now, pace=self.pace, timed=False)
+        self.speeds = Speeds(plan, log.settled)
+        self._desk = Desk(opened_at=now, open_round=log.open, pace=self.pace, speeds=self.speeds, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
         self._next_state = ""
-        self._validation: Validation | tuple[()] = ()
+        self._held_out = HeldOut(plan)
         self._closing = ""
         self._attendance = Attendance(receipt.account for done in log.settled for receipt in done.receipts)
         self._ticked_at = now
@@ -120,8 +120,8 @@ class LeaderMachine:
                 return self._checked(message, now) + self._advance(now)
             case Applied():
                 return self._applied(message, now)
-            case Evaluated():
-                return self._evaluated(message, now)
+            case Evaluated() | Unevaluated():
+                return self._evaluated(message)
             case Logged():
                 return self._logged(message, now) + self._advance(now)
             case Cancel():
@@ -134,7 +134,7 @@ class LeaderMachine:
         effects: Effects = []
         for member in self.roll.silent(now):
             reason = f"no heartbeat for {now - member.beat_at:.1f} s"
-            effects += self._attendance.lost(member, self.log.open, reason)
+            effects += self._attendance.silent(member, self.log.open, reason)
         return effects + self._advance(now)
 
     # ------------------------------------------------------------------ receipts
@@ -155,16 +155,10 @@ class LeaderMachine:
         receipt = self._desk.judge(message, now)
         if receipt is None:
             return []
-        fields: dict[str, object] = {"account": receipt.account, "round": receipt.round}
-        if message.refusal is not None:
-            if message.unsound:
-                self.roll.strike(message.account)
-            code, reason = message.refusal
-            return [Report(event="refused", fields={**fields, "code": code, "reason": reason})]
-        if self.phase is not Phase.COLLECTING:
-            return []  # the round was cut meanwhile
-        fields |= {"loss": receipt.loss / 1e6, "tokens": receipt.tokens}
-        return [Report(event="receipt", fields=fields)]
+        if message.unsound:
+            self.roll.strike(message.account)
+        too_late = message.refusal is None and self.phase is not Phase.COLLECTING  # the round was cut meanwhile
+        return [] if too_late else [verdict(receipt, message)]
 
     # ------------------------------------------------------------------ deciding
 
@@ -172,7 +166,7 @@ class LeaderMachine:
         if self.phase is Phase.WAITING:
             return self._open_or_close()
         if self.phase is Phase.COLLECTING and self._complete(now):
-            return self._cut()
+            return self._cut(now)
         return []
 
     def _complete(self, now: float) -> bool:
@@ -205,36 +199,39 @@ class LeaderMachine:
         before = self.log.settled[-1].state_in if self.log.settled else ""
         return frozenset({self.log.state, before, self._next_state} - {""})
 
-    def _cut(self) -> Effects:
+    def _cut(self, now: float) -> Effects:
         open_round = self.log.open
         assert open_round is not None
+        working = () if self._closing else self.roll.ready(self._states())
+        late = self._desk.late(working, now)
         delivered = self._desk.delivered
         self._counted = tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
         if not self._counted:
             self._next_state = open_round.state
-            return self._log_settled()
+            return [*late, *self._log_settled()]
         self.phase = Phase.APPLYING
-        return [ApplyRound(round=open_round.round, receipts=self._counted)]
+        return [*late, ApplyRound(round=open_round.round, receipts=self._counted)]
 
     # ------------------------------------------------------------------ settling
 
     def _applied(self, message: Applied, now: float) -> Effects:
-        open_round, every = self.log.open, self.plan.evaluate_every
+        open_round = self.log.open
         if self.phase is not Phase.APPLYING or open_round is None or message.round != open_round.round:
             return []
         self._next_state = message.state
-        balance = self._balance_after(open_round)
-        last = close_reason(self.plan, settled=message.round, balance=balance, closing=self._closing)
-        if last and every:
+        self._closing = self._closing or close_reason(self.plan, self._standing(message.round))
+        if self._closing and self.plan.evaluate_every:
             self.phase = Phase.EVALUATING
             return [Evaluate(round=message.round)]
-        due = every > 0 and message.round % every == 0
-        return [*self._log_settled(), *([Evaluate(round=message.round)] if due else [])]
+        living = [receipt.account for receipt in self._counted if self.roll.lives(receipt.account)]
+        asked = self._held_out.ask(message.round, self.speeds.but_slowest(living))
+        return [*self._log_settled(), *asked]
 
-    def _evaluated(self, message: Evaluated, now: float) -> Effects:
-        self._validation = Validation(message.round, message.loss)
-        awaited = self.phase is Phase.EVALUATING and self.log.open is not None and message.round == self.log.open.round
-        return self._log_settled() if awaited else []
+    def _evaluated(self, message: Evaluated | Unevaluated) -> Effects:
+        effects = self._held_out.take(message, settled=self.log.round)
+        figure = self._held_out.figure  # of the last state, whose settle waits for it
+        awaited = self.phase is Phase.EVALUATING and figure and figure.round == self.log.round + 1
+        return [*effects, *self._log_settled()] if awaited else effects
 
     def _log_settled(self) -> Effects:
         """Settle the open round and, in the same append, open the next or close the run."""
@@ -245,29 +242,38 @@ class LeaderMachine:
             round=open_round.round,
             receipts=tuple(range(first, first + len(receipts))),
             state=self._next_state,
-            validation=self._validation,
+            validation=self._held_out.figure,
         )
-        self._validation = ()
-        following = self._following(open_round.round, self._next_state, self._balance_after(open_round))
+        following = self._following(open_round.round, self._next_state)
+        self._held_out.figure = ()
         self.phase = Phase.LOGGING
         return [Log(entries=(*receipts, settle, *following))]
 
-    def _balance_after(self, open_round: OpenRound) -> int:
-        """The run's balance once the open round is settled with what counted."""
-        reserved = sum(self.plan.worth(seat.quota) for seat in open_round.roster)
-        return self.balance + reserved - sum(self.plan.worth(receipt.slots[1]) for receipt in self._counted)
+    def _standing(self, settled: int) -> Standing:
+        """Where the run stands once round `settled` is settled with what counted."""
+        return standing_after(
+            self.log,
+            self.plan,
+            round=settled,
+            balance=self.balance,
+            counted=self._counted,
+            figure=self._held_out.figure,
+        )
 
-    def _following(self, settled: int, state: str, balance: int) -> tuple[Entry, ...]:
+    def _following(self, settled: int, state: str) -> tuple[Entry, ...]:
         """What comes after round `settled`: a close, an open, or nothing yet."""
-        plan = self.plan
-        if reason := close_reason(plan, settled=settled, balance=balance, closing=self._closing):
+        plan, number, standing = self.plan, settled + 1, self._standing(settled)
+        if reason := self._closing or close_reason(plan, standing):
             return (Close(state=state, reason=reason),)
         ready = self.roll.ready(self._states() | {state})
-        entry = opening(plan, round=settled + 1, state=state, ready=ready, balance=balance, slot=self.log.next_slot)
+        fit = self._attendance.backoff.fit(ready, round=number, wanted=plan.min_members)
+        fit = self.speeds.in_time(fit, round=number, wanted=plan.min_members)[: plan.max_members]
+        seats = list(zip(fit, self.speeds.quotas(fit), strict=True))
+        entry = opening(plan, round=number, state=state, seats=seats, balance=standing.balance, slot=self.log.next_slot)
         return (entry,) if entry is not None else ()
 
     def _open_or_close(self) -> Effects:
-        following = self._following(self.log.round, self.log.state, self.balance)
+        following = self._following(self.log.round, self.log.state)
         if not following:
             return []
         self.phase = Phase.LOGGING
@@ -278,7 +284,8 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk, self._counted = Desk(opened_at=now, pace=self.pace, timed=True), ()
+        self._desk = Desk(opened_at=now, open_round=self.log.open, pace=self.pace, speeds=self.speeds, timed=True)
+        self._counted = ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED
             return []

@@ -63,6 +63,10 @@ class RunLog:
         self.spec: dict[str, object] = {}
         self.open: OpenRound | None = None
         self.settled: list[SettledRound] = []
+        self.tokens = 0
+        """Of all settled receipts."""
+        self.losses: list[int] = []
+        """Held-out losses in micro-nats, in the order in which they were settled."""
         self.close: Close | None = None
         self.next_slot = 0
         """First slot that no round has given out yet."""
@@ -134,5 +138,7 @@ class RunLog:
                 validation=(entry.validation[0], entry.validation[1]) if entry.validation else None,
             )
         )
+        self.tokens += sum(receipt.tokens for receipt in self.settled[-1].receipts)
+        self.losses += [entry.validation[1]] if entry.validation else []
         self.open = None
         self._receipts.clear()

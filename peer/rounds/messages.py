@@ -67,6 +67,16 @@ class Evaluated:
     round: int
     loss: int
     """micro-nats"""
+    account: str = ""
+    """The member that measured it; empty for our own worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unevaluated:
+    """A member that was asked for a held-out loss does not give one."""
+
+    round: int
+    account: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +94,7 @@ class Cancel:
     reason: str
 
 
-LeaderMessage = Beat | Left | Delivered | Checked | Applied | Evaluated | Logged | Cancel
+LeaderMessage = Beat | Left | Delivered | Checked | Applied | Evaluated | Unevaluated | Logged | Cancel
 
 # ---------------------------------------------------------------- from the leader
 
@@ -106,9 +116,11 @@ class ApplyRound:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure the held-out loss of the state after `round`: answer with `Evaluated`."""
+    """Measure the held-out loss of the state after `round`: answer with `Evaluated`, or `Unevaluated` for a member."""
 
     round: int
+    account: str = ""
+    """The member to ask; empty for our own worker."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,24 +6,86 @@ Pure: no state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from ledger.entries import Open, Seat
+from ledger.entries import Open, Receipt, Seat, Validation
+from peer.rounds.log import RunLog
 from peer.rounds.plan import Plan
 
 
-def close_reason(plan: Plan, *, settled: int, balance: int, closing: str) -> str:
-    """Why no round may follow round `settled`, or an empty string; `closing` is why somebody wants the run to end."""
-    if closing:
-        return closing
-    if settled >= plan.rounds:
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a run stands once a round is settled."""
+
+    settled: int
+    """Rounds."""
+    balance: int
+    """Spendable micro-credits."""
+    tokens: int
+    """Trained and settled since the run began."""
+    losses: Sequence[int]
+    """Held-out losses so far, in micro-nats, oldest first."""
+
+
+def standing_after(
+    log: RunLog, plan: Plan, *, round: int, balance: int, counted: Sequence[Receipt], figure: Validation | tuple[()]
+) -> Standing:
+    """Where the run stands after this round: what the log says and, while it is open, what counted in it.
+
+    Args:
+        log: the run's log; if the round is open in it, its quotas' worth is reserved.
+        plan: the run's figures.
+        round: number of the round.
+        balance: the run's spendable micro-credits now.
+        counted: receipts of the open round that are settled with it.
+        figure: a held-out loss that is not in the log yet.
+    """
+    seats = log.open.roster if log.open is not None else ()
+    unused = sum(plan.worth(seat.quota) for seat in seats) - sum(plan.worth(receipt.slots[1]) for receipt in counted)
+    return Standing(
+        settled=round,
+        balance=balance + unused,
+        tokens=log.tokens + sum(receipt.tokens for receipt in counted),
+        losses=[*log.losses, *figure[1:]],
+    )
+
+
+def close_reason(plan: Plan, standing: Standing) -> str:
+    """Why no round may follow, or an empty string."""
+    if standing.settled >= plan.rounds:
         return "all rounds settled"
-    return "budget spent" if plan.seats_for(balance) < plan.min_members else ""
+    if plan.max_tokens and standing.tokens >= plan.max_tokens:
+        return "max_tokens reached"
+    if plan.target_loss and standing.losses and standing.losses[-1] <= plan.target_loss:
+        return "target_loss reached"
+    if plan.patience and _since_best(standing.losses) >= plan.patience:
+        return f"no better held-out loss in {plan.patience} evaluations"
+    return "budget spent" if plan.seats_for(standing.balance) < plan.min_members else ""
 
 
-def opening(plan: Plan, *, round: int, state: str, ready: Sequence[str], balance: int, slot: int) -> Open | None:
-    """The open of a round with as many of `ready` as the run has seats for, slots from `slot` on; None if too few."""
-    seats = min(plan.max_members, plan.seats_for(balance), len(ready))
-    if seats < plan.min_members:
-        return None
-    roster = tuple(Seat(account, slot + place * plan.quota, plan.quota) for place, account in enumerate(ready[:seats]))
-    return Open(round=round, state=state, roster=roster)
+def _since_best(losses: Sequence[int]) -> int:
+    """How many evaluations came after the best one."""
+    return len(losses) - 1 - min(range(len(losses)), key=losses.__getitem__) if losses else 0
+
+
+def opening(
+    plan: Plan, *, round: int, state: str, seats: Sequence[tuple[str, int]], balance: int, slot: int
+) -> Open | None:
+    """The open of a round with as many of `seats` as the balance pays, slots from `slot` on; None if too few.
+
+    Args:
+        plan: the run's figures.
+        round: number of the round.
+        state: id of the state that it starts from.
+        seats: account and quota, in order.
+        balance: the run's spendable micro-credits, which reserve the worth of each quota.
+        slot: first slot that was never given out.
+    """
+    roster: list[Seat] = []
+    for account, quota in seats:
+        balance -= plan.worth(quota)
+        if balance < 0:
+            break
+        roster.append(Seat(account, slot, quota))
+        slot += quota
+    return Open(round=round, state=state, roster=tuple(roster)) if len(roster) >= plan.min_members else None

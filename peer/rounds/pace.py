@@ -1,4 +1,7 @@
-"""When a round is cut although not everybody delivered: median + k·MAD of what members needed lately.
+"""When a round is cut although not everybody delivered: what its quotas should take × (median + k·MAD of late).
+
+Members' times are learnt relative to what each one's quota should have taken, so that rounds with large and small
+quotas, quick and slow members teach the same thing: how far a delivery strays from what was expected.
 
 Pure: numbers in, numbers out; times are seconds on the caller's clock.
 """
@@ -12,13 +15,13 @@ WINDOW = 32
 
 
 class Pace:
-    """How long a member needs for a round, learnt from the deliveries seen."""
+    """How much longer or shorter than expected members needed lately."""
 
     def __init__(self, *, first_s: float, deviations: float = 6.0, slack: float = 0.5, least_s: float = 3.0) -> None:
         """Start without knowledge.
 
         Args:
-            first_s: the deadline while nothing was measured.
+            first_s: the deadline while nobody's speed is known.
             deviations: k of median + k·MAD.
             slack: share of the median that is always allowed on top.
             least_s: shortest deadline.
@@ -27,21 +30,20 @@ class Pace:
         self._deviations = deviations
         self._slack = slack
         self._least_s = least_s
-        self._needed: deque[float] = deque(maxlen=WINDOW)
+        self._shares: deque[float] = deque(maxlen=WINDOW)
 
-    def saw(self, needed_s: float) -> None:
-        """A member delivered `needed_s` after the round was opened."""
-        self._needed.append(needed_s)
+    def saw(self, needed_s: float, expected_s: float) -> None:
+        """A member delivered `needed_s` after the round was opened, where `expected_s` were expected."""
+        self._shares.append(needed_s / expected_s)
 
     def allow(self, needed_s: float) -> float:
         """How long others may take when one needed so long."""
         return needed_s * (1 + self._slack)
 
-    @property
-    def deadline_s(self) -> float:
-        """How long after its opening a round may be cut without the members that still work."""
-        if not self._needed:
+    def deadline_s(self, expected_s: float | None) -> float:
+        """How long after its opening a round that should take `expected_s` (None: nobody knows) is not cut."""
+        if expected_s is None:
             return self.first_s
-        middle = median(self._needed)
-        spread = median(abs(needed - middle) for needed in self._needed)
-        return max(self._least_s, self.allow(middle) + self._deviations * spread)
+        middle = median(self._shares) if self._shares else 1.0
+        spread = median(abs(share - middle) for share in self._shares) if self._shares else 0.0
+        return max(self._least_s, expected_s * (self.allow(middle) + self._deviations * spread))

@@ -19,7 +19,9 @@ class Plan:
     rounds: int
     """Rounds to settle before the run is closed."""
     quota: int
-    """Slots of one member in one round: inner steps × batch size."""
+    """Most slots of one member in one round: inner steps × batch size."""
+    batch_size: int
+    """Slots of one step; every quota is a multiple of it."""
     tokens_per_slot: int
     price: int
     """micro-credits per million tokens"""
@@ -29,6 +31,12 @@ class Plan:
     """Held-out loss after every so many rounds and after the last; 0: never."""
     time_budget_s: float
     """A member stops training after this long even if its quota is not used up."""
+    max_tokens: int = 0
+    """The round in which so many tokens are reached is the last; 0: no limit."""
+    target_loss: int = 0
+    """A held-out loss at or below this, in micro-nats, ends the run; 0: none does."""
+    patience: int = 0
+    """So many evaluations without a better held-out loss end the run; 0: never."""
     most_update_bytes: int = 1 << 53
     """No update is longer; one that claims to be is refused before anybody fetches it."""
     lost_after_s: float = 3.0
@@ -44,6 +52,6 @@ class Plan:
         return slots * self.tokens_per_slot * self.price // 1_000_000
 
     def seats_for(self, balance: int) -> int:
-        """How many seats a balance of micro-credits can reserve."""
+        """How many seats with whole quotas a balance of micro-credits can reserve."""
         worth = self.worth(self.quota)
         return self.max_members if worth == 0 else balance // worth

@@ -27,6 +27,7 @@ from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
+from peer.runs import evaluating
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.push import Errands, Push
@@ -76,6 +77,7 @@ class Leader:
         self.run = run
         self._worker = worker
         self._logs = logs
+        self._network = network
         self._push = Push(origin=run.origin, network=network, replication=replication)
         self._account = account
         self._member = member
@@ -261,9 +263,10 @@ class Leader:
 
     async def _evaluate(self, effect: Evaluate) -> LeaderMessage:
         state = self._applied if self.run.log.round < effect.round else self.run.log.state_after(effect.round)
-        sequences = int(self.run.config["evaluation"]["sequences"])
-        loss = await self._worker.evaluate(state=state, sequences=sequences)
-        await self.run.journal.add("evaluated", round=effect.round, validation=loss / 1e6)
+        if effect.account not in ("", self._account):
+            peer = self._joined.peer_of(effect.account)
+            return await evaluating.ask(self.run, self._network, peer, effect, state)
+        loss = await self._worker.evaluate(state=state, sequences=int(self.run.config["evaluation"]["sequences"]))
         return rounds.Evaluated(round=effect.round, loss=loss)
 
     # ------------------------------------------------------------------ the log

@@ -132,6 +132,14 @@ class Member:
         """Give the machine a message and start what it asks for."""
         self._carry_out(self.machine.receive(message, time.monotonic()))
 
+    async def evaluate(self, state: str) -> int:
+        """Held-out loss of `state` in micro-nats, between two trainings.
+
+        Raises:
+            ForgeError: the worker holds another state by then, or cannot measure.
+        """
+        return await self._worker.evaluate_held(state=state, sequences=int(self.run.config["evaluation"]["sequences"]))
+
     async def _ticks(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)

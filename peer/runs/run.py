@@ -247,18 +247,22 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
     """
     try:
         config = spec["config"]
-        training, members = config["training"], config["members"]
+        training, members, evaluation = config["training"], config["members"], config["evaluation"]
         return Plan(
             network=network,
             run=run,
             rounds=int(spec["rounds"]),
             quota=int(training["inner_steps"]) * int(training["batch_size"]),
+            batch_size=int(training["batch_size"]),
             tokens_per_slot=int(spec["tokens_per_slot"]),
             price=int(spec["price"]),
             min_members=int(members["min"]),
             max_members=int(members["max"]),
-            evaluate_every=int(config["evaluation"]["every"]),
+            evaluate_every=int(evaluation["every"]),
             time_budget_s=float(training["time_budget_s"]),
+            max_tokens=int(training.get("max_tokens", 0)),
+            target_loss=round(float(training.get("target_loss", 0)) * 1e6),
+            patience=int(evaluation.get("patience", 0)),
             most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
         )
     except (KeyError, TypeError, ValueError) as exc:

@@ -118,8 +118,7 @@ class RunWorker:
         """(round, id) of the newest state in the log that is in our blob store."""
         log = self.run.log
         for round_number in range(log.round, -1, -1):
-            state = log.state_after(round_number)
-            if state and self._store.has(state):
+            if (state := log.state_after(round_number)) and self._store.has(state):
                 return round_number, state
         return None
 
@@ -271,6 +270,17 @@ class RunWorker:
         async with self._turn:
             worker = await self._ready(state)
             return int((await worker.call("evaluate", sequences=sequences))["loss"])
+
+    async def evaluate_held(self, *, state: str, sequences: int) -> int:
+        """Held-out loss of `state`, micro-nats a token, if it is what the worker holds: nothing is loaded for it.
+
+        Raises:
+            RunError: the worker holds another state by now.
+        """
+        async with self._turn:
+            if self._worker is None or not self._worker.alive or self.state != state:
+                raise RunError("FP-406", f"worker of run {self.run.id[:16]}: holds {self.state[:16] or 'no state'}")
+            return int((await self._worker.call("evaluate", sequences=sequences))["loss"])
 
     async def use(self, state: str, do: str, **params: Any) -> Fields:
         """Have the worker do something else with `state`: export, generate."""

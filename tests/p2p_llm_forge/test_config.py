@@ -82,6 +82,16 @@ def refusal(folder: Path, text: str) -> str:
             "x.yaml:9: training: mode synchronous adds gradients up as they are; leave clip_updates out",
         ),
         ("training: {mode: sync}\n", "x.yaml:9: training.mode: input should be 'local' or 'synchronous'"),
+        (
+            "training: {target_loss: 2.0}\nevaluation: {every: 0}\n",
+            "x.yaml:1: spec: training.target_loss needs held-out losses; set evaluation.every to 1 or more",
+        ),
+        (
+            "evaluation: {patience: 3, every: 0}\n",
+            "x.yaml:1: spec: evaluation.patience needs held-out losses; set evaluation.every to 1 or more",
+        ),
+        ("training: {max_tokens: 0}\n", "x.yaml:9: training.max_tokens: input should be greater than or equal to 1"),
+        ("training: {target_loss: 0.0}\n", "x.yaml:9: training.target_loss: input should be greater than or equal"),
         ("members: {min: 3, max: 2}\n", "x.yaml:9: members: min 3 is more than max 2"),
         ("seed: -1\n", "x.yaml:9: seed: input should be greater than or equal to 0, found -1"),
         ("seed: 1\nseed: 2\n", "x.yaml:10: found duplicate key"),
@@ -101,6 +111,11 @@ def test_a_bad_spec_is_refused_with_file_line_and_field(tmp_path: Path, extra: s
         ("  family: gpt2\n", "  path: some\n", "x.yaml:2: model: heads belongs to family"),
         ("  family: gpt2\n", "", "x.yaml:2: model: needs either family"),
         ("  path: text.txt\n", "  sequence_length: 64\n", "x.yaml:7: data.path: missing"),
+        (
+            "  path: text.txt\n",
+            "  path: text.txt\n  held_out: 0.0\ntraining: {target_loss: 2.0}\n",
+            "x.yaml:1: spec: training.target_loss needs held-out samples; set data.held_out above 0",
+        ),
         (GOOD, "- 1\n", "x.yaml:1: expected `key: value` lines, found list"),
         (GOOD, "", "x.yaml:1: expected `key: value` lines"),
     ],
@@ -142,12 +157,13 @@ def scalars(value: Any) -> list[Any]:
 
 
 SPECS = st.builds(
-    lambda rate, decay, clip, micro, options, price: RunSpec.from_worker(
+    lambda rate, decay, clip, micro, options, price, tokens, target: RunSpec.from_worker(
         {
             "name": "x",
             "model": {"family": "gpt2", "layers": 1, "hidden_size": 8, "heads": 1, "options": options},
             "training": {
                 "learning_rate": rate, "codec": {"decay": decay}, "clip_updates": clip, "micro_batch_size": micro,
+                "max_tokens": tokens, "target_loss": target,
             },
             "credits": {"price": price},
         }
@@ -158,6 +174,8 @@ SPECS = st.builds(
     st.none() | st.integers(1, 8),
     st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False) | st.booleans(), max_size=3),
     st.none() | st.integers(0, 1 << 53 - 1),
+    st.none() | st.integers(1, (1 << 53) - 1),
+    st.none() | st.floats(1e-6, 100.0),
 )  # fmt: skip
 
 

@@ -42,8 +42,10 @@ class FakeNode:
     async def witnesses(self) -> list[dict[str, Any]]:
         return [{"name": "witness-1", "peer_id": "12D3", "problem": ""}]
 
-    async def submit(self, spec: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        self.asked.append(("submit", spec))
+    async def submit(
+        self, spec: dict[str, Any], leaders: list[str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(("submit", spec, *([leaders] if leaders is not None else [])))
         yield {"event": "progress", "phase": "tokenize", "done": 1, "total": 2}
         if spec.get("name") == "broken":
             raise RunError("FP-402", "the run cannot start", "mend it")

@@ -38,6 +38,7 @@ PLAN = Plan(
     run=digest("run"),
     rounds=3,
     quota=QUOTA,
+    batch_size=QUOTA,
     tokens_per_slot=TOKENS,
     price=1_000_000,
     min_members=2,
@@ -140,7 +141,7 @@ class Bench:
     def _pay(self, entries: Sequence[Entry]) -> int:
         for entry in entries:
             if isinstance(entry, Open):
-                self.reserved = len(entry.roster) * SEAT
+                self.reserved = sum(self.plan.worth(seat.quota) for seat in entry.roster)
                 self.balance -= self.reserved
             elif isinstance(entry, Receipt):
                 self.balance -= self.plan.worth(entry.slots.count)

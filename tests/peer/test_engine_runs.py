@@ -52,7 +52,7 @@ async def test_unsound_updates_of_the_real_format_are_refused_and_the_others_agr
                 data = spoil(sound, fault)
                 receipt = mallory.receipt(
                     opened, update=await mallory.update(opened, data),
-                    tokens=receipt_tokens(alice, run, opened), steps=2,
+                    tokens=receipt_tokens(alice, run, opened.seat(mallory.account)), steps=2,
                 )  # fmt: skip
                 assert await mallory.deliver(receipt) == ""
                 refused = await alice.event(run, "refused", account=mallory.account, round=last)
@@ -91,9 +91,8 @@ def any_update(peer: Any, run: str, number: int) -> bytes:
     return peer.daemon.blobs.path(receipts[0].update).read_bytes() if receipts else b""
 
 
-def receipt_tokens(peer: Any, run: str, opened: Any) -> int:
-    plan = peer.run(run).plan
-    return int(opened.roster[0].quota * plan.tokens_per_slot)
+def receipt_tokens(peer: Any, run: str, seat: Any) -> int:
+    return int(seat.quota * peer.run(run).plan.tokens_per_slot)
 
 
 def spoil(sound: bytes, fault: str) -> bytes:

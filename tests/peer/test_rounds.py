@@ -220,7 +220,7 @@ def test_a_slow_member_is_awaited_until_the_deadline_that_earlier_rounds_taught(
     bench = collecting(A, B, C)
     bench.stay(4.0, A, B, C)
     bench.settle(S1, A, B, C)
-    assert bench.machine.pace.deadline_s == pytest.approx(6.0)
+    assert bench.machine.pace.deadline_s(4.0) == pytest.approx(6.0)
     bench.stay(8.0, A, B, C, state=S1)
     bench.deliver(A, B)
     assert applies(bench.stay(9.5, A, B, C, state=S1)) == []

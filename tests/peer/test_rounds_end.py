@@ -178,7 +178,8 @@ def test_a_restarted_leader_learns_no_pace_from_receipts_that_were_ready_before(
     bench = Bench(log=begun(opened(1, S0, [A, B])), now=50.0)
     bench.beat(A, B)
     bench.settle(S1, A, B)
-    assert bench.machine.pace.deadline_s == PLAN.first_deadline_s
+    assert bench.log.open is not None
+    assert bench.machine.speeds.round_s(bench.log.open.roster) is None
 
 
 def test_a_leader_restarted_after_its_append_goes_on_from_the_log() -> None:

@@ -80,26 +80,28 @@ def test_a_close_ends_an_open_round() -> None:
     assert log.close is not None
 
 
-def test_the_deadline_follows_what_members_needed_lately() -> None:
+def test_the_deadline_follows_how_far_members_strayed_lately_from_what_was_expected() -> None:
     pace = Pace(first_s=70.0)
-    assert pace.deadline_s == 70.0
-    for needed_s in (10.0, 10.0, 10.0):
-        pace.saw(needed_s)
-    assert pace.deadline_s == pytest.approx(15.0)
-    pace.saw(1000.0)
-    assert pace.deadline_s == pytest.approx(15.0)  # one straggler does not move the median
-    for _ in range(40):
-        pace.saw(0.1)
-    assert pace.deadline_s == 3.0
+    assert pace.deadline_s(None) == 70.0
+    assert pace.deadline_s(10.0) == pytest.approx(15.0)  # expected, and never yet compared
+    for needed_s in (10.0, 20.0, 5.0):
+        pace.saw(needed_s, expected_s=needed_s)
+    assert pace.deadline_s(10.0) == pytest.approx(15.0)  # large quotas and small teach the same
+    pace.saw(1000.0, expected_s=1.0)
+    assert pace.deadline_s(10.0) == pytest.approx(15.0)  # one straggler does not move the median
+    assert pace.deadline_s(0.1) == 3.0
+    for number in range(40):
+        pace.saw((1.0, 2.0)[number % 2], expected_s=1.0)
+    assert pace.deadline_s(10.0) == pytest.approx(10 * (1.5 * 1.5 + 6 * 0.5))
 
 
 @given(st.lists(st.floats(0.01, 1000), min_size=1, max_size=40))
 def test_the_deadline_always_leaves_the_median_member_half_as_long_again(needed: list[float]) -> None:
     pace = Pace(first_s=1.0)
     for needed_s in needed:
-        pace.saw(needed_s)
+        pace.saw(needed_s, expected_s=2.0)
     recent = sorted(needed[-32:])
-    assert pace.deadline_s >= 1.5 * recent[(len(recent) - 1) // 2] - 1e-9
+    assert pace.deadline_s(2.0) >= 1.5 * recent[(len(recent) - 1) // 2] - 1e-9
 
 
 def test_a_member_is_silent_exactly_when_the_roll_said_it_would_be() -> None:

@@ -138,6 +138,15 @@ def test_a_spec_without_the_figures_of_a_plan_is_refused(place: str, value: Any)
     assert refused.value.code == "FP-405"
 
 
+def test_the_ends_before_the_last_round_are_part_of_the_plan_and_may_be_left_out() -> None:
+    config = spec_fields(training={"max_tokens": 5000, "target_loss": "2.345"}, evaluation={"patience": 3})
+    spec = {"rounds": 3, "tokens_per_slot": 16, "price": 1, "config": config, "blobs": {"state": f"{'ab' * 32}-2000"}}
+    plan = plan_of(spec, run="cd" * 32, network=NETWORK)
+    assert (plan.max_tokens, plan.target_loss, plan.patience, plan.batch_size) == (5000, 2_345_000, 3, 2)
+    plan = plan_of({**spec, "config": spec_fields()}, run="cd" * 32, network=NETWORK)
+    assert (plan.max_tokens, plan.target_loss, plan.patience) == (0, 0, 0)
+
+
 async def test_the_loss_of_a_round_is_weighted_by_tokens(ledgers: Ledgers, tmp_path: Path) -> None:
     run = run_of(ledgers, tmp_path)
     receipts = receipt_of(run, ledgers, tokens=1, loss=1_000_000), receipt_of(run, ledgers, tokens=3, loss=5_000_000)

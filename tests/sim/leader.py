@@ -13,12 +13,13 @@ from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine
 from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, Log, Report
 from tests.sim.net import Failure
-from tests.sim.worker import Job, applied
+from tests.sim.worker import Job, applied, held_out_loss
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
 
 FETCH_S = 20.0
+EVALUATE_S = 20.0
 
 
 class SimLeader:
@@ -104,14 +105,26 @@ class SimLeader:
             case ApplyRound():
                 self._apply(effect)
             case Evaluate():
-                self.node.worker.do(Job(seconds=0.5, done=lambda _: self._evaluated(effect.round)))
+                self._evaluate(effect)
             case Log():
                 self._log(effect)
             case Report():
                 self.world.reports[effect.event] = self.world.reports.get(effect.event, 0) + 1
 
-    def _evaluated(self, round_number: int) -> None:
-        self.tell(rounds.Evaluated(round=round_number, loss=1_900_000))
+    def _evaluate(self, effect: Evaluate) -> None:
+        number, account = effect.round, effect.account
+        if account in ("", self.node.name):
+            told = rounds.Evaluated(round=number, loss=held_out_loss(number))
+            self.node.worker.do(Job(seconds=0.5, done=lambda _: self.tell(told)))
+            return
+
+        def answered(loss: Any) -> None:
+            if isinstance(loss, Failure):
+                self.tell(rounds.Unevaluated(round=number, account=account))
+            else:
+                self.tell(rounds.Evaluated(round=number, loss=loss, account=account))
+
+        self.world.net.call(self.node, account, "evaluate", number, answered, timeout_s=EVALUATE_S)
 
     def _check(self, receipt: Receipt) -> None:
         def checked(refusal: tuple[str, str] | None) -> None:

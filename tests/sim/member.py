@@ -138,7 +138,7 @@ class SimMember:
         if world.hit(world.settings.training_breaks):
             self._after(0.5, lambda: self.tell(rounds.Broke(effect=effect, reason="out of memory")))
             return
-        wanted = effect.quota * node.traits.slot_s * world.rng.uniform(0.9, 1.2)
+        wanted = effect.quota * node.traits.slot_s * world.rng.uniform(*world.settings.swing)
         given = min(wanted, max(plan.time_budget_s, wanted / effect.quota))
 
         def done(share: float) -> None:

@@ -15,7 +15,7 @@ from peer.rounds.log import RunLog
 from tests.sim.leader import SimLeader
 from tests.sim.member import SimMember
 from tests.sim.net import Failure
-from tests.sim.worker import KEEP_STATES, FakeWorker, Job
+from tests.sim.worker import KEEP_STATES, FakeWorker, Job, held_out_loss
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -87,11 +87,22 @@ class Node:
         if method == "news":
             self._learn(*body)
             return None
+        if method == "evaluate":
+            return self._evaluate(body)
         if self.leader is None:
             raise Failure("FP-309", "not the leader")
         if method == "entries":
             return tuple(self.disk.entries[body:])
         return self.leader.serve(caller, method, body)
+
+    def _evaluate(self, round_number: int) -> int:
+        """The held-out loss of the state after a round; a liar's would end the run, or is out of this world."""
+        if self.traits.hostile:
+            return self.world.rng.choice([1, 10**15])
+        held = self.member.machine.held
+        if held is None or held[0] > round_number:
+            raise Failure("FP-426", "does not hold that state")
+        return held_out_loss(round_number)
 
     # ------------------------------------------------------------------ the log
 

@@ -29,14 +29,20 @@ class Settings:
     min_members: int
     max_members: int
     rounds: int
-    quota: int
+    batch_size: int
+    inner_steps: int
     price: int
     budget_share: float
     """The run's money over what all its rounds could cost at most."""
     evaluate_every: int
+    max_tokens: int
+    target_loss: int
+    patience: int
     time_budget_s: float
     heal_s: float
     """After this time nothing is killed or cut off any more, and everybody is back."""
+    flaps: int
+    """How often the last peer is killed, each time soon after it was rostered."""
     kills: int
     leader_kills: int
     everyone_killed: bool
@@ -53,6 +59,10 @@ class Settings:
     loss: float
     repeat: float
     update_bytes: int
+    speeds: tuple[float, ...] = ()
+    """How fast each machine is compared with the first; random if empty."""
+    swing: tuple[float, float] = (0.9, 1.2)
+    """Between these factors a machine's times vary from round to round."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> Settings:
@@ -69,12 +79,17 @@ class Settings:
             min_members=min_members,
             max_members=rng.randint(min_members, peers),
             rounds=rng.randint(1, 12),
-            quota=rng.randint(1, 20),
+            batch_size=rng.choice([1, 1, 2, 4]),
+            inner_steps=rng.randint(1, 16),
             price=rng.choice([0, 1, 777, 1_000_000]),
             budget_share=rng.choice([0.4, 1.0, 1.0, 1.0]),
             evaluate_every=rng.choice([0, 1, 3]),
+            max_tokens=rng.choice([0, 0, 0, rng.randint(1, 200) * TOKENS_PER_SLOT]),
+            target_loss=rng.choice([0, 0, 0, 2_600_000]),
+            patience=rng.choice([0, 0, 0, 2]),
             time_budget_s=rng.uniform(2, 30),
             heal_s=rng.uniform(60, 300),
+            flaps=rng.choice([0, 0, 6]) if stormy else 0,
             kills=rng.randint(0, 12) if stormy else 0,
             leader_kills=rng.randint(0, 4) if stormy else 0,
             everyone_killed=stormy and rng.random() < 0.3,
@@ -90,14 +105,19 @@ class Settings:
             update_bytes=rng.choice([50_000, 1_500_000]),
         )
 
-    def traits(self, rng: random.Random, *, hostile: bool) -> Traits:
-        """A machine that needs between a tenth of the time budget and twice of it for its quota."""
+    def traits(self, rng: random.Random, place: int) -> Traits:
+        """A machine that needs between a tenth of the time budget and twice of it for a whole quota.
+
+        Where `speeds` are given, the first needs the whole time budget for it.
+        """
+        shares = [0.1, 0.3, 0.3, 0.5, 1.5, 2.0]
+        share = 1 / self.speeds[place] if self.speeds else rng.choice(shares) * rng.uniform(0.7, 1)
         return Traits(
-            slot_s=self.time_budget_s * rng.choice([0.1, 0.3, 0.3, 0.5, 1.5, 2.0]) * rng.uniform(0.7, 1) / self.quota,
+            slot_s=self.time_budget_s * share / self.quota,
             apply_s=rng.uniform(0.02, 0.5),
             load_s=rng.uniform(0.1, 2.0),
             transfer_s=rng.uniform(0.01, 0.5),
-            hostile=hostile,
+            hostile=0 < place <= self.hostile,
         )
 
     def spec(self, leader: str) -> dict[str, Json]:
@@ -116,19 +136,29 @@ class Settings:
             run=run,
             rounds=self.rounds,
             quota=self.quota,
+            batch_size=self.batch_size,
             tokens_per_slot=TOKENS_PER_SLOT,
             price=self.price,
             min_members=self.min_members,
             max_members=self.max_members,
             evaluate_every=self.evaluate_every,
+            max_tokens=self.max_tokens,
+            target_loss=self.target_loss,
+            patience=self.patience,
             time_budget_s=self.time_budget_s,
         )
+
+    @property
+    def quota(self) -> int:
+        """Most slots of a member in one round."""
+        return self.inner_steps * self.batch_size
 
     @property
     def calm(self) -> bool:
         """Nothing is killed, cut off, lost, broken or hostile."""
         return not (
-            self.kills or self.leader_kills or self.everyone_killed or self.cuts or self.cancel or self.hazard
+            self.flaps or self.kills or self.leader_kills
+            or self.everyone_killed or self.cuts or self.cancel or self.hazard
             or self.loss or self.hostile or self.training_breaks or self.bit_flips
         )  # fmt: skip
 

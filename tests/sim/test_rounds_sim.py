@@ -40,7 +40,8 @@ def test_the_seeds_reach_the_places_that_matter() -> None:
         reached["empty round"] += outcome.empty_rounds > 0
     wanted = {
         "all rounds settled", "budget spent", "cancelled", "leader killed", "empty round",
-        "joined", "dropped", "rejoined", "refused", "waiting",
+        "joined", "dropped", "rejoined", "refused", "waiting", "late", "benched", "evaluated",
+        "max_tokens reached", "target_loss reached", "no better held-out loss in 2 evaluations",
         "killed when trained", "killed when promised", "killed when checking", "killed when applied",
         "killed when appended", "killed when certified",
     }  # fmt: skip

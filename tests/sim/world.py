@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import cast
 
-from ledger.entries import Begin, Entry, Receipt, Recv, Send, Settle, Slots, run_id
+from ledger.entries import Begin, Entry, Open, Receipt, Recv, Send, Settle, Slots, run_id
 from ledger.fold.fold import Fold, Terms, conservation, fold
 from ledger.merkle import Tree, leaf_hash
-from peer.rounds import messages as rounds
+from tests.sim.faults import Faults
 from tests.sim.net import Clock, Net, Weather
 from tests.sim.node import Disk, Node, Traits
 from tests.sim.settings import FIRST_STATE, NETWORK, TOKENS_PER_SLOT, Settings
+from tests.sim.worker import held_out_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,10 @@ class Outcome:
 class World:
     """All nodes, and what an observer who sees everything knows."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, settings: Settings | None = None) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.settings = settings = Settings.draw(self.rng)
+        self.settings = settings = settings or Settings.draw(self.rng)
         self.clock = Clock()
         weather = Weather(delay_s=settings.delay_s, loss=settings.loss, repeat=settings.repeat)
         self.net = Net(self.clock, self.rng, weather)
@@ -73,9 +74,12 @@ class World:
         self.reports: dict[str, int] = {}
         self.kills = self.leader_kills = 0
         self.closed_s = 0.0
+        self.settled_at: list[float] = []
+        """Virtual time of every settle."""
+        self.faults = Faults(self, flapper=names[-1] if names[1:] else "")
         self._found()
         self._people(names)
-        self._faults()
+        self.faults.plan()
 
     @property
     def leader(self) -> Node:
@@ -103,11 +107,10 @@ class World:
     def _people(self, names: list[str]) -> None:
         settings, rng = self.settings, self.rng
         for place, name in enumerate(names):
-            hostile = 0 < place <= settings.hostile
             disk = Disk(entries=list(self.first), states=[FIRST_STATE]) if place == 0 else Disk()
             late = place >= settings.peers - settings.joiners
             start = rng.uniform(0, settings.heal_s) if late else rng.uniform(0, 2)
-            self._start(name, settings.traits(rng, hostile=hostile), disk, start if place else 0.0)
+            self._start(name, settings.traits(rng, place), disk, start if place else 0.0)
 
     def _start(self, name: str, traits: Traits, disk: Disk, time: float) -> None:
         def start() -> None:
@@ -118,31 +121,9 @@ class World:
         else:
             start()
 
-    # ------------------------------------------------------------------ faults
+    # ------------------------------------------------------------------ kills
 
-    def _faults(self) -> None:
-        settings, rng, heal_s = self.settings, self.rng, self.settings.heal_s
-        for _ in range(settings.kills):
-            self.clock.at(rng.uniform(0, heal_s), lambda: self._kill_some(rng.random()))
-        for _ in range(settings.leader_kills):
-            self.clock.at(rng.uniform(0, heal_s), lambda: self.kill(self.leader))
-        if settings.everyone_killed:
-            self.clock.at(rng.uniform(0, heal_s), self._kill_all)
-        for _ in range(settings.cuts):
-            self.clock.at(rng.uniform(0, heal_s), self._cut_off)
-        if settings.cancel:
-            self.clock.at(rng.uniform(0, heal_s), self._cancel)
-
-    def _kill_some(self, share: float) -> None:
-        others = [node for name, node in self.nodes.items() if name != self.leader_name]
-        if others:
-            self.kill(others[int(share * len(others))])
-
-    def _kill_all(self) -> None:
-        for node in list(self.nodes.values()):
-            self.kill(node)
-
-    def kill(self, node: Node) -> None:
+    def kill(self, node: Node, back_s: float | None = None) -> None:
         """kill -9 now; it is started again after a while, on its disk."""
         if not node.alive:
             return
@@ -150,7 +131,7 @@ class World:
         del self.net.hosts[node.name]
         self.kills += 1
         self.leader_kills += node.leader is not None
-        back_s = self.rng.choice([0.3, 2.0, 8.0, 40.0]) * self.rng.uniform(0.5, 1.5)
+        back_s = back_s or self.rng.choice([0.3, 2.0, 8.0, 40.0]) * self.rng.uniform(0.5, 1.5)
         back = min(self.clock.now + back_s, max(self.settings.heal_s, self.clock.now + 0.1))
         self._start(node.name, node.traits, node.disk, back)
 
@@ -161,17 +142,6 @@ class World:
         self.reports[f"killed when {point}"] = self.reports.get(f"killed when {point}", 0) + 1
         self.kill(node)
         return True
-
-    def _cut_off(self) -> None:
-        name = self.rng.choice(list(self.nodes))
-        until = min(self.clock.now + self.rng.choice([1.0, 5.0, 30.0]), self.settings.heal_s)
-        self.net.weather.cut_off[name] = until
-
-    def _cancel(self) -> None:
-        self.cancelled = True
-        leader = self.leader.leader
-        if self.leader.alive and leader is not None and leader.machine is not None:
-            leader.tell(rounds.Cancel(reason="cancelled"))
 
     # ------------------------------------------------------------------ what nodes ask of the world
 
@@ -219,6 +189,8 @@ class World:
         for entry in entries:
             if isinstance(entry, Settle):
                 self._settled(start, entries, entry)
+            elif isinstance(entry, Open):
+                self.faults.opened(entry)
         self.truth += entries
         self._fold.extend(self.origin, entries)
         ledger = self._fold.ledger()
@@ -230,6 +202,9 @@ class World:
             self.closed_s = self.clock.now
 
     def _settled(self, start: int, entries: Sequence[Entry], settle: Settle) -> None:
+        self.settled_at.append(self.clock.now)
+        if settle.validation:
+            assert settle.validation.loss == held_out_loss(settle.validation.round), "a lie became a held-out loss"
         for index in settle.receipts:
             receipt = cast(Receipt, entries[index - start])
             slots = set(range(receipt.slots.start, sum(receipt.slots)))
@@ -255,7 +230,11 @@ def run(seed: int) -> Outcome:
     Raises:
         AssertionError: an invariant broke, or the run did not end in time.
     """
-    world = World(seed)
+    return play(World(seed))
+
+
+def play(world: World) -> Outcome:
+    """Play a run to its end, as `run` does with that of a seed."""
     limit = world.settings.heal_s + world.settings.patience_s
     world.clock.run(limit, lambda: world.over)
     told = f"closed {world.closed_s:.0f} s, now {world.clock.now:.0f} s, {world.leader.log.round} rounds"
@@ -275,7 +254,7 @@ def run(seed: int) -> Outcome:
     assert [done.round for done in log.settled] == list(range(1, log.round + 1)), "rounds out of order"
     assert log.close is not None
     return Outcome(
-        seed=seed,
+        seed=world.seed,
         min_members=world.plan.min_members,
         rounds=log.round,
         receipts=sum(len(done.receipts) for done in log.settled),
