@@ -45,6 +45,7 @@ class World:
             run=RUN,
             rounds=ENDLESS,
             quota=settings.quota,
+            batch_size=settings.batch_size,
             tokens_per_slot=settings.tokens_per_slot,
             price=0,
             min_members=settings.min_members,

@@ -31,8 +31,8 @@ PATIENCE_S = 60.0
 class Net:
     """The network and its witnesses."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, settings: str = "") -> None:
+        self.folder, self._settings = folder, settings
         self.peers = [DemoPeer(number=number, home=folder / f"peer-{number}") for number in (1, 2, 3, 4)]
         made = run_json("forge-peer", "network", "create", "--home", self.peers[0].home, "--witnesses", 4)
         self.keys = ["", *made["witness_keys"]]
@@ -51,7 +51,7 @@ class Net:
                 words += ["--witness-key", self.keys[number - 1]]
             peer.home.mkdir(exist_ok=True)
             nothing_to_measure(peer.home)
-            (peer.home / "peer.toml").write_text(f"max_runs = {int(number == 1)}\n")
+            (peer.home / "peer.toml").write_text(self._settings or f"max_runs = {int(number == 1)}\n")
             peer.start(*words)
         for number in numbers:
             self.peers[number - 1].wait_ready()
@@ -81,9 +81,9 @@ class Net:
 
 
 @contextlib.contextmanager
-def four_witnesses(folder: Path) -> Iterator[Net]:
-    """All running; none is left when the block ends."""
-    net = Net(folder)
+def four_witnesses(folder: Path, settings: str = "") -> Iterator[Net]:
+    """All running; none is left when the block ends. By default only the first works on runs."""
+    net = Net(folder, settings)
     with yard(net.peers):
         try:
             net.start(1)

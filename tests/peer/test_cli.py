@@ -145,6 +145,16 @@ def test_submit_sends_absolute_paths_and_the_overrides(cli: Cli, spec: Path, tmp
         assert json.loads(cli("submit", spec, "--json")[1]) == {"run": RUN_A, "name": "tiny"}
 
 
+def test_submit_names_who_else_may_lead(cli: Cli, spec: Path, tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as node:
+        for given, wanted in ((f"{'a' * 64}, {'b' * 64}", ["a" * 64, "b" * 64]), ("", [])):
+            assert cli("submit", spec, "--leaders", given)[0] == 0
+            assert node.asked[-1][2] == wanted
+        status, _, err = cli("submit", spec, "--leaders", "bob")
+        assert status == 2
+        assert "'bob' is no account" in err
+
+
 def test_submit_and_follow_shows_the_run(cli: Cli, spec: Path, tmp_path: Path) -> None:
     with running_gateway(tmp_path):
         assert "closed after round 1" in cli("submit", spec, "--follow")[1]
