@@ -147,6 +147,12 @@ class Goodbye(Message):
     reason: Word
 
 
+class Cancellation(Message):
+    """`run.cancel`: the submitter, which does not lead just now, wants its run to end."""
+
+    run: Hash
+
+
 class TermQuery(Message):
     """`ledger.term`: whose term of a run's log is it? With a signature, a leader's bid for it, or its leave."""
 

@@ -14,8 +14,10 @@ from peer.directory import Directory
 from peer.errors import RunError
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
+from peer.messages import Cancellation
 from peer.network.network import Network
 from peer.runs.host import Host
+from peer.runs.leader import CANCELLED_BY_SUBMITTER
 from peer.runs.run import Run
 from peer.runs.submission import Submitter
 from peer.supervisor import Fields
@@ -109,13 +111,21 @@ class Node:
             yield event
 
     async def cancel(self, run: str) -> Fields:
-        """End a run that we lead."""
-        leader = self._host.leaders.get(self._known(run).id)
-        if leader is None:
-            raise RunError(
-                "FP-433", f"run {run[:16]}: not led by this peer, or over", "cancel it where it was submitted"
-            )
-        leader.cancel("cancelled by the submitter")
+        """End a run that we submitted, whoever leads it.
+
+        Raises:
+            RunError: we did not, or it is over; NetworkError: its leader cannot be reached.
+        """
+        known = self._known(run)
+        if known.spec["submitter"] != self._logs.account.public:
+            raise RunError("FP-433", f"run {run[:16]}: not submitted by this peer", "cancel it where it was submitted")
+        leader, member = self._host.leaders.get(known.id), self._host.members.get(known.id)
+        if leader is not None:
+            leader.cancel(CANCELLED_BY_SUBMITTER)
+        elif member is not None and known.log.close is None:
+            await member.heart.call("run.cancel", Cancellation(run=known.id).body())
+        else:
+            raise RunError("FP-433", f"run {run[:16]}: is over", "there is nothing to cancel")
         return {"run": run, "cancelled": 1}
 
     async def export(self, run: str, to: str) -> Fields:

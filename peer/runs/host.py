@@ -250,7 +250,7 @@ class Host:
     # ------------------------------------------------------------------ other peers' calls
 
     def _serve_runs(self) -> None:
-        for method in ("join", "beat", "receipt", "leave"):
+        for method in ("join", "beat", "receipt", "leave", "cancel"):
             self._network.serve(f"run.{method}", self._for_leader(f"on_{method}"))
         self._network.serve("run.news", self._on_news)
         self._network.serve("run.gossip", self._on_gossip)

@@ -22,7 +22,7 @@ from peer.errors import ForgeError, Refused, WorkerError
 from peer.files import write_atomic
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Beat, Delivery, Goodbye, Gossip, News
+from peer.messages import Beat, Cancellation, Delivery, Goodbye, Gossip, News
 from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
@@ -38,6 +38,7 @@ from peer.runs.worker import RunWorker
 log = structlog.get_logger(__name__)
 
 CANCELLED = "cancelled"
+CANCELLED_BY_SUBMITTER = "cancelled by the submitter"
 TICK_S = 0.1
 RETRY_S = 1.0
 FETCH_S = 60.0
@@ -177,6 +178,15 @@ class Leader:
         if exc.code not in NO_FAULT and self._refusals[account, number] < MOST_REFUSALS:
             self._refusals[account, number] += 1
             await self.run.journal.add("refused", account=account, round=number, code=exc.code, reason=exc.message)
+
+    async def on_cancel(self, caller: str, body: Body) -> Body:
+        """`run.cancel`: the run's submitter wants it to end."""
+        Cancellation.read(body)
+        account = self._joined.account_of(caller)
+        if account != self.run.spec["submitter"]:
+            raise Refused("FP-433", f"run {self.run.id[:16]}: {account[:16]} did not submit it")
+        self.cancel(CANCELLED_BY_SUBMITTER)
+        return {}
 
     async def on_leave(self, caller: str, body: Body) -> Body:
         """`run.leave`: the member goes; nobody waits for it."""

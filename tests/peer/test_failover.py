@@ -10,7 +10,7 @@ import pytest
 
 from ledger import notes
 from ledger.verify.verify import verify_store
-from peer.errors import Unreachable
+from peer.errors import Refused, RunError, Unreachable
 from tests.peer.daemons import Peer, World, begin_with, finish
 from tests.peer.memory_net import until
 
@@ -97,6 +97,36 @@ async def test_all_are_killed_and_any_two_that_may_lead_go_on_together(four: Wor
     await until(lambda: any(peer.run(run).log.close for peer in (bob, carol, dave)))
     await alice.start()
     await finish(run, alice, bob, carol, dave)
+
+
+def follows(peer: Peer, run: str, leader: Peer) -> bool:
+    """Whether the peer's heartbeats reach this leader."""
+    member = peer.daemon.host.members.get(run)
+    return member is not None and bool(member.heart.peers) and member.leader.account == leader.account
+
+
+async def test_a_submitter_that_does_not_lead_any_more_can_still_cancel_and_nobody_else_can(four: World) -> None:
+    alice, bob, carol, dave = await peers_of(four)
+    gate = alice.engine.hold(1)
+    run = await alice.submit(leaders=[bob], members={"min": 2}, training={"rounds": 100_000})
+    await begin_with(alice, run, gate, bob, carol, dave)
+    await alice.kill()
+    await bob.event(run, "leads")
+    await alice.start()
+    for peer in (alice, carol):
+        await until(lambda peer=peer: follows(peer, run, bob))
+    for peer in (bob, carol):
+        with pytest.raises(RunError, match="not submitted by this peer"):
+            await peer.daemon.node.cancel(run)
+    with pytest.raises(Refused, match="did not submit it"):
+        await carol.daemon.host.members[run].heart.call("run.cancel", {"run": run})
+    assert await alice.daemon.node.cancel(run) == {"run": run, "cancelled": 1}
+    await finish(run, alice, bob, carol, dave)
+    close = bob.run(run).log.close
+    assert close is not None
+    assert close.reason == "cancelled by the submitter"
+    with pytest.raises(RunError, match="is over"):
+        await alice.daemon.node.cancel(run)
 
 
 async def test_what_one_witness_promised_a_dead_leader_is_taken_over(four: World) -> None:

@@ -91,7 +91,7 @@ async def test_cancelling_settles_what_was_delivered_and_returns_the_rest(world:
     alice.engine.hold(2)
     run = await alice.submit(training={"rounds": 50})
     await alice.event(run, "receipt", round=2, account=bob.account)
-    with pytest.raises(RunError, match="not led by this peer"):
+    with pytest.raises(RunError, match="not submitted by this peer"):
         await bob.daemon.node.cancel(run)
     await alice.daemon.node.cancel(run)
     await finish(run, alice, bob)
