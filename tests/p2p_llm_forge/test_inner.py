@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from p2p_llm_forge.inner import InnerTrainer, RoundResult, learning_rate
+from p2p_llm_forge.inner import InnerTrainer, RoundResult
+from p2p_llm_forge.schedule import learning_rate
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.state import Layout
 
@@ -36,7 +37,7 @@ class Recorder(InnerTrainer):
 
     def __init__(self) -> None:
         model = Tiny()
-        super().__init__(model, Layout.of(model, momentum=False), SPEC, torch.device("cpu"))
+        super().__init__(model, Layout.of(model, SPEC.outer), SPEC, torch.device("cpu"))
         self.rates: list[float] = []
         self.reads: list[tuple[int, int]] = []
 
