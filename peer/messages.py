@@ -173,5 +173,3 @@ class TermAnswer(Message):
     """Whether that leader is silent for long, or gone."""
     promised: NoteText
     """The newest head of the log that the witness cosigned, as its writer signed it; or empty."""
-    size: Natural
-    """The size that `promised` states, or 0."""

@@ -51,6 +51,17 @@ class Tenure(OwnLogs):
                     self._db.set_term(log.row, *new)
             return new
 
+    def read_head(self, origin: str, head_note: bytes) -> Checkpoint:
+        """The head of this log that a note is, if one who may write the log signed it.
+
+        Raises:
+            NoteInvalid: it is none.
+        """
+        with self._lock:
+            offer = head_of(head_note, origin)
+            notes.verify_head(offer.note, self._logs.get(origin).rules.writers)
+            return offer.head
+
     def adopt(self, origin: str, start: int, entries: Sequence[bytes], head_note: bytes, key: str) -> int:
         """Take over what another leader signed and a witness promised, to go on from there; how many entries were new.
 

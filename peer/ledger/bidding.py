@@ -68,7 +68,8 @@ class Bidding:
         Before it returns, our store holds the longest head that any of the witnesses asked has promised.
 
         Raises:
-            Conflict: a promised head contradicts what our own key signed: another leader must go on.
+            LedgerError: a promised head contradicts what our own key signed, so another leader must go on; or the disk
+                failed.
         """
         quorum = self._genesis.quorum
         known = await self._ask(TermQuery(origin=origin))
@@ -149,13 +150,13 @@ class Bidding:
         All promised heads are prefixes of one another, unless leaders died one after the other before a quorum had
         their entries, or one of them contradicted itself.
         """
-        heads = {name: _head(answer) for name, answer in given.items() if answer.size}
+        heads = await self._heads(origin, given)
         best: tuple[int, int, int, list[bytes], bytes] | None = None
         for name in sorted(heads, key=lambda name: heads[name].size, reverse=True):
-            if best is not None and heads[name].size == best[1] and given[name].promised.encode() == best[4]:
+            if best is not None and given[name].promised.encode() == best[4]:
                 continue
             try:
-                start, entries = await self._tail(origin, name, given[name])
+                start, entries = await self._tail(origin, name, heads[name].size)
                 agreeing = await self._storage.use(
                     partial(
                         Store.agreeing, origin=origin, start=start, entries=entries, heads=list(heads.values())
@@ -175,14 +176,26 @@ class Bidding:
             )
             log.info("adopted", origin=origin[-20:], size=size, entries=fresh)
 
-    async def _tail(self, origin: str, name: str, answer: TermAnswer) -> tuple[int, list[bytes]]:
-        """The entries under a witness's promised head, from the end of what is certified here."""
+    async def _heads(self, origin: str, given: Answers) -> dict[str, notes.Checkpoint]:
+        """The promised heads, by witness; what none of the run's leaders signed is no head."""
+        heads: dict[str, notes.Checkpoint] = {}
+        for name, answer in given.items():
+            if answer.promised:
+                try:
+                    read = partial(Store.read_head, origin=origin, head_note=answer.promised.encode())
+                    heads[name] = await self._storage.use(read)
+                except LedgerError as exc:
+                    log.warning("promise_not_adopted", origin=origin[-20:], witness=name, reason=str(exc))
+        return heads
+
+    async def _tail(self, origin: str, name: str, size: int) -> tuple[int, list[bytes]]:
+        """The entries up to a witness's promised head, from the end of what is certified here."""
         certificate = await self._storage.use(lambda store: store.certified(origin))
         start = at = certificate.size if certificate is not None else 0
         entries: list[bytes] = []
         if self._here is not None and name == self._here[0]:
-            return start, await self._storage.use(lambda store: store.entries(origin, start, max(start, answer.size)))
-        while at < answer.size:
+            return start, await self._storage.use(lambda store: store.entries(origin, start, max(start, size)))
+        while at < size:
             body = TailQuery(origin=origin, start=at).body()
             reply = await self._network.call(self._peer(name), "ledger.tail", body, timeout_s=ASK_S)
             tail = TailAnswer.read(reply)
@@ -190,12 +203,8 @@ class Bidding:
                 raise MessageInvalid(f"witness {name}: entries of {tail.origin[-20:]} from {tail.start}, wanted {at}")
             entries += [entry.encode() for entry in tail.entries]
             at += len(tail.entries)
-        return start, entries[: answer.size - start]
+        return start, entries[: max(0, size - start)]
 
 
 def _gave(answer: TermAnswer, term: Term) -> bool:
     return Term(answer.number, answer.leader) == term
-
-
-def _head(answer: TermAnswer) -> notes.Checkpoint:
-    return notes.checkpoint(notes.parse(answer.promised.encode()))

@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 
-from ledger import notes
 from ledger.errors import LedgerError
 from ledger.store.store import Store
 from ledger.terms import NONE, Bid, Term
@@ -108,5 +107,4 @@ class TermDesk:
             leader=term.leader,
             idle=int(term == NONE or self._leases.idle(origin, now)),
             promised=promised.decode() if promised else "",
-            size=notes.checkpoint(notes.parse(promised)).size if promised else 0,
         )

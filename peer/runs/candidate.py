@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from ledger.errors import Conflict, SelfFork, TermOver
+from ledger.errors import LedgerError, SelfFork, TermOver
 from ledger.terms import Term
 from peer.ledger.logs import Logs
 from peer.ledger.terms import LEASE_S
@@ -75,7 +75,7 @@ class Candidate:
                     try:
                         if (term := await bidding.take(origin)) is not None:
                             return term
-                    except Conflict as exc:
+                    except LedgerError as exc:
                         log.warning("may_not_lead", run=self._run.id[:16], reason=str(exc))
                         await asyncio.sleep(BARRED_S)
                     vacant_since = 0.0

@@ -30,7 +30,7 @@ from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEff
 from peer.runs import evaluating
 from peer.runs.joined import Joined
 from peer.runs.member import Member
-from peer.runs.push import Errands, Push
+from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
 from peer.runs.worker import RunWorker
@@ -85,7 +85,7 @@ class Leader:
         self._grace_s = FIND_S if after_another else None
         self._joined = Joined(run.id)
         self._machine: LeaderMachine | None = None
-        self._errands: Errands | None = None
+        self._tasks: LeaderTasks | None = None
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
@@ -104,7 +104,7 @@ class Leader:
             grace_s=self._grace_s,
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
-            self._errands = Errands(tasks)
+            self._tasks = LeaderTasks(tasks)
             ticking = tasks.create_task(self._ticks())
             if (self.run.folder / CANCELLED).exists():
                 self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
@@ -197,10 +197,10 @@ class Leader:
     # ------------------------------------------------------------------ effects
 
     def _carry_out(self, effects: Sequence[LeaderEffect]) -> None:
-        if self._errands is None:
+        if self._tasks is None:
             return
         for effect in effects:
-            self._errands.start(self._do(effect))
+            self._tasks.start(self._do(effect))
         if self._machine is not None and self._machine.phase is Phase.CLOSED:
             self._closed.set()
 
@@ -244,8 +244,8 @@ class Leader:
         self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
 
     def _gossip(self, gossip: Gossip, sender: str) -> None:
-        assert self._errands is not None
-        self._push.gossip(self._errands, self._joined.peers(self._alive() - {sender}), gossip)
+        assert self._tasks is not None
+        self._push.gossip(self._tasks, self._joined.peers(self._alive() - {sender}), gossip)
 
     async def _until_checked(self, path: Any) -> tuple[str, str] | None:
         """Decode an update; our own worker's death is not the member's fault."""
@@ -287,8 +287,8 @@ class Leader:
         await self._logs.append(self.run.origin, effect.entries)
         await self.run.refresh()
         self._watch.mark("certified")
-        assert self._errands is not None
-        self._push.news(self._errands, self.peers(), size)
+        assert self._tasks is not None
+        self._push.news(self._tasks, self.peers(), size)
         if parts := self._watch.lap():
             await self.run.journal.add("timing", round=self.run.log.round, **parts)
         self._tell(rounds.Logged(balance=await self._balance()))

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 PUSH_S = 5.0
 
 
-class Errands:
+class LeaderTasks:
     """Tasks of one leader; once they are being cancelled, nothing new is started."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
@@ -44,16 +44,16 @@ class Push:
         self._network = network
         self._replication = replication
 
-    def gossip(self, errands: Errands, peers: Iterable[str], gossip: Gossip) -> None:
+    def gossip(self, tasks: LeaderTasks, peers: Iterable[str], gossip: Gossip) -> None:
         """Say who has an update."""
         for peer in peers:
-            errands.start(self._send(peer, "run.gossip", gossip.body()))
+            tasks.start(self._send(peer, "run.gossip", gossip.body()))
 
-    def news(self, errands: Errands, peers: Iterable[str], since: int) -> None:
+    def news(self, tasks: LeaderTasks, peers: Iterable[str], since: int) -> None:
         """Send the newest entries of the log."""
         for peer in peers:
             if peer != self._network.peer_id:
-                errands.start(self._send_log(peer, since))
+                tasks.start(self._send_log(peer, since))
 
     async def _send_log(self, peer: str, since: int) -> None:
         async for bundle in self._replication.bundles(self._origin, since):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from ledger import notes
+from ledger.keys import PrivateKey
 from ledger.verify.verify import verify_store
 from peer.errors import Refused, RunError, Unreachable
+from peer.wire import Reply
 from tests.peer.daemons import Peer, World, begin_with, finish
 from tests.peer.memory_net import until
 
@@ -165,6 +167,22 @@ async def test_what_one_witness_promised_a_dead_leader_is_taken_over(four: World
 def promised(peer: Peer, origin: str) -> int:
     note = peer.store.promised(origin)
     return notes.checkpoint(notes.parse(note)).size if note else 0
+
+
+async def test_a_witness_that_lies_about_its_promise_keeps_nobody_from_leading(four: World) -> None:
+    alice, bob, carol, dave = await peers_of(four)
+    gate = alice.engine.hold(1)
+    run = await alice.submit(leaders=[bob], members={"min": 2}, training={"rounds": 5})
+    await begin_with(alice, run, gate, bob, carol, dave)
+    origin, forger = alice.run(run).origin, PrivateKey.generate()
+    forged = notes.sign_head(notes.Checkpoint(origin=origin, size=10**9, root=bytes(32)), forger).decode()
+    lies = iter([forged, "garbage", forged.replace(origin, origin[:-1] + "0")] * 1000)
+    four.air.changes[dave.network.peer_id, "ledger.term"] = lambda reply: Reply(
+        {**reply.body, "promised": next(lies)}
+    )
+    await alice.kill()
+    await bob.event(run, "leads")
+    await finish(run, bob, carol, dave)
 
 
 async def test_leaders_that_bid_at_the_same_time_never_lead_in_the_same_term(
