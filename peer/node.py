@@ -123,7 +123,7 @@ class Node:
         if leader is not None:
             leader.cancel(CANCELLED_BY_SUBMITTER)
         elif member is not None and known.log.close is None:
-            await member.heart.call("run.cancel", Cancellation(run=known.id).body())
+            await member.heart.ask("run.cancel", Cancellation(run=known.id).body())
         else:
             raise RunError("FP-433", f"run {run[:16]}: is over", "there is nothing to cancel")
         return {"run": run, "cancelled": 1}

@@ -91,6 +91,18 @@ class Heart:
             raise Unreachable(f"run {self._run.id[:16]}: the leader's peer is not known yet")
         return await self._network.call(leader, method, body, timeout_s=timeout_s)
 
+    async def ask(self, method: str, body: dict[str, Any], timeout_s: float = CALL_S) -> dict[str, Any]:
+        """As `call`, after joining a leader that does not know us."""
+        try:
+            return await self.call(method, body, timeout_s)
+        except Refused as exc:
+            if exc.code != UNKNOWN_MEMBER:
+                raise
+        await self.call("run.join", Join(run=self._run.id, advert=self._advert()).body())
+        answer = await self.call(method, body, timeout_s)
+        self._on_joined()
+        return answer
+
     async def say_goodbye(self, reason: str) -> None:
         """Tell the leader that we go, so that nobody waits for us."""
         if self._run.log.close is None:
@@ -112,14 +124,7 @@ class Heart:
 
     async def _beat(self) -> None:
         body = Beat(run=self._run.id, state=self._state(), size=self._run.log.size).body()
-        try:
-            news = News.read(await self.call("run.beat", body, BEAT_TIMEOUT_S))
-        except Refused as exc:
-            if exc.code != UNKNOWN_MEMBER:
-                raise
-            await self.call("run.join", Join(run=self._run.id, advert=self._advert()).body())
-            news = News.read(await self.call("run.beat", body, BEAT_TIMEOUT_S))
-            self._on_joined()
+        news = News.read(await self.ask("run.beat", body, BEAT_TIMEOUT_S))
         self.peers = [peer for peer in news.peers if peer != self._network.peer_id]
         leader = self._leader.peer
         if leader is None or leader == self._network.peer_id:
