@@ -36,7 +36,7 @@ def terms(run: str, *peers: Peer) -> list[tuple[int, str]]:
 
 async def test_a_leader_that_is_killed_is_followed_by_the_next_and_nothing_settled_is_lost(four: World) -> None:
     alice, bob, carol, dave = await peers_of(four)
-    gate = alice.engine.hold(1)
+    gate, _ = alice.engine.hold(1), alice.engine.hold(3)  # so that it cannot be over before
     run = await alice.submit(leaders=[bob, carol], members={"min": 2}, training={"rounds": 6})
     await begin_with(alice, run, gate, bob, carol, dave)
     await bob.event(run, "settled", round=2)
@@ -49,7 +49,7 @@ async def test_a_leader_that_is_killed_is_followed_by_the_next_and_nothing_settl
 
 async def test_a_leader_that_stops_hands_over(four: World) -> None:
     alice, bob, carol, dave = await peers_of(four)
-    gate = alice.engine.hold(1)
+    gate, _ = alice.engine.hold(1), alice.engine.hold(3)  # so that it cannot be over before
     run = await alice.submit(leaders=[bob], members={"min": 2}, training={"rounds": 5})
     await begin_with(alice, run, gate, bob, carol, dave)
     await bob.event(run, "settled", round=1)
@@ -73,7 +73,7 @@ async def test_without_any_leader_the_run_waits_and_goes_on_when_one_is_back(fou
 
 async def test_a_leader_that_is_cut_off_steps_down_and_its_side_settles_nothing(four: World) -> None:
     alice, bob, carol, dave = await peers_of(four)
-    gate = alice.engine.hold(1)
+    gate, held = alice.engine.hold(1), alice.engine.hold(3)  # so that it cannot be over before
     run = await alice.submit(leaders=[bob, carol], members={"min": 2}, training={"rounds": 8})
     await begin_with(alice, run, gate, bob, carol, dave)
     await bob.event(run, "settled", round=2)
@@ -82,6 +82,7 @@ async def test_a_leader_that_is_cut_off_steps_down_and_its_side_settles_nothing(
     await alice.event(run, "stepped_down")
     assert alice.run(run).log.close is None
     four.air.cut.clear()
+    held.set()
     await finish(run, alice, bob, carol, dave)
     assert len({number for number, _ in terms(run, alice, bob, carol)}) == len(terms(run, alice, bob, carol))
 
@@ -190,7 +191,7 @@ async def test_leaders_that_bid_at_the_same_time_never_lead_in_the_same_term(
 ) -> None:
     monkeypatch.setattr("peer.runs.candidate.RANK_S", 0.0)
     alice, bob, carol, dave = await peers_of(four)
-    gate = alice.engine.hold(1)
+    gate, _ = alice.engine.hold(1), alice.engine.hold(3)  # so that it cannot be over before
     run = await alice.submit(leaders=[bob, carol, dave], members={"min": 2}, training={"rounds": 12})
     await begin_with(alice, run, gate, bob, carol, dave)
     await bob.event(run, "settled", round=1)
