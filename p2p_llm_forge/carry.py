@@ -15,6 +15,10 @@ that is trained again replaces its own residual, so its change is in it once. Wh
 newest residual (a power cut, a restored backup, a second home of one account) shows that the residual holds values
 that were sent since; it is dropped then: a change may be lost by such an accident, never counted twice.
 
+Work ahead of a settlement (`ahead`) only trains before the fate of the last update is known: the residual is asked for
+and left when it is finished, after that. Where it is thrown away its change is in nothing, and AdamW's state goes back
+to what was kept, so that a member goes on as one that was killed in mid-training does.
+
 A member that was away keeps both: the residual fades by `codec.decay` each round, as if it had trained without finding
 anything, and AdamW's means are replaced within some ten steps, so neither needs a stricter limit than what the daemon
 tells of the log: after `MOST_ROUNDS_AWAY` rounds both are dropped. Measured (2 members, 120,640 parameters, 10 steps a
@@ -86,6 +90,13 @@ class Carry:
         if self._residual is not None or found is not None:
             left = self._residual.label.round if self._residual is not None else 0
             self._told = {"residual": left, "optimizer": found[0].round if found is not None else 0}
+
+    def rewind(self, round_number: int) -> None:
+        """The optimizer moved by work that is thrown away: back to its state of the round before, if that was kept."""
+        self._kept.wait()
+        found, held = self._kept.moments(round_number), self._residual
+        if found is not None and held is not None and found[0] == held.label:
+            self._inner.restore(found[1])
 
     def carried(self, round_number: int, settled: Sequence[Settled] | None) -> Tensor | None:
         """What of the residual goes into this round, as a new vector [P]; `settled` as in `protocol.Train`."""

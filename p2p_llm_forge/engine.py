@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from p2p_llm_forge import ahead as work_ahead
 from p2p_llm_forge import codec, memory, model, outer
 from p2p_llm_forge.blobs import blob_id, encode_json, leaf_hash, merkle_root, read_blob, write_atomic
 from p2p_llm_forge.carry import Carry, file_name
@@ -26,7 +28,7 @@ from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import BlobError, RequestError, StateError, UpdateError
 from p2p_llm_forge.inner import InnerTrainer, Read, Report
 from p2p_llm_forge.kept import Kept, Label
-from p2p_llm_forge.protocol import Contribution, Open, Settled
+from p2p_llm_forge.protocol import Ahead, Contribution, Open, Settled
 from p2p_llm_forge.state import Layout, State
 
 KEPT_FILES = 3
@@ -68,6 +70,7 @@ class Engine:
             sequences=training.micro_batch_size or training.batch_size,
             sequence_length=self.manifest.sequence_length,
             moments=len(training.outer.moments),
+            overlap=training.overlap,
         )
         free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
         memory.check_fits(need, free, memory.gpu_bytes(device))
@@ -82,6 +85,7 @@ class Engine:
             kept=self.kept, updates=folder / "updates", spec=training.codec, inner=self.inner,
             now_or_never=training.mode == "synchronous",
         )  # fmt: skip
+        self._work: work_ahead.Work | None = None
 
     def _check_blobs_agree(self) -> None:
         length, rows = self.manifest.sequence_length, model.vocabulary(self.config)
@@ -92,20 +96,25 @@ class Engine:
 
     def train(
         self, *, round_number: int, start: int, count: int, seconds: float, stopped: Callable[[], bool], report: Report,
-        settled: Sequence[Settled] | None = None,
+        settled: Sequence[Settled] | None = None, ahead: Ahead | None = None,
     ) -> dict[str, Any]:  # fmt: skip
-        """Train on slots start … start+count-1 from the shared state and write the update.
+        """Train on slots start … start+count-1 and write the update; ahead of its round, keep the change for `finish`.
 
         Args:
             settled: our updates that the log settled of late, as in `protocol.Train`.
+            ahead: where to start instead of the shared state.
 
         Raises:
             RequestError: opened without shards. UpdateError: training diverged. DiskError: the update was not written.
         """
         sampler = self._sampler()
         needed = min(count, self.spec.training.inner_steps * self.spec.training.batch_size)
+        if self._work is not None:
+            self._work = None
+            self.carry.rewind(round_number)
         self.carry.recall(round_number)
-        self.inner.take(self.state.weights_P)
+        start_P = self.state.weights_P if ahead is None else self.start_of(round_number, ahead)
+        self.inner.take(start_P)
         result = self.inner.train(
             self._reader(sampler.windows(start, needed)),
             slots=needed,
@@ -126,13 +135,42 @@ class Engine:
             "seconds": round(result.seconds, 6),
         }
         if result.steps:
-            reply["update"] = str(self._write_update(round_number, settled))
+            change_P = self.inner.change(start_P)
+            if ahead is not None:
+                self._work = work_ahead.Work(round=round_number, change_P=change_P, reply=reply)
+                return reply
+            reply["update"] = str(self._write_update(round_number, change_P, settled))
         return {**reply, **self.carry.told()}
 
-    def _write_update(self, round_number: int, settled: Sequence[Settled] | None) -> Path:
+    def start_of(self, round_number: int, ahead: Ahead) -> Tensor:
+        """Where work ahead of round `round_number` starts [P], from blobs alone; changes nothing.
+
+        Raises:
+            StateError, UpdateError, DiskError: a blob is another one than named, or none of this run's.
+        """
+        before = self.state
+        if self.state_id != ahead.state:
+            before = State.load(Path(ahead.path), self.layout)
+            if (found := before.id(torch.get_num_threads())) != ahead.state:
+                raise StateError(f"state {Path(ahead.path).name}: it is {found}, wanted {ahead.state}")
+        update, _ = self._decode(Path(ahead.update))
+        return work_ahead.start(before, update, self.spec.training, round_number - 1)
+
+    def finish(self, *, round_number: int, settled: Sequence[Settled] | None = None) -> dict[str, Any]:
+        """Write the update of the work ahead, now that its round is open; answers as `train`.
+
+        Raises:
+            RequestError: nothing was trained ahead of this round. UpdateError, DiskError: as for `train`.
+        """
+        work, self._work = self._work, None
+        if work is None or work.round != round_number:
+            raise RequestError(f"finish: nothing was trained ahead of round {round_number}; train it")
+        update = str(self._write_update(round_number, work.change_P, settled))
+        return {**work.reply, "update": update, **self.carry.told()}
+
+    def _write_update(self, round_number: int, change_P: Tensor, settled: Sequence[Settled] | None) -> Path:
         """Fold the round's change into the residual and encode what is sent of it."""
         training = self.spec.training
-        change_P = self.inner.change(self.state.weights_P)
         if not bool(torch.isfinite(change_P).all()):
             self.inner.reset()
             raise UpdateError("own update: not finite, the training diverged; lower training.learning_rate")

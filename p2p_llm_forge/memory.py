@@ -27,7 +27,8 @@ class Estimate:
     weights_bytes: int
     """Local weights, gradients and AdamW state: 16 bytes per parameter."""
     state_bytes: int
-    """Shared state, residual and aggregation: 20 bytes per parameter, 8 more for each moment of the outer optimizer."""
+    """Shared state, residual and aggregation: 20 bytes per parameter, 8 more for each moment of the outer optimizer, 4
+    more for work ahead."""
     activation_bytes: int
     """A rough figure for one micro batch."""
 
@@ -37,12 +38,13 @@ class Estimate:
         return self.weights_bytes + self.state_bytes + self.activation_bytes
 
 
-def estimate(config: Any, *, sequences: int, sequence_length: int, moments: int) -> Estimate:
+def estimate(config: Any, *, sequences: int, sequence_length: int, moments: int, overlap: bool = False) -> Estimate:
     """What training will need, from the shapes alone: nothing of the model's size is allocated.
 
     Args:
         sequences: sequences per micro batch.
         moments: values that the outer optimizer remembers of every parameter.
+        overlap: whether a change waits for the settlement of the round before it.
     """
     with torch.device("meta"), _quiet():
         model = from_config(config)
@@ -53,7 +55,7 @@ def estimate(config: Any, *, sequences: int, sequence_length: int, moments: int)
     # About 34 hidden-sized activations a layer in half precision (Korthikanti et al., 2022), doubled for fp32;
     # logits, their log-softmax and their gradient in fp32.
     activations = tokens * (layers * hidden * 68 + vocabulary(config) * 12)
-    state = parameters * (20 + 8 * moments)
+    state = parameters * (20 + 8 * moments + 4 * overlap)
     return Estimate(
         parameters=parameters, weights_bytes=parameters * 16, state_bytes=state, activation_bytes=activations
     )

@@ -80,6 +80,19 @@ class Settled(BaseModel):
     """Blob id."""
 
 
+class Ahead(BaseModel):
+    """Where training ahead of a settlement starts: the state before the round, moved by our own update alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    state: str = Field(max_length=100)
+    """Id of the state that the round before started from."""
+    path: str
+    """Path of it; read only if the worker holds another one."""
+    update: str
+    """Path of our own update of that round."""
+
+
 class Train(Request):
     """Train on a slot range."""
 
@@ -94,6 +107,17 @@ class Train(Request):
     settled: list[Settled] | None = Field(default=None, max_length=4 * MOST_ROUNDS_AWAY)
     """This member's updates that the log has settled in the last `MOST_ROUNDS_AWAY` rounds; when left out, what was
     applied as `mine` since the last training."""
+    ahead: Ahead | None = None
+    """Train from there instead of the held state and keep the change; `finish` writes the update."""
+
+
+class Finish(Request):
+    """Write the update of what was trained ahead of this round."""
+
+    do: Literal["finish"]
+    round: int = Round
+    settled: list[Settled] | None = Field(default=None, max_length=4 * MOST_ROUNDS_AWAY)
+    """As for `train`: only now it is known."""
 
 
 class Stop(Request):
@@ -183,7 +207,7 @@ class Close(Request):
 
 _COMMANDS: dict[str, type[Request]] = {
     kind.__name__.lower(): kind
-    for kind in (Prepare, Open, Train, Stop, Check, Apply, Load, Evaluate, Export, Generate, Measure, Close)
+    for kind in (Prepare, Open, Train, Finish, Stop, Check, Apply, Load, Evaluate, Export, Generate, Measure, Close)
 }
 
 

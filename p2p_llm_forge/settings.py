@@ -184,6 +184,9 @@ class TrainingSpec(Section):
     """Largest gradient norm of a step, in mode synchronous that of the whole round; 0 does not clip."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on GPUs that have it, fp32 elsewhere."""
+    overlap: bool = False
+    """Members train their next round while this one is being settled, so that the others' updates reach them one round
+    later: no time is lost to a slow network, some loss is. Only in mode local."""
     codec: CodecSpec = Field(
         default_factory=lambda given: CodecSpec(kind="f32" if given.get("mode") == "synchronous" else "topk")
     )
@@ -221,6 +224,8 @@ class TrainingSpec(Section):
 
     def _check_synchronous(self) -> None:
         """Refuse what would make it differ from one machine with the whole batch."""
+        if self.overlap:
+            raise ValueError("mode synchronous has no round's delay; leave overlap out or set mode: local")
         if self.outer.kind != "adamw":
             raise ValueError(f"mode synchronous steps by adamw; leave {self.outer.kind} out or set mode: local")
         if self.codec.kind == "topk":

@@ -131,6 +131,8 @@ class Worker:
                 return self._open(request)
             case protocol.Train():
                 return self._train(request, stopped)
+            case protocol.Finish():
+                return self._opened().finish(round_number=request.round, settled=request.settled)
             case protocol.Apply():
                 return self._opened().apply(request.round, request.updates)
             case protocol.Load():
@@ -195,6 +197,7 @@ class Worker:
             stopped=stopped.is_set,
             report=report,
             settled=request.settled,
+            ahead=request.ahead,
         )
 
     def _check(self, request: protocol.Check) -> dict[str, Any]:

@@ -34,7 +34,7 @@ ORDER = {
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
-        outer inner kept
+        outer ahead inner kept
         protocol carry channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
@@ -46,10 +46,10 @@ ORDER = {
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
-        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
+        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/ahead rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member
+        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/ahead runs/member
         runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app

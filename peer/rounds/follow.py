@@ -2,18 +2,21 @@
 
 The worker does one thing at a time, so at most one of load, replay and train is under way. Whatever was asked for and
 broke is asked for again after a pause; a replay that cannot be done becomes a snapshot, and a snapshot a replay.
+With overlap it trains on after its delivery (`ahead`); what is settled meanwhile is replayed when that is done.
 
 Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monotonic clock.
 """
 
 from __future__ import annotations
 
+from peer.rounds.ahead import Ahead
 from peer.rounds.delivery import Delivery
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
     Answered,
     Broke,
     Deliver,
+    Finish,
     Holds,
     Load,
     LogGrew,
@@ -23,7 +26,9 @@ from peer.rounds.messages import (
     Replay,
     Stop,
     Train,
+    TrainAhead,
     Trained,
+    TrainedAhead,
     Welcomed,
 )
 from peer.rounds.pause import Pause
@@ -42,6 +47,7 @@ class MemberMachine:
         state_bytes: int,
         held: tuple[int, str] | None,
         promised: tuple[int, str] | None,
+        ahead: Ahead | None = None,
     ) -> None:
         """Start, or start again, where the home folder stands.
 
@@ -51,6 +57,7 @@ class MemberMachine:
             state_bytes: size of a state snapshot, against which replaying is weighed.
             held: (round, state id) that the worker holds, if it holds one.
             promised: (round, state id it started from) of a receipt that we signed before a restart.
+            ahead: our work ahead, in a run with overlap.
         """
         self.account = account
         self.log = log
@@ -59,6 +66,7 @@ class MemberMachine:
         """The load, replay or training under way."""
         self._state_bytes = state_bytes
         self._promised = promised
+        self._ahead = ahead
         self._delivery = Delivery()
         self._done_round = 0
         """Newest round for which we have trained (or need not)."""
@@ -99,6 +107,8 @@ class MemberMachine:
                 self._pause.rest(0.0)
             case Trained():
                 self._trained(message)
+            case TrainedAhead():
+                self._trained_ahead(message)
             case Answered():
                 self._delivery.answered(message, now)
             case Broke():
@@ -115,15 +125,26 @@ class MemberMachine:
 
     def _trained(self, message: Trained) -> None:
         done = self.busy
-        if not isinstance(done, Train) or message.round != done.open.round:
+        if not isinstance(done, Train | Finish) or message.round != done.open.round:
             return
         self.busy = None
         self._pause.rest(0.0)
+        if isinstance(done, Finish) and self._ahead is not None:
+            self._ahead.forget()
         if self._over(done.open):
             return
         self._done_round = message.round
         if message.slots:
             self._delivery.start(Deliver(open=done.open, trained=message))
+            if self._ahead is not None:
+                self._ahead.delivered(done, message.update)
+
+    def _trained_ahead(self, message: TrainedAhead) -> None:
+        done = self.busy
+        if isinstance(done, TrainAhead) and message.round == done.basis.round and self._ahead is not None:
+            self.busy = None
+            self._pause.rest(0.0)
+            self._ahead.trained(done, message)
 
     def _broke(self, effect: MemberEffect, now: float) -> None:
         if isinstance(effect, Deliver | Redeliver):
@@ -135,15 +156,19 @@ class MemberMachine:
                 self._broken = type(effect)
             if isinstance(effect, Load):
                 self.held = self._held_before
+            if isinstance(effect, Finish) and self._ahead is not None:
+                self._ahead.forget()
 
     # ------------------------------------------------------------------ deciding
 
     def _next(self, now: float) -> Effects:
         self._keep_promise()
         effects = self._delivery.next(self.log, now)
-        if isinstance(self.busy, Train) and self._over(self.busy.open) and not self._stopping:
+        if self._in_vain() and not self._stopping:
             self._stopping = True
             effects.append(Stop())
+        if self._ahead is not None:
+            effects += self._ahead.throw_away(self.log)
         if self.busy is None and self._pause.over(now) and self.log.state:
             self._pause.until = 0.0
             self.busy = self._catch_up() if self._behind() else self._work()
@@ -154,6 +179,16 @@ class MemberMachine:
     def _over(self, open_round: OpenRound) -> bool:
         """Whether this round is no longer the open one."""
         return self.log.open is None or self.log.open.index != open_round.index
+
+    def _in_vain(self) -> bool:
+        """Whether a training is under way that shall not go on."""
+        match self.busy:
+            case Train():
+                return self._over(self.busy.open)
+            case TrainAhead():
+                ahead = self._ahead
+                return ahead is not None and bool(ahead.lost(self.busy, self.log) or ahead.shorter(self.busy, self.log))
+        return False
 
     def _keep_promise(self) -> None:
         """A receipt that we signed before a restart is delivered, whatever the worker holds; never another."""
@@ -187,10 +222,12 @@ class MemberMachine:
     def _work(self) -> MemberEffect | None:
         open_round = self.log.open
         if open_round is None or open_round.round <= self._done_round or self.held is None:
-            return None
+            return self._ahead.idle(self.log) if self._ahead is not None else None
         seat = open_round.seat(self.account)
         if seat is None or open_round.state != self.held[1]:
             return None
+        if self._ahead is not None:
+            return self._ahead.work(self.log)
         return Train(open=open_round, start=seat.start, quota=seat.quota)
 
 

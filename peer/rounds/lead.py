@@ -195,9 +195,10 @@ class LeaderMachine:
         return self.roll.working(account, self._states())
 
     def _states(self) -> frozenset[str]:
-        """States whose holder can take part in the open round or the next: the open round's and the one before it."""
-        before = self.log.settled[-1].state_in if self.log.settled else ""
-        return frozenset({self.log.state, before, self._next_state} - {""})
+        """States whose holder can take part in the open round or the next: the open round's and the one before it;
+        with overlap two before it, as a member that trains ahead has not applied the last round yet."""
+        before = [done.state_in for done in self.log.settled[-1 - self.plan.overlap :]]
+        return frozenset({self.log.state, *before, self._next_state} - {""})
 
     def _cut(self, now: float) -> Effects:
         open_round = self.log.open
@@ -268,8 +269,8 @@ class LeaderMachine:
         ready = self.roll.ready(self._states() | {state})
         fit = self._attendance.backoff.fit(ready, round=number, wanted=plan.min_members)
         fit = self.speeds.in_time(fit, round=number, wanted=plan.min_members)[: plan.max_members]
-        seats = list(zip(fit, self.speeds.quotas(fit), strict=True))
-        entry = opening(plan, round=number, state=state, seats=seats, balance=standing.balance, slot=self.log.next_slot)
+        quotas = dict(zip(fit, self.speeds.quotas(fit), strict=True))
+        entry = opening(plan, self.log, round=number, state=state, quotas=quotas, balance=standing.balance)
         return (entry,) if entry is not None else ()
 
     def _open_or_close(self) -> Effects:
@@ -284,7 +285,7 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk = Desk(opened_at=now, open_round=self.log.open, pace=self.pace, speeds=self.speeds, timed=True)
+        self._desk = self._desk.following(self.log, now, width=self.plan.quota if self.plan.overlap else 0)
         self._counted = ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED

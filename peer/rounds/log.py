@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ledger.entries import Begin, Close, Entry, Open, Receipt, Settle
+from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
 from peer.errors import RoundError
 
 
@@ -53,6 +54,8 @@ class SettledRound:
     receipts: tuple[Receipt, ...]
     validation: tuple[int, int] | None
     """(round evaluated, held-out loss in micro-nats), where the leader had a new figure."""
+    roster: tuple[Seat, ...] = ()
+    """Who might have delivered."""
 
 
 class RunLog:
@@ -102,6 +105,20 @@ class RunLog:
                 return done.round
         return 0 if state and state == self._first_state else None
 
+    @property
+    def last_roster(self) -> tuple[Seat, ...]:
+        """Seats of the newest round, open or settled; none before the first."""
+        return self.open.roster if self.open is not None else self.settled[-1].roster if self.settled else ()
+
+    def settled_of(self, account: str) -> list[dict[str, object]]:
+        """This account's updates that were settled of late, as the worker is told of them."""
+        return [
+            {"round": done.round, "update": receipt.update}
+            for done in self.settled[-MOST_ROUNDS_AWAY:]
+            for receipt in done.receipts
+            if receipt.account == account
+        ]
+
     def extend(self, entries: Sequence[Entry]) -> None:
         """Take the next entries of the log, in order."""
         for entry in entries:
@@ -136,6 +153,7 @@ class RunLog:
                 state=entry.state,
                 receipts=tuple(self._receipts[index] for index in entry.receipts),
                 validation=(entry.validation[0], entry.validation[1]) if entry.validation else None,
+                roster=self.open.roster,
             )
         )
         self.tokens += sum(receipt.tokens for receipt in self.settled[-1].receipts)

@@ -171,6 +171,14 @@ class Trained:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedAhead:
+    """The worker finished training ahead of a round and keeps the change; `slots` is 0 as in `Trained`."""
+
+    round: int
+    slots: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answered:
     """The leader answered our delivery; `refusal` is (code, reason) or None."""
 
@@ -191,7 +199,7 @@ class Welcomed:
     """A leader took us in that did not know us: it has none of what we delivered before."""
 
 
-MemberMessage = LogGrew | Holds | Trained | Answered | Broke | Welcomed
+MemberMessage = LogGrew | Holds | Trained | TrainedAhead | Answered | Broke | Welcomed
 
 # ---------------------------------------------------------------- from a member
 
@@ -221,6 +229,44 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What work ahead starts from: the state before a round, moved by our own update of that round."""
+
+    round: int
+    """The round that is worked for, the one after it."""
+    state: str
+    """Id of the state."""
+    update: str
+    """Blob id."""
+    start: int
+    """First slot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAhead:
+    """Train for a round that may not be open yet, and keep the change: answer with `TrainedAhead`."""
+
+    basis: Basis
+    quota: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """Write the update of what was trained ahead of this round: answer with `Trained`."""
+
+    open: OpenRound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThrowAway:
+    """What was trained ahead of this round does not count: tell people."""
+
+    round: int
+    slots: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stop:
     """Stop training at the end of the current step."""
 
@@ -240,4 +286,4 @@ class Redeliver:
     round: int
 
 
-MemberEffect = Load | Replay | Train | Stop | Deliver | Redeliver
+MemberEffect = Load | Replay | Train | TrainAhead | Finish | ThrowAway | Stop | Deliver | Redeliver

@@ -5,10 +5,11 @@ Pure: no state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ledger.entries import Open, Receipt, Seat, Validation
+from peer.rounds import ahead
 from peer.rounds.log import RunLog
 from peer.rounds.plan import Plan
 
@@ -69,23 +70,27 @@ def _since_best(losses: Sequence[int]) -> int:
 
 
 def opening(
-    plan: Plan, *, round: int, state: str, seats: Sequence[tuple[str, int]], balance: int, slot: int
+    plan: Plan, log: RunLog, *, round: int, state: str, quotas: Mapping[str, int], balance: int
 ) -> Open | None:
-    """The open of a round with as many of `seats` as the balance pays, slots from `slot` on; None if too few.
+    """The open of a round with as many members as the balance pays, on slots never given out; None if too few.
 
     Args:
         plan: the run's figures.
+        log: the run's log; a round that is open in it is the one before.
         round: number of the round.
         state: id of the state that it starts from.
-        seats: account and quota, in order.
+        quotas: by account, in order.
         balance: the run's spendable micro-credits, which reserve the worth of each quota.
-        slot: first slot that was never given out.
     """
     roster: list[Seat] = []
-    for account, quota in seats:
+    slot, before, starts = log.next_slot, log.last_roster, dict[str, int]()
+    if plan.overlap:
+        quotas = ahead.steady(quotas, before)
+        starts = ahead.places(before, list(quotas), width=plan.quota, slot=slot)
+    for account, quota in quotas.items():
         balance -= plan.worth(quota)
         if balance < 0:
             break
-        roster.append(Seat(account, slot, quota))
+        roster.append(Seat(account, starts.get(account, slot), quota))
         slot += quota
     return Open(round=round, state=state, roster=tuple(roster)) if len(roster) >= plan.min_members else None

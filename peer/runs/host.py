@@ -1,7 +1,7 @@
 """The runs that one daemon hosts: which it takes part in, in which roles, from joining to the last claim.
 
 Composition of roles, no protocol of its own: a run is hosted by a member role, and by a leader role if its spec says
-that we lead it; both share one worker.
+that we lead it; both share one worker, unless members train while a round is settled.
 
 IO: through the parts it is given.
 """
@@ -200,15 +200,16 @@ class Host:
             await worker.close()
 
     async def _lead(self, run: Run, worker: RunWorker, member: Member, *, after: bool) -> None:
-        """Lead until the run is closed, or we are stopped."""
+        """Lead until the run is closed, or we are stopped; with overlap by a worker that does not train meanwhile."""
+        own = self._worker_in(run, "lead") if run.plan.overlap else worker
         leader = self.leaders[run.id] = Leader(
             run=run,
-            worker=worker,
+            worker=own,
             logs=self._logs,
             replication=self._replication,
             network=self._network,
             account=self._logs.account.public,
-            member=member,
+            member=member if own is worker else None,
             after_another=after,
         )
         self._directory.refresh()
@@ -216,6 +217,8 @@ class Host:
             await leader.serve()
         finally:
             self.leaders.pop(run.id, None)
+            if own is not worker:
+                await own.close()
 
     async def _claim(self, run: Run) -> None:
         """After the close: take over what the run owes us, as member and as funder."""
@@ -225,14 +228,18 @@ class Host:
     def worker(self, run: Run) -> RunWorker:
         """The run's worker; its process starts with its first task."""
         if run.id not in self.workers:
-            self.workers[run.id] = RunWorker(
-                run=run,
-                store=self._store,
-                fetcher=self._fetcher,
-                providers=lambda: self._providers(run),
-                hardware=self._hardware,
-            )
+            self.workers[run.id] = self._worker_in(run, "work")
         return self.workers[run.id]
+
+    def _worker_in(self, run: Run, folder: str) -> RunWorker:
+        return RunWorker(
+            run=run,
+            store=self._store,
+            fetcher=self._fetcher,
+            providers=lambda: self._providers(run),
+            hardware=self._hardware,
+            folder=folder,
+        )
 
     def _providers(self, run: Run) -> list[str]:
         """Peers that may have the run's blobs: its members, its leader."""

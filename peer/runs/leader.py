@@ -1,7 +1,8 @@
 """The leader's part in a run: carries out what its round machine asks for, and answers the members.
 
 The leader's own worker decodes every update before it counts and computes the next state; if this daemon trains too,
-the member role shares that worker. Only this role writes the run's log.
+the member role shares that worker, but not in runs with overlap: there the member trains while a round is settled.
+Only this role writes the run's log.
 
 IO: the run's log, members' blobs and messages over the network, the run's worker.
 """
@@ -72,7 +73,7 @@ class Leader:
             run: the run, whose log we may write.
             logs: the ledger replica.
             replication: sends members what is new in it.
-            member: our own member role, which shares the worker; None if we do not train.
+            member: our own member role, if it shares the worker; else this role alone keeps it going.
             after_another: whether another one led before, whose members have to find us first.
         """
         self.run = run
@@ -251,6 +252,8 @@ class Leader:
         """Decode an update; our own worker's death is not the member's fault."""
         while True:
             try:
+                if self._member is None and self._worker.pid is None:
+                    await self._worker.load(self.run.log.round, self.run.log.state)
                 return await self._worker.check(path)
             except (WorkerError, ForgeError) as exc:
                 log.warning("check_postponed", run=self.run.id[:16], reason=str(exc))

@@ -19,11 +19,13 @@ from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Delivery
 from peer.network.network import Network
+from peer.rounds.ahead import Ahead
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
     Answered,
     Broke,
     Deliver,
+    Finish,
     Holds,
     Load,
     LogGrew,
@@ -32,9 +34,12 @@ from peer.rounds.messages import (
     Redeliver,
     Replay,
     Stop,
+    ThrowAway,
     Train,
+    TrainAhead,
     Welcomed,
 )
+from peer.runs import ahead
 from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
@@ -105,6 +110,7 @@ class Member:
             state_bytes=int(self.run.blobs["state"].rpartition("-")[2]),
             held=held,
             promised=(receipt.round, receipt.state_in) if isinstance(receipt, Receipt) else None,
+            ahead=Ahead(account=self._key.public, plan=self.run.plan) if self.run.plan.overlap else None,
         )
 
     # ------------------------------------------------------------------ life
@@ -189,6 +195,16 @@ class Member:
                     seconds=self.run.plan.time_budget_s,
                     account=self._key.public,
                 )
+            case TrainAhead():
+                basis = effect.basis
+                await self.run.journal.add("training", round=basis.round, slots=[basis.start, effect.quota], ahead=1)
+                return await ahead.train(self._worker, effect)
+            case Finish():
+                return await ahead.finish(self._worker, effect, self._key.public)
+            case ThrowAway():
+                fields = {"round": effect.round, "slots": effect.slots, "reason": effect.reason}
+                await self.run.journal.add("thrown_away", **fields)
+                return None
             case Stop():
                 await self._worker.stop()
                 return None

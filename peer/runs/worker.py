@@ -19,7 +19,6 @@ from typing import Any
 import structlog
 
 from ledger.entries import Receipt
-from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, RunError, WorkerRefused
@@ -54,9 +53,10 @@ class RunWorker:
     """The worker of one run. `state` is the id of the state it holds."""
 
     def __init__(
-        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware
-    ) -> None:
-        """No process is started before the first operation."""
+        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware,
+        folder: str = "work",
+    ) -> None:  # fmt: skip
+        """No process is started before the first operation; it will work in this folder of the run's."""
         self.run = run
         self.state = ""
         self.progress: Fields = {}
@@ -65,6 +65,7 @@ class RunWorker:
         self._fetcher = fetcher
         self._providers = providers
         self._hardware = hardware
+        self._folder = run.folder / folder
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
         self._files: Fields | None = None
@@ -80,7 +81,7 @@ class RunWorker:
             await self._worker.close()
             self._worker, self.state = None, ""
         if self.run.log.close is not None:
-            await asyncio.to_thread(shutil.rmtree, self.run.folder / "work" / "kept", ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, self._folder / "kept", ignore_errors=True)
 
     # ------------------------------------------------------------------ blobs
 
@@ -133,7 +134,7 @@ class RunWorker:
             if self._worker is not None:
                 await self._worker.kill()  # it may run on, although nobody hears it
             self._worker = await Worker.start(
-                self.run.folder / "work", threads=self._hardware.threads, device=self._hardware.device
+                self._folder, threads=self._hardware.threads, device=self._hardware.device
             )
             try:
                 keep = self._hardware.keep
@@ -180,9 +181,13 @@ class RunWorker:
                 start=start,
                 count=quota,
                 seconds=seconds,
-                settled=self._settled_of(account),
-                on_event=self._progressed,
+                settled=self.run.log.settled_of(account),
+                on_event=self.progressed,
             )
+        return await self.trained(round_number, answer)
+
+    async def trained(self, round_number: int, answer: Fields) -> Trained:
+        """What the worker answered, its update in the blob store."""
         await self._tell(round_number, answer)
         slots = int(answer["slots"])
         update = await self._store.add_file(Path(answer["update"])) if slots else ""
@@ -196,15 +201,6 @@ class RunWorker:
             leaves=str(answer["leaves"]),
         )
 
-    def _settled_of(self, account: str) -> list[Fields]:
-        """This account's updates that the log settled of late."""
-        return [
-            {"round": done.round, "update": receipt.update}
-            for done in self.run.log.settled[-MOST_ROUNDS_AWAY:]
-            for receipt in done.receipts
-            if receipt.account == account
-        ]
-
     async def _tell(self, round_number: int, answer: Fields) -> None:
         """Note in the journal what the worker took up of the worker before it, and what it could not."""
         if "restored" in answer:
@@ -212,7 +208,8 @@ class RunWorker:
         for note in answer.get("notes", []):
             await self.run.journal.add("not_carried", round=round_number, reason=str(note))
 
-    def _progressed(self, event: Fields) -> None:
+    def progressed(self, event: Fields) -> None:
+        """Take up what a training tells on its way."""
         self.progress = event
 
     async def stop(self) -> None:
