@@ -116,6 +116,8 @@ class Delivery(Message):
 
     run: Hash
     receipt: EntryText
+    took_ms: Natural = 0
+    """How long the training took, for planning; 0 if nobody remembers."""
 
 
 class Gossip(Message):

@@ -18,7 +18,7 @@ from peer.rounds.log import RunLog, Seat, SettledRound
 from peer.rounds.messages import Basis, Finish, MemberEffect, ThrowAway, Train, TrainAhead, TrainedAhead
 from peer.rounds.plan import Plan
 
-STEADY = 1.2
+STEADY = 1.15
 """A quota stays what it was unless it would change by more than this factor: one that shrinks costs work ahead."""
 
 

@@ -5,12 +5,11 @@ Pure: time is an argument; nothing changes when a method raises.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 
 from ledger.entries import Receipt
 from peer.errors import RoundError
-from peer.rounds.ahead import basis
-from peer.rounds.log import OpenRound, RunLog
+from peer.rounds.log import OpenRound
 from peer.rounds.messages import Checked, Report
 from peer.rounds.pace import Pace
 from peer.rounds.speed import Speeds
@@ -18,19 +17,16 @@ from peer.rounds.speed import Speeds
 PATIENCE = 3
 """After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
 
-WAITED = 0.25
-"""Whoever delivers work ahead this early, as a share of its time, waited for the opening; how long nobody knows: …"""
-QUICKER = 1.25
-"""… it is taken to be so many times quicker than was thought, but to have needed half of the time at least."""
+QUICKER = 2.0
+"""Nobody is believed to be so many times quicker, by its own word, than it was thought to be before."""
 
 
 class Desk:
     """Where receipts arrive. Written only by the leader's machine."""
 
     def __init__(
-        self, *, opened_at: float, open_round: OpenRound | None, pace: Pace, speeds: Speeds, timed: bool,
-        began: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+        self, *, opened_at: float, open_round: OpenRound | None, pace: Pace, speeds: Speeds, timed: bool
+    ) -> None:
         """An empty desk.
 
         Args:
@@ -39,7 +35,6 @@ class Desk:
             pace: what earlier rounds taught; learns from this one, whose own deadline stays what it was at its opening.
             speeds: how fast the members are; learns from this round, too.
             timed: whether we saw it open, so that deliveries tell how long members need.
-            began: since when those have trained who did before it was opened; 0 if nobody knows.
         """
         self.opened_at = opened_at
         self.checking: dict[str, Receipt] = {}
@@ -53,18 +48,9 @@ class Desk:
         self._deadline_s = pace.deadline_s(speeds.round_s(roster))
         self._expected = {seat.account: speeds.expected_s(seat) for seat in roster}
         self._timed = timed
-        self._began = began or {}
-        self._arrived: dict[str, float] = {}
+        self._took: dict[str, float] = {}
         self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
         self._first_s: float | None = None
-
-    def following(self, log: RunLog, now: float, *, width: int) -> Desk:
-        """The desk of the round that was opened now, if one was; `width` as in `ahead`, 0 without overlap."""
-        seats = log.open.roster if log.open is not None and log.settled and width else ()
-        ahead = [seat.account for seat in seats if basis(log.settled[-1], seats, seat.account, width)]
-        began = {account: self._arrived.get(account, 0.0) for account in ahead}
-        pace, speeds = self._pace, self._speeds
-        return Desk(opened_at=now, open_round=log.open, pace=pace, speeds=speeds, timed=True, began=began)
 
     @property
     def accounts(self) -> frozenset[str]:
@@ -94,9 +80,16 @@ class Desk:
             raise RoundError(code, f"receipt of {account[:16]}: its update was refused: {reason}")
         return True
 
-    def take(self, receipt: Receipt) -> None:
-        """A receipt arrived that may count, once its update is decoded."""
+    def take(self, receipt: Receipt, took_s: float | None = None) -> None:
+        """A receipt arrived that may count, once its update is decoded.
+
+        Args:
+            receipt: the receipt.
+            took_s: with overlap, how long the training took, as the member says; 0 if it does not.
+        """
         self.checking[receipt.account] = receipt
+        if took_s is not None:
+            self._took[receipt.account] = took_s
 
     def judge(self, message: Checked, now: float) -> Receipt | None:
         """The update was decoded, or not; returns its receipt, or None if it is not (or no longer) awaited.
@@ -109,7 +102,6 @@ class Desk:
         del self.checking[message.account]
         if message.refusal is None:
             self.delivered[message.account] = receipt
-            self._arrived[message.account] = now
             needed_s = now - self.opened_at
             self._first_s = needed_s if self._first_s is None else self._first_s
             if self._timed:
@@ -120,16 +112,13 @@ class Desk:
 
     def _learn(self, receipt: Receipt, needed_s: float) -> None:
         expected_s = self._expected.get(receipt.account)
-        began = self._began.get(receipt.account)
-        if began is not None:
-            whole_s = self.opened_at + needed_s - began
-            waited, needed_s = needed_s < WAITED * whole_s, whole_s
-            if not began:
-                return
-            if waited:
-                needed_s = max((expected_s or whole_s) / QUICKER, whole_s / 2)
+        took_s = self._took.get(receipt.account)
+        if took_s == 0.0:
+            return
         if expected_s is not None:
-            self._pace.saw(needed_s, expected_s)
+            self._pace.saw(max(needed_s, took_s or 0.0), expected_s)
+        if took_s is not None:  # it began before the opening, or waited for it
+            needed_s = max(took_s, self._speeds.time_s(receipt.account, receipt.slots.count) / QUICKER)
         self._speeds.delivered(receipt.account, receipt.slots.count, needed_s)
 
     def late(self, working: Container[str], now: float) -> list[Report]:

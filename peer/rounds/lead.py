@@ -115,7 +115,7 @@ class LeaderMachine:
                 gone = self._attendance.lost(self.roll.leave(message.account), self.log.open, message.reason)
                 return [*gone, *self._advance(now)]
             case Delivered():
-                return self._take_receipt(message.receipt)
+                return self._take_receipt(message.receipt, message.took_s if self.plan.overlap else None)
             case Checked():
                 return self._checked(message, now) + self._advance(now)
             case Applied():
@@ -139,7 +139,7 @@ class LeaderMachine:
 
     # ------------------------------------------------------------------ receipts
 
-    def _take_receipt(self, receipt: Receipt) -> Effects:
+    def _take_receipt(self, receipt: Receipt, took_s: float | None) -> Effects:
         if self._desk.has(receipt):
             return []  # sent again after a lost answer
         open_round = self.log.open if self.phase is Phase.COLLECTING else None
@@ -147,7 +147,7 @@ class LeaderMachine:
         if self.roll.excluded(receipt.account):
             who, strikes = receipt.account[:16], self.roll.STRIKES
             raise RoundError("FP-415", f"receipt of {who}: excluded from this run after {strikes} refused updates")
-        self._desk.take(receipt)
+        self._desk.take(receipt, took_s)
         self.roll.holds(receipt.account, receipt.state_in)
         return [Check(receipt=receipt)]
 
@@ -285,7 +285,7 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk = self._desk.following(self.log, now, width=self.plan.quota if self.plan.overlap else 0)
+        self._desk = Desk(opened_at=now, open_round=self.log.open, pace=self.pace, speeds=self.speeds, timed=True)
         self._counted = ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED

@@ -35,6 +35,8 @@ class Delivered:
     """A receipt arrived from the network (its sender's identity and its signature are already checked)."""
 
     receipt: Receipt
+    took_s: float = 0.0
+    """How long the training took, as the member says; 0 if it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +170,8 @@ class Trained:
     """micro-nats a token, mean"""
     steps: int
     leaves: str
+    seconds: float = 0.0
+    """How long the steps took."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,6 +92,10 @@ class Speeds:
         slowest = min(accounts, key=lambda account: self._seen.get(account, 0.0), default="")
         return [account for account in accounts if account != slowest or len(accounts) == 1]
 
+    def time_s(self, account: str, slots: int) -> float:
+        """How long this account should need for so many slots; 0 if it was never seen to deliver."""
+        return slots / self._seen[account] if account in self._seen else 0.0
+
     def expected_s(self, seat: Seat) -> float | None:
         """How long this seat should need; None for a member that was never seen to deliver."""
         return seat.quota / self._seen[seat.account] if seat.account in self._seen else None

@@ -158,14 +158,15 @@ class Leader:
         """`run.receipt`: take a receipt, or refuse it by name."""
         account = self._joined.account_of(caller)
         try:
-            receipt = parse(Delivery.read(body).receipt.encode())
+            delivery = Delivery.read(body)
+            receipt = parse(delivery.receipt.encode())
             if not isinstance(receipt, Receipt):
                 raise Refused("FP-416", f"delivery of {account[:16]}: a {receipt.type} entry, wanted a receipt")
             if receipt.account != account:
                 raise Refused("FP-416", f"receipt of {receipt.account[:16]}: delivered by {account[:16]}")
             receipt.verify()
             known = self._machine is not None and receipt.account in self._machine.delivered
-            self._tell(rounds.Delivered(receipt=receipt))
+            self._tell(rounds.Delivered(receipt=receipt, took_s=delivery.took_ms / 1000))
         except (ForgeError, LedgerError) as exc:
             await self._journal_refusal(account, exc)
             raise Refused(exc.code, exc.message) from exc

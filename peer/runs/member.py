@@ -213,7 +213,7 @@ class Member:
                 await self.run.journal.add(
                     "delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6
                 )
-                return await self._deliver(receipt)
+                return await self._deliver(receipt, effect.trained.seconds)
             case Redeliver():
                 return await self._redeliver()
 
@@ -281,8 +281,8 @@ class Member:
             raise WorkerError(f"run {self.run.id[:16]}: the promised receipt is gone from {self.run.folder}")
         return await self._deliver(receipt)
 
-    async def _deliver(self, receipt: Receipt) -> MemberMessage:
-        body = Delivery(run=self.run.id, receipt=receipt.encode().decode()).body()
+    async def _deliver(self, receipt: Receipt, took_s: float = 0.0) -> MemberMessage:
+        body = Delivery(run=self.run.id, receipt=receipt.encode().decode(), took_ms=round(took_s * 1000)).body()
         try:
             await self.heart.call("run.receipt", body)
         except Refused as exc:

@@ -199,6 +199,7 @@ class RunWorker:
             loss=int(answer["loss"]),
             steps=int(answer["steps"]),
             leaves=str(answer["leaves"]),
+            seconds=float(answer.get("seconds", 0.0)),
         )
 
     async def _tell(self, round_number: int, answer: Fields) -> None:

@@ -13,7 +13,7 @@ from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine
 from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, Log, Report
 from tests.sim.net import Failure
-from tests.sim.worker import Job, applied, held_out_loss
+from tests.sim.worker import FakeWorker, Job, applied, held_out_loss
 
 if TYPE_CHECKING:
     from tests.sim.node import Node
@@ -30,6 +30,8 @@ class SimLeader:
         self.node = node
         self.world = node.world
         self.machine: LeaderMachine | None = None
+        self.worker = FakeWorker(self.world.clock, node.traits.slot_s) if self.world.plan.overlap else node.worker
+        """With overlap one of its own, as the member's trains while a round is settled."""
         self._joined: set[str] = set()
         self._tick_at = 0.0
         node.after(self.world.certify_s(), self._start)
@@ -76,16 +78,17 @@ class SimLeader:
         if method == "beat":
             self.tell(rounds.Beat(account=caller, state=body[0]))
             return len(self.node.disk.entries)
-        assert isinstance(body, Receipt)
-        self._receipt(caller, body)
+        receipt, took_s = body if isinstance(body, tuple) else (body, 0.0)
+        assert isinstance(receipt, Receipt)
+        self._receipt(caller, receipt, took_s)
         return None
 
-    def _receipt(self, caller: str, receipt: Receipt) -> None:
+    def _receipt(self, caller: str, receipt: Receipt, took_s: float) -> None:
         if receipt.account != caller or receipt.signature != "00" * 64:
             raise Failure("FP-416", "not signed by its sender")
         before = self._shown()
         try:
-            self.tell(rounds.Delivered(receipt=receipt))
+            self.tell(rounds.Delivered(receipt=receipt, took_s=took_s))
         except RoundError as exc:
             changed = self._shown() != before
             raise (AssertionError(f"{exc} changed something") if changed else Failure(exc.code, exc.message)) from exc
@@ -115,7 +118,7 @@ class SimLeader:
         number, account = effect.round, effect.account
         if account in ("", self.node.name):
             told = rounds.Evaluated(round=number, loss=held_out_loss(number))
-            self.node.worker.do(Job(seconds=0.5, done=lambda _: self.tell(told)))
+            self.worker.do(Job(seconds=0.5, done=lambda _: self.tell(told)))
             return
 
         def answered(loss: Any) -> None:
@@ -144,19 +147,22 @@ class SimLeader:
 
         def done(_: float) -> None:
             after = applied(state, effect.receipts)
-            node.keep(after)
+            node.store(after)
+            shared = self.worker is node.worker
+            node.state = after if shared else node.state
             if self.world.hazard(node, "applied"):
                 return
-            node.member.tell(rounds.Holds(round=effect.round, state=after))
+            if shared:
+                node.member.tell(rounds.Holds(round=effect.round, state=after))
             self.tell(rounds.Applied(round=effect.round, state=after))
 
         def apply() -> None:
-            node.worker.do(Job(seconds=node.traits.apply_s, done=done))
+            self.worker.do(Job(seconds=node.traits.apply_s, done=done))
 
         def again(_: str) -> None:
             node.after(1.0, lambda: self._apply(effect))
 
-        node.worker.stop()
+        self.worker.stop()
         node.fetch([state, *(receipt.update for receipt in effect.receipts)], apply, again)
 
     def _log(self, effect: Log) -> None:

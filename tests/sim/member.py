@@ -10,8 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from ledger.entries import Receipt, Slots
 from peer.rounds import messages as rounds
+from peer.rounds.ahead import Ahead
 from peer.rounds.follow import MemberMachine
-from peer.rounds.messages import Deliver, Load, MemberEffect, Redeliver, Replay, Stop, Train
+from peer.rounds.messages import (
+    Basis,
+    Deliver,
+    Finish,
+    Load,
+    MemberEffect,
+    Redeliver,
+    Replay,
+    Stop,
+    ThrowAway,
+    Train,
+    TrainAhead,
+)
 from tests.sim.net import Failure
 from tests.sim.worker import STATE_BYTES, Job, applied, blob
 
@@ -32,6 +45,8 @@ class SimMember:
         self.world = node.world
         self.machine = self._machine(None)
         self._tick_at = 0.0
+        self._work: tuple[Basis, int, float] | None = None
+        """What was trained ahead, how many slots of it, and for how long."""
         known = [node.log.state_after(number) for number in range(node.log.round, -1, -1)] if node.log.size else []
         held = next(((node.log.round_of(s) or 0, s) for s in known if s in node.disk.states), None)
         self._after(node.traits.load_s if held else 0.1, lambda: self._start(held))
@@ -44,6 +59,7 @@ class SimMember:
             state_bytes=STATE_BYTES,
             held=held,
             promised=(promise.round, promise.state_in) if promise else None,
+            ahead=Ahead(account=self.node.name, plan=self.world.plan) if self.world.plan.overlap else None,
         )
 
     def _start(self, held: tuple[int, str] | None) -> None:
@@ -107,10 +123,17 @@ class SimMember:
                 self.node.fetch([*updates, effect.settled.state_in], lambda: self._apply(effect), broke)
             case Train():
                 self.node.ready(effect.open.state, lambda: self._train(effect), broke)
+            case TrainAhead():
+                basis = effect.basis
+                self.node.fetch([basis.state, basis.update], lambda: self._train_ahead(effect), broke)
+            case Finish():
+                self.node.ready(effect.open.state, lambda: self._finish(effect, broke), broke)
+            case ThrowAway():
+                self.world.report("thrown away")
             case Stop():
                 self.node.worker.stop()
             case Deliver():
-                self._deliver(self._sign(effect), broke)
+                self._deliver(self._sign(effect), broke, effect.trained.seconds)
             case Redeliver():
                 assert self.node.disk.promise is not None, "a redelivery without a promised receipt"
                 assert self.node.disk.promise.round == effect.round, "the promised receipt is of another round"
@@ -133,8 +156,13 @@ class SimMember:
         node.worker.do(Job(seconds=node.traits.apply_s, done=done))
 
     def _train(self, effect: Train) -> None:
-        world, node, plan = self.world, self.node, self.world.plan
         assert self.machine.state == effect.open.state, "training from another state than the open round's"
+        began = (effect.open.state, "")
+        self._work_on(effect, lambda slots, took_s: self._trained(effect.open.round, slots, took_s, began))
+
+    def _work_on(self, effect: Train | TrainAhead, then: Callable[[int, float], None]) -> None:
+        """Use up a quota, or what of it the time budget and the leader leave; `then` is told the slots and seconds."""
+        world, node, plan = self.world, self.node, self.world.plan
         if world.hit(world.settings.training_breaks):
             self._after(0.5, lambda: self.tell(rounds.Broke(effect=effect, reason="out of memory")))
             return
@@ -143,21 +171,47 @@ class SimMember:
 
         def done(share: float) -> None:
             slots = min(effect.quota, max(1, int(effect.quota * given * share / wanted + 1e-9)))
-            update = blob(node.name, effect.open.round, world.rng.random(), size=world.settings.update_bytes)
-            node.disk.updates.add(update)
-            trained = rounds.Trained(
-                round=effect.open.round,
-                update=update,
-                tokens=slots * plan.tokens_per_slot,
-                slots=slots,
-                loss=2_000_000,
-                steps=slots,
-                leaves="ab" * 32,
-            )
-            if not world.hazard(node, "trained"):
-                self.tell(trained)
+            then(slots, given * share)
 
         node.worker.do(Job(seconds=given, done=done, training=True))
+
+    def _trained(self, number: int, slots: int, took_s: float, began: tuple[str, str]) -> None:
+        world, node = self.world, self.node
+        update = blob(node.name, number, world.rng.random(), size=world.settings.update_bytes)
+        node.disk.updates.add(update)
+        world.began[update] = began
+        trained = rounds.Trained(
+            round=number,
+            update=update,
+            tokens=slots * world.plan.tokens_per_slot,
+            slots=slots,
+            loss=2_000_000,
+            steps=slots,
+            leaves="ab" * 32,
+            seconds=took_s,
+        )
+        if not world.hazard(node, "trained"):
+            self.tell(trained)
+
+    def _train_ahead(self, effect: TrainAhead) -> None:
+        def then(slots: int, took_s: float) -> None:
+            self._work = (effect.basis, slots, took_s)
+            self.world.report("trained ahead")
+            if not self.world.hazard(self.node, "trained ahead"):
+                self.tell(rounds.TrainedAhead(round=effect.basis.round, slots=slots))
+
+        self._work_on(effect, then)
+
+    def _finish(self, effect: Finish, broke: Callable[[str], None]) -> None:
+        work, self._work = self._work, None
+        assert work is not None, "nothing was trained ahead"
+        basis, slots, took_s = work
+        assert basis.round == effect.open.round, "trained ahead of another round"
+        if self.world.hit(self.world.settings.training_breaks):
+            broke("the worker that trained it is gone")
+            return
+        self.world.report("finished")
+        self._trained(basis.round, slots, took_s, (basis.state, basis.update))
 
     # ------------------------------------------------------------------ receipts
 
@@ -185,7 +239,7 @@ class SimMember:
         self.node.disk.promise = receipt
         return receipt
 
-    def _deliver(self, receipt: Receipt, broke: Callable[[str], None]) -> None:
+    def _deliver(self, receipt: Receipt, broke: Callable[[str], None], took_s: float = 0.0) -> None:
         if self.world.hazard(self.node, "promised"):
             return
 
@@ -203,4 +257,4 @@ class SimMember:
         if self.node.traits.hostile:
             for lie in self.world.lies(receipt):
                 self.world.net.call(self.node, self.world.leader.name, "receipt", lie, lambda _: None)
-        self.world.net.call(self.node, self.world.leader.name, "receipt", receipt, answered)
+        self.world.net.call(self.node, self.world.leader.name, "receipt", (receipt, took_s), answered)

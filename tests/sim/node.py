@@ -79,6 +79,8 @@ class Node:
     def die(self) -> None:
         """kill -9."""
         self.alive = self.worker.alive = False
+        if self.leader is not None:
+            self.leader.worker.alive = False
 
     # ------------------------------------------------------------------ network
 
@@ -153,9 +155,10 @@ class Node:
     def keep(self, state: str) -> None:
         """The worker computed this state and wrote it to disk; the newest few are kept."""
         self.state = state
-        self._store(state)
+        self.store(state)
 
-    def _store(self, state: str) -> None:
+    def store(self, state: str) -> None:
+        """A state is on disk; the newest few are kept."""
         states = [known for known in self.disk.states if known != state]
         self.disk.states = [*states, state][-KEEP_STATES:]
 
@@ -174,7 +177,7 @@ class Node:
                 self.disk.updates.add(blob)
                 self.fetch(blobs, then, broke)
             else:
-                self._store(blob)
+                self.store(blob)
                 self.fetch(blobs, then, broke)
 
         if self.world.provided(self, blob):

@@ -63,6 +63,8 @@ class Settings:
     """How fast each machine is compared with the first; random if empty."""
     swing: tuple[float, float] = (0.9, 1.2)
     """Between these factors a machine's times vary from round to round."""
+    overlap: bool = False
+    """Members train the next round while this one is being settled."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> Settings:
@@ -146,6 +148,7 @@ class Settings:
             target_loss=self.target_loss,
             patience=self.patience,
             time_budget_s=self.time_budget_s,
+            overlap=self.overlap,
         )
 
     @property

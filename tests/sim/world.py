@@ -18,6 +18,8 @@ from typing import cast
 from ledger.entries import Begin, Entry, Open, Receipt, Recv, Send, Settle, Slots, run_id
 from ledger.fold.fold import Fold, Terms, conservation, fold
 from ledger.merkle import Tree, leaf_hash
+from peer.rounds.ahead import basis
+from peer.rounds.log import RunLog
 from tests.sim.faults import Faults
 from tests.sim.net import Clock, Net, Weather
 from tests.sim.node import Disk, Node, Traits
@@ -69,6 +71,10 @@ class World:
         """Every peer's newest life by account."""
         self.truth: list[Entry] = []
         """The certified run log."""
+        self.seen = RunLog()
+        """What an observer reads in it."""
+        self.began: dict[str, tuple[str, str]] = {}
+        """By update: the state that its training began from, and the own update that moved it, if one did."""
         self.credited: set[int] = set()
         self.cancelled = False
         self.reports: dict[str, int] = {}
@@ -192,6 +198,10 @@ class World:
             elif isinstance(entry, Open):
                 self.faults.opened(entry)
         self.truth += entries
+        settled = self.seen.round
+        self.seen.extend(entries)
+        if self.seen.round > settled:
+            self._began_where_the_log_says()
         self._fold.extend(self.origin, entries)
         ledger = self._fold.ledger()
         assert not ledger.invalid, f"the ledger refuses {ledger.invalid[0]}"
@@ -210,6 +220,20 @@ class World:
             slots = set(range(receipt.slots.start, sum(receipt.slots)))
             assert not slots & self.credited, f"slots credited twice in round {settle.round}"
             self.credited |= slots
+
+    def _began_where_the_log_says(self) -> None:
+        """Whether work was done ahead, and from where, follows from the log alone."""
+        done = self.seen.settled[-1]
+        for receipt in done.receipts:
+            ahead = None
+            if self.plan.overlap and done.round > 1:
+                ahead = basis(self.seen.settled[-2], done.roster, receipt.account, self.plan.quota)
+            wanted = (ahead.state, ahead.update) if ahead is not None else (done.state_in, "")
+            assert self.began[receipt.update] == wanted, f"round {done.round}: trained from elsewhere"
+
+    def report(self, event: str) -> None:
+        """Count what happened."""
+        self.reports[event] = self.reports.get(event, 0) + 1
 
     def holds(self, node: Node, round_number: int, state: str) -> None:
         """A worker holds a state: unless a bit flipped, it is the log's."""
