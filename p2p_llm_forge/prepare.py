@@ -66,6 +66,7 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
         sequences=spec.training.micro_batch_size or spec.training.batch_size,
         sequence_length=spec.data.sequence_length,
         moments=len(spec.training.outer.moments),
+        overlap=spec.training.overlap,
     )
     memory.check_fits(need, available_bytes)
     manifest, shard_paths = shards.pack(

@@ -129,6 +129,8 @@ class RunView:
                 return f"{at}went on with {' and '.join(kinds) or 'nothing'} of before the restart"
             case "not_carried":
                 return f"{at}{event.get('reason', '')}"
+            case "thrown_away":
+                return f"{at}{event.get('slots', 0)} samples trained ahead do not count: {event.get('reason', '')}"
             case "waiting":
                 return f"{at}waiting for members: {event.get('ready', 0)} of {event.get('needs', 1)} are ready"
             case "leads":

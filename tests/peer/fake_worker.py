@@ -71,6 +71,7 @@ class FakeWorker(Worker):
     def __init__(self, folder: Path, engine: Engine) -> None:
         self._folder, self._engine = folder, engine
         self._state = b""
+        self._work: tuple[int, int, Fields] | None = None
         self._stopped = asyncio.Event()
         self._dead = asyncio.Event()
         self.facts = {"event": "ready"}
@@ -98,7 +99,7 @@ class FakeWorker(Worker):
             engine.dies_in.remove(do)
             self._dead.set()
             raise WorkerDied(f"fake worker: died in {do}")
-        if do in ("load", "train", "check", "apply", "evaluate") and not self._state:
+        if do in ("load", "train", "finish", "check", "apply", "evaluate") and not self._state:
             raise WorkerRefused("FP-109", "no run is open; send open first")
         if code := engine.errs_in.pop(do, ""):
             raise WorkerRefused(code, f"fake worker: {do} does not work")
@@ -147,19 +148,34 @@ class FakeWorker(Worker):
         return {"state": id_of(self._state)}
 
     async def _train(
-        self, tell: OnEvent, *, round: int, start: int, count: int, seconds: float, settled: list[Fields]
-    ) -> Fields:
-        assert all(item["round"] < round for item in settled)
+        self, tell: OnEvent, *, round: int, start: int, count: int, seconds: float,
+        settled: list[Fields] | None = None, ahead: Fields | None = None,
+    ) -> Fields:  # fmt: skip
+        self._work = None
+        if ahead is not None:
+            assert id_of(Path(ahead["path"]).read_bytes()) == ahead["state"]
+            read_update(Path(ahead["update"]))
+        assert (settled is None) == (ahead is not None)
+        assert all(item["round"] < round for item in settled or [])
         self._engine.trained.append((round, start, count))
         self._stopped.clear()
         tell({"event": "progress", "step": 0, "steps": 2, "tokens": 0})
         if (gate := self._engine.gates.get(round)) is not None and not await self._wait_for(gate):
             return {"slots": 0, "tokens": 0, "loss": 0, "steps": 0, "leaves": "0" * 64, "update": ""}
-        path = self._write(f"update-{round}", update_bytes(start))
-        return {
-            "update": str(path), "slots": count, "tokens": count * TOKENS_PER_SLOT, "loss": 5_000_000 - round * 1000,
-            "steps": 2, "leaves": sha256(f"{round} {start}".encode()).hexdigest(),
+        path = "" if ahead is not None else str(self._write(f"update-{round}", update_bytes(start)))
+        reply: Fields = {
+            "update": path, "slots": count, "tokens": count * TOKENS_PER_SLOT, "loss": 5_000_000 - round * 1000,
+            "steps": 2, "leaves": sha256(f"{round} {start}".encode()).hexdigest(), "seconds": 1.0,
         }  # fmt: skip
+        self._work = (round, start, reply) if ahead is not None else None
+        return reply
+
+    async def _finish(self, tell: OnEvent, *, round: int, settled: list[Fields]) -> Fields:
+        work, self._work = self._work, None
+        if work is None or work[0] != round:
+            raise WorkerRefused("FP-109", f"finish: nothing was trained ahead of round {round}; train it")
+        assert all(item["round"] < round for item in settled)
+        return {**work[2], "update": str(self._write(f"update-{round}", update_bytes(work[1])))}
 
     async def _wait_for(self, gate: asyncio.Event) -> bool:
         """True when the gate opened, False when training was stopped; the worker's death ends it too."""
