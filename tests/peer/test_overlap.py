@@ -128,6 +128,23 @@ async def test_the_leader_that_is_killed_goes_on_and_no_work_ahead_of_the_others
     await sound(world, alice, bob)
 
 
+async def test_another_leader_takes_over_and_who_stays_keeps_its_seat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path, monkeypatch, witnesses=4) as four:
+        alice, bob, carol, dave = [await four.peer(name) for name in ("alice", "bob", "carol", "dave")]
+        gate, _ = alice.engine.hold(1), alice.engine.hold(4)  # so that it cannot be over before
+        run = await alice.submit(leaders=[bob], members={"min": 2}, training={"rounds": 5, **OVERLAP})
+        await begin_with(alice, run, gate, bob, carol, dave)
+        await bob.event(run, "settled", round=2)
+        await alice.kill()
+        for peer in (bob, carol, dave):
+            await until(lambda peer=peer: peer.events(run, "claimed"), PATIENCE_S)
+        await finish(run, bob, carol, dave)
+        assert {3, 4, 5} <= set(ahead(bob.run(run).log, carol.account, 4))
+        await sound(four, bob, carol, dave)
+
+
 async def test_real_workers_hold_one_state_and_a_stranger_replays_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

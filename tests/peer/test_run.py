@@ -145,6 +145,8 @@ def test_the_ends_before_the_last_round_are_part_of_the_plan_and_may_be_left_out
     assert (plan.max_tokens, plan.target_loss, plan.patience, plan.batch_size) == (5000, 2_345_000, 3, 2)
     plan = plan_of({**spec, "config": spec_fields()}, run="cd" * 32, network=NETWORK)
     assert (plan.max_tokens, plan.target_loss, plan.patience) == (0, 0, 0)
+    config = spec_fields(training={"overlap": "true"})
+    assert (plan.overlap, plan_of({**spec, "config": config}, run="cd" * 32, network=NETWORK).overlap) == (False, True)
 
 
 async def test_the_loss_of_a_round_is_weighted_by_tokens(ledgers: Ledgers, tmp_path: Path) -> None:

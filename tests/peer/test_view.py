@@ -37,6 +37,7 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         {"event": "caught_up", "round": 9, "by": "replay", "seconds": 1.25},
         {"event": "restored", "round": 10, "residual": 8, "optimizer": 7},
         {"event": "not_carried", "round": 11, "reason": "not kept: the disk is full"},
+        {"event": "thrown_away", "round": 11, "slots": 8, "reason": "the run is closed"},
         {"event": "late", "round": 12, "account": ME, "quota": 24},
         {"event": "benched", "account": ME, "until": 14, "reason": "dropped again and again"},
     ]
@@ -48,6 +49,7 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         "round 9: caught up by replay in 1.2 s",
         "round 10: went on with residual of round 8 and optimizer of round 7 of before the restart",
         "round 11: not kept: the disk is full",
+        "round 11: 8 samples trained ahead do not count: the run is closed",
         "round 12: Ada was too slow for 24 samples, gets fewer",
         "Ada pauses until round 14: dropped again and again",
     )
