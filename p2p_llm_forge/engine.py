@@ -162,10 +162,11 @@ class Engine:
         Raises:
             RequestError: nothing was trained ahead of this round. UpdateError, DiskError: as for `train`.
         """
-        work, self._work = self._work, None
+        work = self._work
         if work is None or work.round != round_number:
             raise RequestError(f"finish: nothing was trained ahead of round {round_number}; train it")
-        update = str(self._write_update(round_number, work.change_P, settled))
+        update = str(self._write_update(round_number, work.change_P.clone(), settled))
+        self._work = None
         return {**work.reply, "update": update, **self.carry.told()}
 
     def _write_update(self, round_number: int, change_P: Tensor, settled: Sequence[Settled] | None) -> Path:

@@ -89,7 +89,7 @@ class Desk:
         """
         self.checking[receipt.account] = receipt
         if took_s is not None:
-            self._took[receipt.account] = took_s
+            self._took[receipt.account] = min(took_s, self._pace.first_s)
 
     def judge(self, message: Checked, now: float) -> Receipt | None:
         """The update was decoded, or not; returns its receipt, or None if it is not (or no longer) awaited.

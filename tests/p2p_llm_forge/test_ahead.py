@@ -9,7 +9,7 @@ import torch
 from p2p_llm_forge.blobs import blob_id
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.engine import Engine
-from p2p_llm_forge.errors import EngineError, RequestError, SpecError, StateError, UpdateError
+from p2p_llm_forge.errors import DiskError, EngineError, RequestError, SpecError, StateError, UpdateError
 from p2p_llm_forge.prepare import Prepared
 from p2p_llm_forge.protocol import Ahead, Settled
 
@@ -141,6 +141,26 @@ def test_work_ahead_starts_from_nothing_but_what_it_names(tmp_path: Path) -> Non
     train_ahead(one, 2, 16, base)
     with pytest.raises(RequestError, match="ahead of round 3"):
         one.finish(round_number=3)
+
+
+def test_work_whose_update_could_not_be_written_is_still_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(tmp_path, overlap=True)
+    lucky, full = member(run, tmp_path / "lucky"), member(run, tmp_path / "full")
+    for engine in (lucky, full):
+        first = train(engine, 1, 0, SLOTS)
+        train_ahead(engine, 2, 16, begun(engine, first))
+
+    def no_space(path: Path, parts: object) -> None:
+        raise DiskError(f"{path.name}: no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("p2p_llm_forge.engine.write_atomic", no_space)
+        with pytest.raises(DiskError):
+            full.finish(round_number=2, settled=log_of(first))
+    replies = [engine.finish(round_number=2, settled=log_of(first)) for engine in (lucky, full)]
+    assert sent(replies[0]) == sent(replies[1])
 
 
 def test_a_worker_trains_ahead_and_finishes(run: Run, tmp_path: Path) -> None:
