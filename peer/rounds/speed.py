@@ -3,6 +3,8 @@
 A delivery moves a member's speed half of the way to what was seen, on a logarithmic scale; a missed cut halves it. The
 time from a round's opening to the delivery falls as the quota falls, so this settles where the member needs just as
 long as the others and does not swing. The slots are those of its receipts, never more than its quota; the time is ours.
+With overlap a training begins before the opening and may wait for it: there the time is the member's word, within
+limits (`desk`).
 
 Pure: numbers in, numbers out; times are seconds on the caller's clock.
 """
