@@ -1,6 +1,6 @@
 """The worker subprocess: one run's engine behind JSON lines on stdin and stdout (see `protocol`).
 
-`python -m p2p_llm_forge.worker --folder DIR [--threads N] [--device auto|cpu|cuda]`
+`python -m p2p_llm_forge.worker --folder DIR [--threads N] [--device auto|cpu|cuda] [--parent PID]`
 
 The main thread computes. A reader thread parses requests; it answers `stop` itself, so that a training ends after its
 current step, and hands `check` to a side thread. End of input ends the process at once: the daemon is gone.
@@ -247,9 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where updates and states are written")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads to compute with")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--parent", type=int, help="process id of the daemon: without it, a worker has no reason to be")
     options = parser.parse_args(arguments)
     threads = max(1, options.threads)
-    isolated = isolation.isolate()
+    isolated = isolation.isolate(options.parent)
     channel = Channel.over_standard_streams()
     _environment(threads)
     import torch

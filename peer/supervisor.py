@@ -113,6 +113,8 @@ class Worker:
             str(threads),
             "--device",
             device,
+            "--parent",
+            str(os.getpid()),
         ]
         environment = {
             **TUNING,

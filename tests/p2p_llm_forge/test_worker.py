@@ -229,3 +229,13 @@ def test_a_worker_dies_with_its_parent_even_when_its_input_stays_open(tmp_path: 
         parent.wait()
         for descriptor in (reader, writer, out_writer):
             os.close(descriptor)
+
+
+def test_a_worker_whose_parent_died_before_it_was_ready_ends_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "p2p_llm_forge.worker", "--folder", str(tmp_path), "--device", "cpu"]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    late = subprocess.run(
+        [*command, "--parent", str(gone.pid)], cwd=ROOT, stdin=subprocess.PIPE, capture_output=True, timeout=60
+    )
+    assert (late.returncode, late.stdout) == (0, b"")
