@@ -192,6 +192,8 @@ class FakeWorker(Worker):
         return {"loss": 4_000_000, "tokens": sequences * TOKENS_PER_SLOT}
 
     async def _export(self, tell: OnEvent, *, to: str) -> Fields:
+        (Path(to) / "provenance").mkdir(parents=True)
+        (Path(to) / "model.safetensors").write_bytes(self._state)
         return {"folder": to, "files": ["model.safetensors"]}
 
     async def _generate(self, tell: OnEvent, **options: Any) -> Fields:

@@ -1,0 +1,44 @@
+"""Who needs which blobs of a store: what must stay, what stays while there is room, and in which order the rest goes.
+
+An owner is a name with slashes, such as `<run>/files`. What an owner needs is never evicted. What an owner would keep
+goes after everything that nobody named, in the order in which the owners came: so history goes from its oldest end.
+
+Pure: names only; the store has the blobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Pins:
+    """What the owners of one store need, and what they would keep."""
+
+    def __init__(self) -> None:
+        """Nobody needs anything yet."""
+        self._needed: dict[str, set[str]] = {}
+        self._kept: dict[str, tuple[str, ...]] = {}
+
+    def need(self, blobs: Iterable[str], owner: str) -> None:
+        """Add to what an owner needs."""
+        self._needed.setdefault(owner, set()).update(blobs)
+
+    def keep(self, blobs: Iterable[str], owner: str) -> None:
+        """What an owner would keep while there is room, instead of what it named before."""
+        self._kept[owner] = tuple(dict.fromkeys(blobs))
+
+    def drop(self, owner: str) -> None:
+        """The owner needs nothing any more; what it would keep stays as it is."""
+        self._needed.pop(owner, None)
+
+    def owners(self, prefix: str) -> list[str]:
+        """Who needs something, of the owners whose names begin so."""
+        return [owner for owner in self._needed if owner.startswith(prefix)]
+
+    def evictable(self, blobs: Iterable[str]) -> list[str]:
+        """Which of these blobs may go, the first to go first: what nobody named, in the order given; then history."""
+        needed = set().union(*self._needed.values())
+        kept = dict.fromkeys(blob for blobs_of in self._kept.values() for blob in blobs_of if blob not in needed)
+        here = [blob for blob in blobs if blob not in needed]
+        found = set(here)
+        return [blob for blob in here if blob not in kept] + [blob for blob in kept if blob in found]
