@@ -35,6 +35,7 @@ def spec_fields(**changes: Any) -> Fields:
         "training": {"rounds": 3, "inner_steps": 2, "batch_size": 2, "time_budget_s": "5.0"},
         "members": {"min": 2, "max": 4},
         "evaluation": {"every": 0, "sequences": 4},
+        "checkpoints": {"keep_last": 3, "every": 100},
         "credits": {"price": 1_000_000},
     }
     for place, fields in changes.items():
