@@ -43,7 +43,7 @@ def export(trained: nn.Module, state: State, model_blob: bytes, tokenizer: TextC
         to.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
         writer: Any = trained
-        writer.save_pretrained(part, state_dict=_own_storage(trained))
+        writer.save_pretrained(part, state_dict=_own_storage(trained), save_original_format=False)
         _write_config(part / CONFIG, model_blob)
         for name, text in tokenizer.files.items():
             (part / name).write_text(text, "utf-8")

@@ -82,7 +82,7 @@ def _check_claim(card: Card, proven: Proven) -> None:
     """The entry that is proven must be the one that the card is about."""
     entry = proven.entry
     if not isinstance(entry, Settle | Begin) or proven.begin is None:
-        raise ExportInvalid(f"{PROOF}: proves a {entry.type} entry, wanted the settle entry that names the state")
+        raise ExportInvalid(f"{PROOF}: proves an entry of type {entry.type}, wanted settle, which names the state")
     _same("run", card.run, proven.owner.removeprefix("run/"), f"that of {PROOF}")
     _same("name", card.name, proven.begin.spec["name"], "that of the run's spec")
     _same("round", card.round, entry.round if isinstance(entry, Settle) else 0, f"that of {PROOF}")

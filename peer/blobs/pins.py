@@ -28,12 +28,13 @@ class Pins:
         self._kept[owner] = tuple(dict.fromkeys(blobs))
 
     def drop(self, owner: str) -> None:
-        """The owner needs nothing any more; what it would keep stays as it is."""
+        """The owner needs and keeps nothing any more."""
         self._needed.pop(owner, None)
+        self._kept.pop(owner, None)
 
     def owners(self, prefix: str) -> list[str]:
-        """Who needs something, of the owners whose names begin so."""
-        return [owner for owner in self._needed if owner.startswith(prefix)]
+        """Who needs or keeps something, of the owners whose names begin so."""
+        return [owner for owner in {**self._needed, **self._kept} if owner.startswith(prefix)]
 
     def evictable(self, blobs: Iterable[str]) -> list[str]:
         """Which of these blobs may go, the first to go first: what nobody named, in the order given; then history."""

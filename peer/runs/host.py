@@ -237,6 +237,7 @@ class Host:
                 fetcher=self._fetcher,
                 providers=lambda: self._providers(run),
                 hardware=self._hardware,
+                ours=run.spec["submitter"] == self._logs.account.public,
             )
         return self.workers[run.id]
 

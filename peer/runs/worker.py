@@ -49,15 +49,16 @@ class RunWorker:
     """The worker of one run. `state` is the id of the state it holds."""
 
     def __init__(
-        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware
-    ) -> None:
-        """No process is started before the first operation."""
+        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware,
+        ours: bool = False,
+    ) -> None:  # fmt: skip
+        """No process is started before the first operation; `ours` is a run that we submitted."""
         self.run = run
         self.state = ""
         self.progress: Fields = {}
         """The newest progress event of the training under way."""
         self.files = RunFiles(run=run, store=store, fetcher=fetcher, providers=providers)
-        self.history = History(run, store)
+        self.history = History(run, store, ours=ours)
         self.hardware = hardware
         self._store = store
         self._worker: Worker | None = None
@@ -74,6 +75,7 @@ class RunWorker:
             await self._worker.close()
             self._worker, self.state = None, ""
         if self.run.log.close is not None:
+            await self.history.take_up()
             await asyncio.to_thread(shutil.rmtree, self.run.folder / "work" / "kept", ignore_errors=True)
 
     async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:

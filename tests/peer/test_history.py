@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ledger.entries import Begin, Open, Receipt, Seat, Settle
+from ledger.entries import Begin, Close, Open, Receipt, Seat, Settle
 from ledger.keys import PrivateKey
 from ledger.spec import run_id
 from peer.blobs.chunks import id_of
@@ -16,8 +17,9 @@ from peer.blobs.store import BlobStore
 from peer.errors import QuotaFull, RunError
 from peer.rounds.log import RunLog
 from peer.runs.history import History
+from peer.runs.run import plan_of
 from tests.peer.daemons import Peer, World, finish
-from tests.peer.fake_worker import TOKENS_PER_SLOT
+from tests.peer.fake_worker import TOKENS_PER_SLOT, spec_fields
 
 KEY = PrivateKey(bytes(31) + b"\x01")
 STATE_BYTES, UPDATE_BYTES = 1000, 100
@@ -35,15 +37,18 @@ class OneRun:
     """A run whose log is written here."""
 
     def __init__(self, **checkpoints: int) -> None:
-        self.config: dict[str, Any] = {"checkpoints": checkpoints}
+        config = spec_fields(checkpoints=checkpoints)
+        if not checkpoints:
+            del config["checkpoints"]
         self.blobs = {name: id_of(name.encode()) for name in ("model", "tokenizer", "manifest")}
         self.blobs["state"] = id_of(state(0))
         spec: dict[str, Any] = {
             "version": 1, "name": "kept", "submitter": KEY.public, "leaders": [KEY.public], "price": 1, "rounds": 99,
-            "tokens_per_slot": TOKENS_PER_SLOT, "slots_per_epoch": 1000, "nonce": "0" * 32, "config": self.config,
+            "tokens_per_slot": TOKENS_PER_SLOT, "slots_per_epoch": 1000, "nonce": "0" * 32, "config": config,
             "blobs": self.blobs,
         }  # fmt: skip
         self.id, self.log = run_id(spec), RunLog()
+        self.plan = plan_of(spec, run=self.id, network="ab" * 32)
         self.log.extend([Begin(spec=spec)])
 
     def settle(self, number: int) -> None:
@@ -62,13 +67,13 @@ class Disk:
     """A store with a run's history, as a member fills it."""
 
     def __init__(self, folder: Path, run: OneRun, quota: int = 10**9) -> None:
-        self.run, self.folder = run, folder
+        self.run, self.folder, self.ours = run, folder, False
         self.open(quota)
 
     def open(self, quota: int) -> None:
         """As after a start of the daemon."""
         self.store = BlobStore(self.folder, quota)
-        self.history = History(self.run, self.store)  # type: ignore[arg-type]
+        self.history = History(self.run, self.store, ours=self.ours)  # type: ignore[arg-type]
 
     async def apply(self, number: int) -> None:
         """A round as a member has it: the update comes, the state is written, the log names it."""
@@ -154,6 +159,33 @@ async def test_a_round_that_another_leader_settled_otherwise_replaces_ours(tmp_p
     for blob in (b"ours", b"our update"):
         await disk.store.add_bytes(blob)
     assert disk.store.pins.evictable([id_of(b"ours"), id_of(b"our update")]) == [id_of(b"ours"), id_of(b"our update")]
+
+
+async def test_a_run_cannot_have_more_than_three_states_kept_for_which_there_is_no_room(tmp_path: Path) -> None:
+    disk = await filled(tmp_path, 9, keep_last=8, every=0)
+    disk.open(12_000)
+    await disk.history.take_up()
+    await squeeze(disk, 2000)
+    assert disk.kept(9) == ([0, 2, 3, 4, 5, 6, 7, 8, 9], list(range(1, 10)))
+    await squeeze(disk, 7500)
+    assert disk.kept(9) == ([6, 7, 8, 9], [7, 8, 9])
+    with pytest.raises(QuotaFull):
+        await squeeze(disk, 9000)
+    await squeeze(disk, 8600)
+    assert disk.kept(9) == ([7, 8, 9], [7, 8, 9])
+
+
+@pytest.mark.parametrize("ours", [False, True])
+async def test_of_a_run_that_is_over_only_its_submitter_needs_the_final_state(tmp_path: Path, ours: bool) -> None:
+    disk = await filled(tmp_path, 4, keep_last=2, every=0)
+    disk.ours = ours
+    disk.run.log.extend([Close(state=id_of(state(4)), reason="done")])
+    await disk.history.take_up()
+    disk.open(4000)
+    await disk.history.take_up()
+    with pytest.raises(QuotaFull) if ours else contextlib.nullcontext():
+        await squeeze(disk, 3900)
+    assert disk.kept(4)[0] == ([0, 1, 2, 3, 4] if ours else [])
 
 
 def test_what_somebody_needs_stays_whoever_else_would_only_keep_it() -> None:

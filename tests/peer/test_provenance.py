@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from click.testing import CliRunner, Result
 
 from ledger.cli.main import main
 from ledger.exported.check import check_folder
-from peer.errors import RunError
 from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
 from tests.peer.daemons import Peer, World, finish
 from tests.peer.memory_net import until
