@@ -9,6 +9,7 @@ Pure: names only; the store has the blobs.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 
 
 class Pins:
@@ -37,9 +38,14 @@ class Pins:
         return [owner for owner in {**self._needed, **self._kept} if owner.startswith(prefix)]
 
     def evictable(self, blobs: Iterable[str]) -> list[str]:
-        """Which of these blobs may go, the first to go first: what nobody named, in the order given; then history."""
+        """Which of all the store's blobs may go, the first to go first: what nobody named, in the order given; then
+        what is merely kept. The oldest owners are forgotten where nothing of theirs is left, so that old runs cost no time.
+        """
+        stored = dict.fromkeys(blobs)
+        gone = list(takewhile(lambda owner: stored.keys().isdisjoint(self._kept[owner]), self._kept))
+        for owner in gone:
+            del self._kept[owner]
         needed = set().union(*self._needed.values())
         kept = dict.fromkeys(blob for blobs_of in self._kept.values() for blob in blobs_of if blob not in needed)
-        here = [blob for blob in blobs if blob not in needed]
-        found = set(here)
-        return [blob for blob in here if blob not in kept] + [blob for blob in kept if blob in found]
+        unnamed = [blob for blob in stored if blob not in needed and blob not in kept]
+        return unnamed + [blob for blob in kept if blob in stored]

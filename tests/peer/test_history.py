@@ -196,6 +196,8 @@ def test_what_somebody_needs_stays_whoever_else_would_only_keep_it() -> None:
     assert pins.evictable(["c", "b", "a", "x"]) == ["x", "a", "c"]
     pins.drop("now")
     assert pins.evictable(["c", "b", "a", "x"]) == ["x", "a", "b", "c"]
+    assert pins.evictable(["c", "x"]) == ["x", "c"]
+    assert pins.owners("") == ["new"], "an old owner of whose blobs none is left is forgotten"
 
 
 async def run_of(world: World, rounds: int) -> tuple[Peer, Peer, str]:
@@ -223,6 +225,20 @@ async def test_a_state_of_the_past_is_computed_again_with_what_other_peers_kept(
     assert bob.daemon.blobs.has(log.state_after(2)), "the nearest checkpoint came from the other peer"
     assert not bob.daemon.blobs.has(log.settled[1].receipts[0].update), "nothing before it was needed"
     assert (await bob.daemon.node.status())["workers"] == []
+
+
+async def test_a_state_of_the_past_is_taken_out_while_the_run_s_own_worker_trains(world: World, tmp_path: Path) -> None:
+    alice, bob = await world.peer("alice"), await world.peer("bob")
+    gate = bob.engine.hold(3)
+    run = await alice.submit(training={"rounds": 3}, checkpoints={"keep_last": 1, "every": 0})
+    await bob.event(run, "training", round=3)
+    trained = list(bob.engine.trained)
+    forget(bob, bob.run(run).log.state_after(1))
+    told = await bob.daemon.node.export(run, str(tmp_path / "model"), 1)
+    assert (told["round"], told["state"]) == (1, bob.run(run).log.state_after(1))
+    assert (bob.run(run).log.round, bob.engine.trained) == (2, trained), "nobody waited for anybody"
+    gate.set()
+    await finish(run, alice, bob)
 
 
 async def test_what_is_lost_everywhere_is_named(world: World, tmp_path: Path) -> None:
