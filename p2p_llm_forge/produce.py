@@ -42,7 +42,7 @@ def export(trained: nn.Module, state: State, model_blob: bytes, tokenizer: TextC
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        writer: Any = trained
+        writer: Any = trained  # in its own names for the tensors, which are those of the state
         writer.save_pretrained(part, state_dict=_own_storage(trained), save_original_format=False)
         _write_config(part / CONFIG, model_blob)
         for name, text in tokenizer.files.items():

@@ -44,6 +44,7 @@ def _to_json(found: "Exported") -> dict[str, Any]:
 
 def _print(found: "Exported", genesis: "Genesis") -> None:
     from ledger.describe import moment
+    from ledger.errors import one_line
 
     card, proven = found.card, found.proven
     click.secho("PROVEN", fg="green", bold=True)
@@ -64,7 +65,7 @@ def _print(found: "Exported", genesis: "Genesis") -> None:
         ("card", f"as {card.account} signed it"),
     ]
     for title, text in facts:
-        click.echo(f"{title:<12} {text}".rstrip())
+        click.echo(f"{title:<12} {one_line(text)}".rstrip())
     title = "not proven:"
     for sentence in _not_proven(found):
         click.echo(f"{title:<12} {sentence}")

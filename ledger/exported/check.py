@@ -129,7 +129,7 @@ def _check_config(folder: Path, wanted: str) -> None:
     if not isinstance(config, dict):
         raise ExportInvalid(f"{CONFIG}: is no object")
     kept = {name: value for name, value in config.items() if name not in WRITTEN_BY_TRANSFORMERS}
-    got = blob_id(_canonical({"format": MODEL_FORMAT, "config": kept}))
+    got = blob_id(_canonical(CONFIG, {"format": MODEL_FORMAT, "config": kept}))
     if got != wanted:
         raise ExportInvalid(f"{CONFIG}: gives model blob {got}, wanted {wanted}, that of the run's spec")
 
@@ -140,14 +140,17 @@ def _check_tokenizer(folder: Path, names: tuple[str, ...], wanted: str) -> None:
         texts = {name: _read(folder, name, MAX_FILE).decode() for name in names}
     except UnicodeDecodeError as exc:
         raise ExportInvalid(f"{', '.join(names)}: not text, wanted the files of the run's tokenizer") from exc
-    if (got := blob_id(_canonical(texts))) != wanted:
-        listed = ", ".join(names) or "no files"
+    listed = ", ".join(names) or "no files"
+    if (got := blob_id(_canonical(listed, texts))) != wanted:
         raise ExportInvalid(f"{listed}: give tokenizer blob {got}, wanted {wanted}, that of the run's spec")
 
 
-def _canonical(value: object) -> bytes:
+def _canonical(what: str, value: object) -> bytes:
     """The engine's canonical JSON, which unlike the ledger's has fractions, true, false and null."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (ValueError, RecursionError) as exc:
+        raise ExportInvalid(f"{what}: holds what has no canonical form: {str(exc)[:120]}") from exc
 
 
 def _json(folder: Path, name: str) -> object:

@@ -38,8 +38,9 @@ class Pins:
         return [owner for owner in {**self._needed, **self._kept} if owner.startswith(prefix)]
 
     def evictable(self, blobs: Iterable[str]) -> list[str]:
-        """Which of all the store's blobs may go, the first to go first: what nobody named, in the order given; then
-        what is merely kept. The oldest owners are forgotten where nothing of theirs is left, so that old runs cost no time.
+        """Which of all the store's blobs may go, in which order: what nobody named, as given here; then history.
+
+        The oldest owners are forgotten where nothing of theirs is left, so that long runs cost no time.
         """
         stored = dict.fromkeys(blobs)
         gone = list(takewhile(lambda owner: stored.keys().isdisjoint(self._kept[owner]), self._kept))

@@ -3,6 +3,7 @@
 IO: folders and stores below a test's own.
 """
 
+import contextlib
 import json
 import re
 import shutil
@@ -13,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from ledger.cli.main import main
-from ledger.errors import LedgerError
+from ledger.errors import ExportInvalid, LedgerError
 from ledger.exported.card import CARD, PROOF
 from ledger.exported.check import check_folder
-from ledger.exported.weights import STATE
+from ledger.exported.weights import STATE, check_weights
 from ledger.genesis import Genesis
 
 from .cli_kit import call, call_json
@@ -214,6 +215,8 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     ),
     "code in the config": (written("config.json", {**CONFIG, "auto_map": {}}), "config.json: gives model blob"),
     "no config": (written("config.json", []), "config.json: is no object"),
+    "a config that is no number": (written("config.json", '{"x": NaN}'), "config.json: holds what has no canonical"),
+    "half a letter": (written("config.json", '{"x": "\\ud800"}'), "config.json: holds what has no canonical form"),
     "bad config": (written("config.json", "{"), "config.json: is not JSON"),
     "the tokenizer": (written("tokenizer.json", {}), "give tokenizer blob .*, wanted "),
     "a file more": (written("adapter_config.json", {}), "adapter_config.json.* give tokenizer blob"),
@@ -231,6 +234,19 @@ def test_an_exporter_that_signs_something_else_is_found_out(model: Model, name: 
     spoil(model)
     model.sign()
     assert re.search(words, refused(model))
+
+
+def test_no_changed_byte_of_a_header_is_accepted_or_breaks_the_check(model: Model) -> None:
+    state, weights = model.folder / STATE, model.folder / WEIGHTS_FILE
+    for file, may_mean_the_same in ((state, False), (weights, True)):
+        sound = file.read_bytes()
+        for at in range(0, 8 + int.from_bytes(sound[:8], "little"), 7):
+            file.write_bytes(flipped(at - len(sound))(sound))
+            with contextlib.suppress(ExportInvalid):
+                check_weights(model.folder, [weights], model.card.state)
+                assert may_mean_the_same, f"byte {at} of {file.name} may be another"
+        file.write_bytes(sound)
+    assert check_weights(model.folder, [weights], model.card.state) == model.card.parameters
 
 
 def test_a_proof_of_another_run_is_refused(model: Model, tmp_path: Path) -> None:
