@@ -61,7 +61,8 @@ class Engine:
         self.tokenizer = tokenize.load(read_blob(Path(request.tokenizer), tokenize.LIMIT_BYTES, "tokenizer blob"))
         self.manifest = load_manifest(Path(request.manifest))
         self._shards = Shards(self.manifest, [Path(path) for path in request.shards]) if request.shards else None
-        self.config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
+        self.model_blob = read_blob(Path(request.model), model.LIMIT_BYTES, "model blob")
+        self.config = model.config_from_blob(self.model_blob)
         self._check_blobs_agree()
         need = memory.estimate(
             self.config,

@@ -255,6 +255,16 @@ class EvaluationSpec(Section):
     """So many evaluations in a row without a better held-out loss end the run; never if unset."""
 
 
+class CheckpointsSpec(Section):
+    """Which states the members keep; with the updates of all rounds they lead to every other. A volunteer's disk quota
+    (`blob_quota_gb`) limits both: the oldest rounds go first."""
+
+    keep_last: int = Field(default=3, ge=1, le=1000)
+    """The newest states that every member keeps; the last three of them whatever else needs room."""
+    every: int = Field(default=100, ge=0, le=1_000_000)
+    """Rounds between states that are kept for good; 0 keeps only the initial one. Fewer states mean longer replays."""
+
+
 class CreditsSpec(Section):
     """What the run pays."""
 

@@ -205,7 +205,8 @@ class Worker:
 
         engine, to = self._opened(), Path(request.to).absolute()
         engine.inner.take(engine.state.weights_P)
-        return {"folder": str(to), "files": export(engine.inner.model, engine.tokenizer, to)}
+        files = export(engine.inner.model, engine.state, engine.model_blob, engine.tokenizer, to)
+        return {"folder": str(to), "files": files}
 
     def _generate(self, request: protocol.Generate) -> dict[str, Any]:
         from p2p_llm_forge.produce import generate

@@ -6,6 +6,7 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
 from peer.messages import Cancellation
 from peer.network.network import Network
+from peer.runs import provenance
 from peer.runs.host import Host
 from peer.runs.leader import CANCELLED_BY_SUBMITTER
 from peer.runs.run import Run
 from peer.runs.submission import Submitter
+from peer.runs.worker import RunWorker
 from peer.supervisor import Fields
 
 
@@ -128,29 +131,44 @@ class Node:
             raise RunError("FP-433", f"run {run[:16]}: is over", "there is nothing to cancel")
         return {"run": run, "cancelled": 1}
 
-    async def export(self, run: str, to: str) -> Fields:
-        """Write the newest state that we have as a Hugging Face folder."""
-        return await self._use(run, "export", to=to)
+    async def export(self, run: str, to: str, round_number: int | None = None) -> Fields:
+        """Write the state after a round, by default the newest that we have, as a Hugging Face folder with its proof.
+
+        Raises:
+            RunError: there is no such round yet, or what it takes to compute its state again is lost.
+        """
+        known = self._known(run)
+        newest = self._host.worker(known).newest_state()
+        if round_number is None or (newest is not None and newest[0] == round_number):
+            async with self._worker_with_newest(known) as (worker, number, state):
+                answer = await provenance.export(worker, self._logs, number, Path(to), live=True)
+        else:
+            number, worker = round_number, self._host.worker(known)
+            answer = await provenance.export(worker, self._logs, number, Path(to), live=False)
+            state = known.log.state_after(number)
+        return {**answer, "run": run, "round": number, "state": state}
 
     async def generate(self, run: str, **options: Any) -> Fields:
         """Generate text from the newest state that we have."""
-        return await self._use(run, "generate", **options)
+        async with self._worker_with_newest(self._known(run)) as (worker, number, state):
+            answer = await worker.use(state, "generate", **options)
+        return {**answer, "run": run, "round": number, "state": state}
 
-    async def _use(self, run: str, do: str, **params: Any) -> Fields:
-        known = self._known(run)
-        worker = self._host.worker(known)
+    @contextlib.asynccontextmanager
+    async def _worker_with_newest(self, run: Run) -> AsyncIterator[tuple[RunWorker, int, str]]:
+        """The run's worker, and round and id of the newest state here; a worker that nobody else needs ends."""
+        worker = self._host.worker(run)
         newest = worker.newest_state()
         if newest is None:
             raise RunError(
-                "FP-434", f"run {run[:16]}: no state of it is here yet", "wait until this peer has caught up"
+                "FP-434", f"run {run.id[:16]}: no state of it is here yet", "wait until this peer has caught up"
             )
-        busy = run in self._host.members
+        busy = run.id in self._host.members
         try:
-            answer = await worker.use(newest[1], do, **params)
+            yield worker, *newest
         finally:
             if not busy:
                 await worker.close()
-        return {**answer, "run": run, "round": newest[0], "state": newest[1]}
 
     async def balance(self, account: str) -> Fields:
         """Micro-credits of an account; "me" is ours."""

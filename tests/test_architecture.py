@@ -26,7 +26,8 @@ ORDER = {
         verify/report verify/tasks verify/check verify/accused verify/roots verify/survey verify/frames verify/workers
         verify/verify verify/compare
         describe
-        cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
+        exported/weights exported/card exported/check
+        cli/base cli/progress cli/find cli/read cli/money cli/files cli/exported cli/proofs cli/accuse
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
@@ -41,7 +42,7 @@ ORDER = {
         errors files addressbook config peerkey identity resources wire messages records
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
-        blobs/chunks blobs/partial blobs/store blobs/fetcher
+        blobs/chunks blobs/partial blobs/pins blobs/store blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
@@ -49,8 +50,9 @@ ORDER = {
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member
-        runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
+        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/files runs/history
+        runs/worker runs/past runs/provenance runs/member runs/evaluating runs/leader runs/candidate directory
+        runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

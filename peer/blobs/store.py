@@ -1,8 +1,8 @@
 """The blob store: files named by their ids, whole or not there, within a quota.
 
 A file appears under its name only after its bytes were hashed, synced and renamed. What no owner pins may be evicted,
-least recently used first; pin before you fetch. Parts of unfinished downloads survive a restart and are verified
-again before they are believed.
+least recently used first, after that what owners merely keep (`pins`); pin before you fetch. Parts of unfinished
+downloads survive a restart and are verified again before they are believed.
 
 IO: the store's folder; hashing and disk work run in threads.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from peer.blobs.chunks import CHUNK_BYTES, BlobName, blob_id, leaf_of, leaves_of
 from peer.blobs.partial import Partial
+from peer.blobs.pins import Pins
 from peer.errors import BlobError, BlobMissing, Oversize, QuotaFull
 from peer.files import TEMPORARY, disk_errors, make_folder, write_atomic
 
@@ -34,7 +35,7 @@ class BlobStore:
         self._quota = quota_bytes
         self._sizes: dict[str, int] = {}  # in order of use, oldest first
         self._leaves: dict[str, list[bytes]] = {}
-        self._pins: dict[str, set[str]] = {}
+        self.pins = Pins()
         self._stale: dict[str, int] = {}  # parts that no download is busy with
         self._active: dict[str, Partial] = {}
         self._reserved = 0
@@ -153,11 +154,11 @@ class BlobStore:
 
     async def pin(self, blobs: Iterable[str], owner: str) -> None:
         """Adds to what an owner needs: these are never evicted, even when they arrive only later."""
-        self._pins.setdefault(owner, set()).update(blobs)
+        self.pins.need(blobs, owner)
 
     async def unpin(self, owner: str) -> None:
         """The owner needs nothing any more."""
-        self._pins.pop(owner, None)
+        self.pins.drop(owner)
 
     def discard(self, blob: str) -> None:
         """Deletes a blob, whoever needs it."""
@@ -178,9 +179,8 @@ class BlobStore:
             self._reserved -= size
 
     def _evict(self, blob: str, size: int, missing: int) -> None:
-        pinned = set().union(*self._pins.values())
         parts = [name for name in self._stale if name != blob]
-        whole = [name for name in self._sizes if name not in pinned]
+        whole = self.pins.evictable(self._sizes)
         free = sum(self._stale[name] for name in parts) + sum(self._sizes[name] for name in whole)
         if free < missing:
             raise QuotaFull(

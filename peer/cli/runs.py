@@ -183,16 +183,27 @@ def cancel(run: str | None, home: Path, as_json: bool) -> None:
 @click.command()
 @RUN
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Where to write the model.")
+@click.option(
+    "--round", "number", type=click.IntRange(0), help="After this round, 0: the initial one; else the newest."
+)
 @with_home
 @with_json
-def export(run: str | None, folder: Path, home: Path, as_json: bool) -> None:
-    """Write a run's newest model as a Hugging Face folder."""
+def export(run: str | None, folder: Path, number: int | None, home: Path, as_json: bool) -> None:
+    """Write a run's model as a Hugging Face folder.
+
+    In it lies the proof that the run's certified log names this state: forge-ledger check FOLDER --network network.json
+    verifies it offline, weights and all. A state of the past is computed again from the nearest one that is kept, here
+    or by another peer, and the updates since.
+    """
     daemon, started = client(home), time.monotonic()
-    answer = daemon.post(run_path(choose_run(daemon, run), "export"), to=str(folder.expanduser().absolute()))
+    chosen = {} if number is None else {"round": number}
+    answer = daemon.post(run_path(choose_run(daemon, run), "export"), to=str(folder.expanduser().absolute()), **chosen)
     if as_json:
         print_json(answer)
-    else:
-        click.echo(f"{answer['folder']}: {', '.join(answer['files'])} in {time.monotonic() - started:.1f} s")
+        return
+    click.echo(f"{answer['folder']}: {', '.join(answer['files'])} in {time.monotonic() - started:.1f} s")
+    if answer.get("unproven"):
+        click.echo(f"the model can be used, but not proven: {answer['unproven']}", err=True)
 
 
 @click.command()

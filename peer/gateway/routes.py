@@ -51,6 +51,8 @@ class Export(Body):
 
     to: str = Field(min_length=1, max_length=4096)
     """An absolute folder of this machine."""
+    round: int | None = Field(default=None, ge=0, lt=1 << 53)
+    """After which round; the newest state here when left out."""
 
 
 class Prompt(Body):
@@ -163,8 +165,8 @@ async def cancel(run: TheRun, node: TheNode) -> Answer:
 
 @router.post("/jobs/{run}/export")
 async def export(run: TheRun, body: Export, node: TheNode) -> Answer:
-    """Writes the model as a Hugging Face folder."""
-    answer: Answer = await node.export(run, body.to)
+    """Writes the model as a Hugging Face folder with a proof of where it comes from."""
+    answer: Answer = await node.export(run, body.to, body.round)
     return answer
 
 

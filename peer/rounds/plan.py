@@ -39,6 +39,10 @@ class Plan:
     """So many evaluations without a better held-out loss end the run; 0: never."""
     most_update_bytes: int = 1 << 53
     """No update is longer; one that claims to be is refused before anybody fetches it."""
+    keep_last: int = 3
+    """So many newest states are kept."""
+    checkpoint_every: int = 0
+    """The state after every so many rounds is kept for good; 0: only the initial one."""
     lost_after_s: float = 3.0
     """A member without heartbeats for this long is dropped."""
 

@@ -27,6 +27,7 @@ from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Bundle, Gossip
 from peer.network.network import Network
+from peer.runs import past
 from peer.runs.candidate import Candidate
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 LOOK_S = 2.0
 WHOLE_S = 10.0
 """Pause before a run whose log we must not write to is served again."""
+LATE_ROUNDS = 64
+"""Members of so many last rounds are asked for blobs."""
 JOIN_AGAIN_S = 30.0
 """Pause before a peer whose run could not be joined is believed again."""
 
@@ -100,12 +103,14 @@ class Host:
     async def resume(self) -> None:
         """Take up the runs in the home folder; those that are not closed go on."""
         runs = self._home / "runs"
-        for unfinished in runs.glob(".prepare-*"):
+        for unfinished in [*runs.glob(".prepare-*"), *runs.glob(f"*/{past.FOLDER}*")]:
             await asyncio.to_thread(shutil.rmtree, unfinished, True)
         for folder in sorted(path.parent for path in runs.glob("[0-9a-f]*/spec.json")):
             run = Run.load(folder, self._logs)
             await run.refresh()
             self.runs[run.id] = run
+            await self.worker(run).history.take_up()  # of all runs, before anything is fetched for any
+        for run in list(self.runs.values()):
             if not await self._over(run):
                 self.host(run)
 
@@ -168,6 +173,7 @@ class Host:
             await begin(self._credits, run)
             await run.refresh()
         worker = self.worker(run)
+        await worker.history.take_up()
         if run.log.close is None or worker.newest_state() != (run.log.round, run.log.state):
             await self._take_part(run, worker)
         await self._claim(run)
@@ -231,15 +237,18 @@ class Host:
                 fetcher=self._fetcher,
                 providers=lambda: self._providers(run),
                 hardware=self._hardware,
+                ours=run.spec["submitter"] == self._logs.account.public,
             )
         return self.workers[run.id]
 
     def _providers(self, run: Run) -> list[str]:
-        """Peers that may have the run's blobs: its members, its leader."""
+        """Peers that may have the run's blobs: its members, its leader, and who was a member of late."""
         member, leader = self.members.get(run.id), self.leaders.get(run.id)
         peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
         first = member.leader.peer if member else self._directory.peer_of(run.leaders[0])
-        return [peer for peer in dict.fromkeys([*peers, *([first] if first else [])]) if peer != self._network.peer_id]
+        late = {receipt.account: None for done in run.log.settled[-LATE_ROUNDS:] for receipt in done.receipts}
+        known = [first, *map(self._directory.peer_of, [*late, *run.leaders])]
+        return [peer for peer in dict.fromkeys([*peers, *known]) if peer and peer != self._network.peer_id]
 
     async def say_goodbye(self) -> None:
         """Tell the leaders that we stop, and the witnesses where we lead."""

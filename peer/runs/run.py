@@ -248,6 +248,7 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
     try:
         config = spec["config"]
         training, members, evaluation = config["training"], config["members"], config["evaluation"]
+        checkpoints = config.get("checkpoints", {})
         return Plan(
             network=network,
             run=run,
@@ -263,7 +264,9 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
             max_tokens=int(training.get("max_tokens", 0)),
             target_loss=round(float(training.get("target_loss", 0)) * 1e6),
             patience=int(evaluation.get("patience", 0)),
+            keep_last=max(1, int(checkpoints.get("keep_last", 3))),
+            checkpoint_every=max(0, int(checkpoints.get("every", 0))),
             most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise RunError("FP-405", f"spec of run {run[:16]}: {type(exc).__name__} {exc}") from exc

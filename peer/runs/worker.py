@@ -9,9 +9,8 @@ IO: a worker process, the blob store.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,15 @@ from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, RunError, WorkerRefused
 from peer.rounds.messages import Trained
+from peer.runs.files import Providers, RunFiles
+from peer.runs.history import History
 from peer.runs.run import Run
 from peer.supervisor import Fields, Worker
 
 log = structlog.get_logger(__name__)
 
-KEEP_STATES = 3
-KEEP_UPDATES = 64
 UNSOUND = "FP-107"
 """The engine's code for an update that no honest member sends."""
-MANIFEST_BYTES = 64 << 20
-
-Providers = Callable[[], Sequence[str]]
-"""PeerIDs that may have the run's blobs just now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,20 +49,20 @@ class RunWorker:
     """The worker of one run. `state` is the id of the state it holds."""
 
     def __init__(
-        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware
-    ) -> None:
-        """No process is started before the first operation."""
+        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware,
+        ours: bool = False,
+    ) -> None:  # fmt: skip
+        """No process is started before the first operation; `ours` is a run that we submitted."""
         self.run = run
         self.state = ""
         self.progress: Fields = {}
         """The newest progress event of the training under way."""
+        self.files = RunFiles(run=run, store=store, fetcher=fetcher, providers=providers)
+        self.history = History(run, store, ours=ours)
+        self.hardware = hardware
         self._store = store
-        self._fetcher = fetcher
-        self._providers = providers
-        self._hardware = hardware
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
-        self._files: Fields | None = None
 
     @property
     def pid(self) -> int | None:
@@ -80,39 +75,12 @@ class RunWorker:
             await self._worker.close()
             self._worker, self.state = None, ""
         if self.run.log.close is not None:
+            await self.history.take_up()
             await asyncio.to_thread(shutil.rmtree, self.run.folder / "work" / "kept", ignore_errors=True)
-
-    # ------------------------------------------------------------------ blobs
 
     async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
         """The file of a blob, fetched from the run's peers unless it is here."""
-        if self._store.has(blob):
-            return self._store.path(blob)
-        return await self._fetcher.fetch(blob, [*providers, *self._providers()])
-
-    async def _fetch_files(self) -> Fields:
-        """Everything that training needs besides the state; fetched once."""
-        if self._files is None:
-            blobs = self.run.blobs
-            await self._store.pin([blobs["model"], blobs["tokenizer"], blobs["manifest"]], f"{self.run.id}/files")
-            paths = {name: await self.fetch(blobs[name]) for name in ("model", "tokenizer", "manifest")}
-            shards = _shards(paths["manifest"])
-            await self._store.pin(shards, f"{self.run.id}/shards")
-            files = {name: str(path) for name, path in paths.items()}
-            self._files = {**files, "shards": [str(await self.fetch(shard)) for shard in shards]}
-        return self._files
-
-    async def keep_state(self, round_number: int, path: Path) -> str:
-        """Put a state file into the blob store, pinned until three newer ones are there; returns its id."""
-        state = await self._store.add_file(path)
-        await self._store.pin([state], f"{self.run.id}/state/{round_number}")
-        await self._store.unpin(f"{self.run.id}/state/{round_number - KEEP_STATES}")
-        return state
-
-    async def keep_updates(self, round_number: int, updates: Sequence[str]) -> None:
-        """Pin the settled updates of a round, so that others can replay it; old rounds are unpinned."""
-        await self._store.pin(list(updates), f"{self.run.id}/updates/{round_number}")
-        await self._store.unpin(f"{self.run.id}/updates/{round_number - KEEP_UPDATES}")
+        return await self.files.fetch(blob, providers)
 
     def newest_state(self) -> tuple[int, str] | None:
         """(round, id) of the newest state in the log that is in our blob store."""
@@ -127,16 +95,16 @@ class RunWorker:
     async def _ready(self, state: str) -> Worker:
         """A live worker that holds `state`. Call with `_turn` held."""
         if self._worker is None or not self._worker.alive:
-            files = await self._fetch_files()
+            files = await self.files.all()
             path = await self.fetch(state)
             self.state = ""
             if self._worker is not None:
                 await self._worker.kill()  # it may run on, although nobody hears it
             self._worker = await Worker.start(
-                self.run.folder / "work", threads=self._hardware.threads, device=self._hardware.device
+                self.run.folder / "work", threads=self.hardware.threads, device=self.hardware.device
             )
             try:
-                keep = self._hardware.keep
+                keep = self.hardware.keep
                 answer = await self._worker.call("open", config=self.run.config, state=str(path), keep=keep, **files)
             except BaseException:
                 await self._worker.kill()  # half opened it would refuse everything; the next attempt starts another
@@ -156,7 +124,7 @@ class RunWorker:
         """Fetch the state after a round and hold it."""
         async with self._turn:
             await self._ready(state)
-            await self._store.pin([state], f"{self.run.id}/state/{round_number}")
+            await self.history.hold(round_number, state)
 
     async def train(
         self, *, round_number: int, state: str, start: int, quota: int, seconds: float, account: str
@@ -253,16 +221,17 @@ class RunWorker:
         async with self._turn:
             worker = await self._ready(state)
             if not updates:
+                await self.history.hold(round_number, state, [])
                 return {"state": state, "seconds": {}}
             self.state = ""
             answer = await worker.call("apply", round=round_number, updates=updates)
             self.state = str(answer["state"])
-        kept = await self.keep_state(round_number, Path(answer["path"]))
+        await self.history.hold(round_number, self.state, [receipt.update for receipt in receipts])
+        kept = await self._store.add_file(Path(answer["path"]))
         if kept != self.state:
             raise RunError(
                 "FP-406", f"worker of run {self.run.id[:16]}: wrote state {kept[:16]}, named {self.state[:16]}"
             )
-        await self.keep_updates(round_number, [receipt.update for receipt in receipts])
         return answer
 
     async def evaluate(self, *, state: str, sequences: int) -> int:
@@ -286,14 +255,3 @@ class RunWorker:
         """Have the worker do something else with `state`: export, generate."""
         async with self._turn:
             return await (await self._ready(state)).call(do, **params)
-
-
-def _shards(manifest: Path) -> list[str]:
-    """The shards' blob ids that a manifest names; the worker checks the rest of it."""
-    if manifest.stat().st_size > MANIFEST_BYTES:
-        raise RunError("FP-407", f"manifest of {manifest.stat().st_size} bytes, at most {MANIFEST_BYTES} are read")
-    try:
-        shards = json.loads(manifest.read_bytes())["shards"]
-        return [str(shard["id"]) if isinstance(shard, dict) else str(shard) for shard in shards]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise RunError("FP-407", f"manifest {manifest.name[:16]}: names no shards ({exc})") from exc

@@ -35,6 +35,7 @@ def spec_fields(**changes: Any) -> Fields:
         "training": {"rounds": 3, "inner_steps": 2, "batch_size": 2, "time_budget_s": "5.0"},
         "members": {"min": 2, "max": 4},
         "evaluation": {"every": 0, "sequences": 4},
+        "checkpoints": {"keep_last": 3, "every": 100},
         "credits": {"price": 1_000_000},
     }
     for place, fields in changes.items():
@@ -192,6 +193,8 @@ class FakeWorker(Worker):
         return {"loss": 4_000_000, "tokens": sequences * TOKENS_PER_SLOT}
 
     async def _export(self, tell: OnEvent, *, to: str) -> Fields:
+        (Path(to) / "provenance").mkdir(parents=True)
+        (Path(to) / "model.safetensors").write_bytes(self._state)
         return {"folder": to, "files": ["model.safetensors"]}
 
     async def _generate(self, tell: OnEvent, **options: Any) -> Fields:

@@ -69,8 +69,8 @@ class FakeNode:
     async def cancel(self, run: str) -> dict[str, Any]:
         raise RunError("FP-405", "only its leader may cancel a run", "ask the leader")
 
-    async def export(self, run: str, to: str) -> dict[str, Any]:
-        self.asked.append(("export", run, to))
+    async def export(self, run: str, to: str, round_number: int | None = None) -> dict[str, Any]:
+        self.asked.append(("export", run, to, round_number))
         return {"folder": to, "files": ["model.safetensors"]}
 
     async def generate(self, run: str, **how: Any) -> dict[str, Any]:

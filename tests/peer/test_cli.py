@@ -170,7 +170,9 @@ def test_a_refused_submission_fails(cli: Cli, spec: Path, tmp_path: Path) -> Non
 def test_export_generate_and_cancel_reach_the_run(cli: Cli, tmp_path: Path) -> None:
     with running_gateway(tmp_path) as node:
         assert "model.safetensors" in cli("export", "tiny", "--to", tmp_path / "model")[1]
-        assert node.asked[-1] == ("export", RUN_A, str(tmp_path / "model"))
+        assert node.asked[-1] == ("export", RUN_A, str(tmp_path / "model"), None)
+        cli("export", "tiny", "--to", tmp_path / "model", "--round", "7")
+        assert node.asked[-1] == ("export", RUN_A, str(tmp_path / "model"), 7)
         assert cli("generate", "tiny", "--prompt", "Once")[1] == "Once and so on\n"
         assert cli("cancel")[2] == "forge-peer: FP-405: only its leader may cancel a run (ask the leader)\n"
 

@@ -109,6 +109,8 @@ def test_errors_are_problems_with_code_and_fix(tmp_path: Path) -> None:
             client.get("/nothing/here")
         with pytest.raises(ForgeError, match="colour"):
             client.post(f"/jobs/{RUN_A}/export", to="/x", colour=1)
+        with pytest.raises(ForgeError, match="round"):
+            client.post(f"/jobs/{RUN_A}/export", to="/x", round=-1)
 
 
 def test_every_route_reaches_the_node(tmp_path: Path) -> None:

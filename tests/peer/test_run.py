@@ -125,7 +125,11 @@ async def test_a_damaged_spec_is_refused_with_the_way_out(ledgers: Ledgers, tmp_
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [("rounds", None), ("rounds", "x"), ("price", None), ("config", {}), ("config", []), ("tokens_per_slot", [])],
+    [
+        ("rounds", None), ("rounds", "x"), ("price", None), ("config", {}), ("config", []), ("tokens_per_slot", []),
+        ("config", {**spec_fields(), "checkpoints": "all"}),
+        ("config", {**spec_fields(), "checkpoints": {"every": "x"}}),
+    ],
 )
 def test_a_spec_without_the_figures_of_a_plan_is_refused(place: str, value: Any) -> None:
     blobs = {"state": f"{'ab' * 32}-2000"}

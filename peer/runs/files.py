@@ -1,0 +1,65 @@
+"""The blobs that a run's worker reads: fetched from the run's peers where they are not here, and pinned.
+
+IO: the blob store, other peers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peer.blobs.fetcher import BlobFetcher
+from peer.blobs.store import BlobStore
+from peer.errors import RunError
+from peer.runs.run import Run
+from peer.supervisor import Fields
+
+MANIFEST_BYTES = 64 << 20
+
+Providers = Callable[[], Sequence[str]]
+"""PeerIDs that may have the run's blobs just now."""
+
+
+class RunFiles:
+    """One run's blobs as files."""
+
+    def __init__(self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers) -> None:
+        """Nothing is fetched before it is asked for."""
+        self.run = run
+        self.store = store
+        self._fetcher = fetcher
+        self._providers = providers
+        self._all: Fields | None = None
+
+    async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
+        """The file of a blob, fetched from the run's peers unless it is here."""
+        if self.store.has(blob):
+            return self.store.path(blob)
+        return await self._fetcher.fetch(blob, [*providers, *self._providers()])
+
+    async def base(self) -> Fields:
+        """What a worker needs to apply updates, besides a state."""
+        blobs = self.run.blobs
+        await self.store.pin([blobs["model"], blobs["tokenizer"], blobs["manifest"]], f"{self.run.id}/files")
+        return {name: str(await self.fetch(blobs[name])) for name in ("model", "tokenizer", "manifest")}
+
+    async def all(self) -> Fields:
+        """Everything that training needs besides a state; fetched once."""
+        if self._all is None:
+            base = await self.base()
+            shards = _shards(Path(base["manifest"]))
+            await self.store.pin(shards, f"{self.run.id}/shards")
+            self._all = {**base, "shards": [str(await self.fetch(shard)) for shard in shards]}
+        return self._all
+
+
+def _shards(manifest: Path) -> list[str]:
+    """The shards' blob ids that a manifest names; the worker checks the rest of it."""
+    if manifest.stat().st_size > MANIFEST_BYTES:
+        raise RunError("FP-407", f"manifest of {manifest.stat().st_size} bytes, at most {MANIFEST_BYTES} are read")
+    try:
+        shards = json.loads(manifest.read_bytes())["shards"]
+        return [str(shard["id"]) if isinstance(shard, dict) else str(shard) for shard in shards]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RunError("FP-407", f"manifest {manifest.name[:16]}: names no shards ({exc})") from exc
