@@ -264,7 +264,7 @@ class Daemon:
             idle = False
             while not idle:
                 await asyncio.sleep(MEASURE_AFTER_S)
-                idle = not self.host.busy
+                idle = not self.host.busy and not self.host.presence.paused
             worker = await Worker.start(
                 self._home.runs / ".measure", threads=self.hardware.threads, device=self._settings.device
             )

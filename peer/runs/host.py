@@ -31,6 +31,7 @@ from peer.runs.candidate import Candidate
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member
+from peer.runs.presence import Attendance, Presence
 from peer.runs.run import Run
 from peer.runs.submission import begin
 from peer.runs.whereabouts import Whereabouts
@@ -62,7 +63,7 @@ class Host:
         hardware: Hardware,
         max_runs: int,
     ) -> None:
-        """Serve `run.*` on the network; work on `max_runs` runs at once, at most."""
+        """Serve `run.*` on the network; work on `max_runs` runs at once, at most, and on none while paused."""
         self._home = home
         self._network = network
         self._logs = logs
@@ -74,6 +75,7 @@ class Host:
         self._keeper: Keeper | None = None
         self._max_runs = max_runs
         self._credits = credits
+        self.presence = Presence(home / "paused.json")
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, RunWorker] = {}
         self.members: dict[str, Member] = {}
@@ -121,6 +123,7 @@ class Host:
         """Again and again: join runs that are advertised."""
         while True:
             await asyncio.sleep(LOOK_S)
+            await self.presence.back()
             adverts = self._directory.runs()
             now = time.monotonic()
             adverts = [advert for advert in adverts if self._not_before.get(advert.peer_id, now) <= now]
@@ -188,7 +191,10 @@ class Host:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(member.serve())
+                attendance = Attendance(
+                    presence=self.presence, member=member, worker=worker, leads=lambda: run.id in self.leaders
+                )
+                tasks.create_task(attendance.serve())
                 if self._may_lead(run):
                     candidate = self._candidates[run.id] = Candidate(
                         run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after)
@@ -216,6 +222,8 @@ class Host:
             await leader.serve()
         finally:
             self.leaders.pop(run.id, None)
+            if self.presence.paused:
+                await worker.close()
 
     async def _claim(self, run: Run) -> None:
         """After the close: take over what the run owes us, as member and as funder."""
