@@ -11,7 +11,7 @@ import click
 
 from peer.absence import parse_duration
 from peer.cli.base import client, print_json, with_home, with_json
-from peer.cli.view import until
+from peer.cli.view import pause_end
 
 
 @click.command()
@@ -26,7 +26,7 @@ def pause(duration: str | None, home: Path, as_json: bool) -> None:
     """
     seconds = None if duration is None else parse_duration(duration)
     answer = client(home).post("/pause", seconds=seconds)
-    print_json(answer) if as_json else click.echo(f"paused {until(answer['paused'])}")
+    print_json(answer) if as_json else click.echo(f"paused {pause_end(answer['paused'])}")
 
 
 @click.command()

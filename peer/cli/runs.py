@@ -15,7 +15,7 @@ import click
 from peer.cli.base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
 from peer.cli.client import Client, run_path
 from peer.cli.screen import on_a_terminal, screen
-from peer.cli.view import Event, RunView, credits, nats, until
+from peer.cli.view import Event, RunView, credits, nats, pause_end
 from peer.errors import ForgeError
 
 RUN = click.argument("run", required=False)
@@ -148,7 +148,7 @@ def flat(facts: Event, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Nested facts as dotted names and readable values."""
     for name, value in facts.items():
         if name == "paused" and value:
-            yield prefix + name, until(value)
+            yield prefix + name, pause_end(value)
         elif isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):

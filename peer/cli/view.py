@@ -137,7 +137,7 @@ class RunView:
             case "stepped_down":
                 return f"{self.who(event['account'])} leads no more: {event.get('reason', '')}"
             case "paused":
-                return f"this peer does not train {until(event)}"
+                return f"this peer does not train {pause_end(event)}"
             case "resumed":
                 return "this peer trains again"
             case "claimed":
@@ -195,7 +195,7 @@ def credits(micro_credits: int) -> str:
     return f"{micro_credits // 1_000_000}.{micro_credits % 1_000_000:06d}"
 
 
-def until(paused: Mapping[str, Any]) -> str:
+def pause_end(paused: Mapping[str, Any]) -> str:
     """How long a pause lasts, in this machine's time."""
     if paused.get("until") is None:
         return "until it is resumed"

@@ -12,6 +12,7 @@ from peer.errors import RoundError
 from peer.rounds.log import OpenRound
 from peer.rounds.messages import Checked, Report
 from peer.rounds.pace import Pace
+from peer.rounds.roster import Roll
 from peer.rounds.speed import Speeds
 
 PATIENCE = 3
@@ -22,13 +23,14 @@ class Desk:
     """Where receipts arrive. Written only by the leader's machine."""
 
     def __init__(
-        self, *, opened_at: float, open_round: OpenRound | None, pace: Pace, speeds: Speeds, timed: bool
+        self, *, opened_at: float, open_round: OpenRound | None, roll: Roll, pace: Pace, speeds: Speeds, timed: bool
     ) -> None:
         """An empty desk.
 
         Args:
             opened_at: when the round was opened, or when we took it over.
             open_round: the round, if one is open.
+            roll: who lives and holds which state.
             pace: what earlier rounds taught; learns from this one, whose own deadline stays what it was at its opening.
             speeds: how fast the members are; learns from this round, too.
             timed: whether we saw it open, so that deliveries tell how long members need.
@@ -40,13 +42,18 @@ class Desk:
         """By account: decoded and sound."""
         self._open = open_round
         roster = open_round.roster if open_round is not None else ()
+        self._roll = roll
         self._pace = pace
         self._speeds = speeds
         self._deadline_s = pace.deadline_s(speeds.round_s(roster))
         self._expected = {seat.account: speeds.expected_s(seat) for seat in roster}
         self._timed = timed
         self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
+        self._arrived: dict[str, tuple[float, float]] = {}
+        """By account: when it began to train and when its receipt came, in seconds after the opening."""
         self._first_s: float | None = None
+        if timed:
+            speeds.opened(opened_at)
 
     @property
     def accounts(self) -> frozenset[str]:
@@ -76,9 +83,17 @@ class Desk:
             raise RoundError(code, f"receipt of {account[:16]}: its update was refused: {reason}")
         return True
 
-    def take(self, receipt: Receipt) -> None:
+    def take(self, receipt: Receipt, now: float) -> None:
         """A receipt arrived that may count, once its update is decoded."""
         self.checking[receipt.account] = receipt
+        self._roll.holds(receipt.account, receipt.state_in)
+        arrived_s = now - self.opened_at
+        self._arrived[receipt.account] = (min(self._started_s(receipt.account, now), arrived_s), arrived_s)
+
+    def _started_s(self, account: str, now: float) -> float:
+        """How long after the opening it held the state, as far as is known now."""
+        since = self._roll.since(account, self._open.state) if self._open is not None else None
+        return max(0.0, (now if since is None else since) - self.opened_at)
 
     def judge(self, message: Checked, now: float) -> Receipt | None:
         """The update was decoded, or not; returns its receipt, or None if it is not (or no longer) awaited.
@@ -103,16 +118,19 @@ class Desk:
         expected_s = self._expected.get(receipt.account)
         if expected_s is not None:
             self._pace.saw(needed_s, expected_s)
-        self._speeds.delivered(receipt.account, receipt.slots.count, needed_s)
+        started_s, arrived_s = self._arrived[receipt.account]
+        overhead_s = started_s + needed_s - arrived_s
+        self._speeds.delivered(receipt.account, receipt.slots.count, needed_s, overhead_s)
 
     def late(self, working: Container[str], now: float) -> list[Report]:
         """The round is cut: whoever still works was too slow, and gets a smaller quota."""
+        self._speeds.cut(now)
         if self._open is None or not self._timed:
             return []
         reports, gone = [], self.delivered.keys() | self._refused.keys()
         for seat in self._open.roster:
             if seat.account in working and seat.account not in gone:
-                self._speeds.late(seat, now - self.opened_at)
+                self._speeds.late(seat, now - self.opened_at, self._started_s(seat.account, now))
                 fields: dict[str, object] = {"account": seat.account, "round": self._open.round, "quota": seat.quota}
                 reports.append(Report(event="late", fields=fields))
         return reports
