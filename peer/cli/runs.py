@@ -25,7 +25,7 @@ RUN = click.argument("run", required=False)
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--follow/--detach", default=False, help="Watch the run until it closes, or return once it is submitted.")
 @click.option("--budget", type=float, help="Credits to fund the run with.  [default: what it can cost at most]")
-@click.option("--min-peers", type=click.IntRange(1, 1024), help="Start when this many peers are ready.")
+@click.option("--min-peers", type=click.IntRange(1), help="Start when this many peers are ready.")
 @click.option("--leaders", metavar="ACCOUNT,…", help="Who may lead besides you, in this order.  [default: witnesses]")
 @with_home
 @with_json
