@@ -14,9 +14,9 @@ Pure: numbers in, numbers out; times are seconds on the caller's clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
-from statistics import median
+from statistics import median, median_low
 
 from peer.rounds.log import Seat, SettledRound
 from peer.rounds.plan import Plan
@@ -55,12 +55,20 @@ class Known:
     """Slots a second while it trains."""
     overhead_s: float = 0.0
     """Of a round, whatever its quota."""
+    slots: float = 1.0
+    """Delivered, usually."""
     times: int = 0
     """How often it was seen."""
 
     def needs_s(self, slots: int) -> float:
         """From the opening until so many slots are delivered."""
         return self.overhead_s + slots / self.speed
+
+    def with_overhead(self, most_s: float) -> Known:
+        """The same, as if of the time that it usually needs only so much were overhead, and the rest training."""
+        if self.overhead_s <= most_s:
+            return self
+        return replace(self, overhead_s=most_s, speed=self.slots / (self.needs_s(self.slots) - most_s))
 
 
 class Speeds:
@@ -80,9 +88,12 @@ class Speeds:
         """A member delivered so many slots `needed_s` after the opening, of which it did not train `overhead_s`."""
         overhead_s = min(overhead_s, MOST_OVERHEAD * needed_s)
         seen = slots / max(needed_s - overhead_s, 1e-3)
-        old = self._known.get(account, Known(speed=seen, overhead_s=overhead_s))
+        old = self._known.get(account, Known(speed=seen, overhead_s=overhead_s, slots=slots))
         self._known[account] = Known(
-            speed=sqrt(old.speed * seen), overhead_s=(old.overhead_s + overhead_s) / 2, times=old.times + 1
+            speed=sqrt(old.speed * seen),
+            overhead_s=(old.overhead_s + overhead_s) / 2,
+            slots=(old.slots + slots) / 2,
+            times=old.times + 1,
         )
 
     def late(self, seat: Seat, waited_s: float, overhead_s: float = 0.0) -> None:
@@ -93,9 +104,10 @@ class Speeds:
         had_s = max(waited_s - overhead_s, 1e-3)
         most = seat.quota / had_s
         least = self._plan.batch_size / (2 * self._plan.first_deadline_s)
-        old = self._known.get(seat.account, Known(speed=most, overhead_s=overhead_s))
+        old = self._known.get(seat.account, Known(speed=most, overhead_s=overhead_s, slots=seat.quota))
         excused = old.times > 0 and old.speed < most
-        self._known[seat.account] = Known(
+        self._known[seat.account] = replace(
+            old,
             speed=old.speed if excused else max(least, min(old.speed, most) / 2),
             overhead_s=(old.overhead_s + overhead_s) / 2,
             times=old.times + 1,
@@ -164,10 +176,13 @@ class Speeds:
 
         Among the lengths with which one of the members uses up a whole quota or the time budget. Where overheads are
         short against the training, this is what the fastest needs; where they are long, it pays to wait for others.
+        Overheads are believed up to what half of the members have: no single one can draw the rounds out.
         """
         known = [self._known[account] for account in accounts if account in self._known]
         if not known:
             return None
+        usual_s = median_low(one.overhead_s for one in known)
+        known = [one.with_overhead(usual_s) for one in known]
         lengths = sorted({max(one.overhead_s + self._trains_s(one), LEAST_S) for one in known})
         lengths = lengths[:: ceil(len(lengths) / LENGTHS)]
 

@@ -88,7 +88,7 @@ class RunWorker:
         """The file of a blob, fetched from the run's peers unless it is here."""
         if self._store.has(blob):
             return self._store.path(blob)
-        return await self._fetcher.fetch(blob, [*providers, *self._providers()])
+        return await self._fetcher.fetch(blob, [*providers, *self._providers()], source=self._providers)
 
     async def _fetch_files(self) -> Fields:
         """Everything that training needs besides the state; fetched once."""
