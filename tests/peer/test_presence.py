@@ -142,6 +142,28 @@ async def test_a_leader_that_pauses_goes_on_leading_and_trains_again_afterwards(
     assert alice.account in {receipt.account for receipt in alice.run(run).log.settled[-1].receipts}
 
 
+async def test_a_peer_that_is_paused_may_submit_and_lead_a_run_that_others_train(world: World) -> None:
+    alice, bob = await world.peer("alice"), await world.peer("bob")
+    await alice.daemon.node.pause(3600.0)
+    run = await alice.submit(members={"min": 1}, training={"rounds": 3})
+    await finish(run, alice, bob)
+    assert alice.engine.trained == []
+    assert {receipt.account for done in alice.run(run).log.settled for receipt in done.receipts} == {bob.account}
+    assert not alive(alice)
+
+
+async def test_the_worker_of_a_paused_leader_may_die(world: World) -> None:
+    alice, bob = await world.peer("alice"), await world.peer("bob")
+    first, held = alice.engine.hold(1), bob.engine.hold(3)
+    run = await alice.submit(members={"min": 1}, training={"rounds": 5})
+    await begin_with(alice, run, first, bob)
+    await alice.daemon.node.pause(None)
+    await alice.event(run, "opened", round=3)
+    await alice.engine.workers[-1].kill()
+    held.set()
+    await finish(run, alice, bob)
+
+
 async def test_a_leader_that_is_paused_to_the_end_closes_the_run(world: World) -> None:
     alice, bob = await world.peer("alice"), await world.peer("bob")
     gate = alice.engine.hold(1)
