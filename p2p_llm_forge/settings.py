@@ -232,7 +232,7 @@ class TrainingSpec(Section):
 ENTRY_BYTES = 16 << 10
 """The ledger takes no longer entry."""
 OPEN_BYTES, SEAT_BYTES = 143, 103
-"""The longest `open` entry without seats, and one more seat in it: an account, two numbers of 16 digits, punctuation."""
+"""The longest `open` entry without seats, and one more seat in it: an account and two numbers of 16 digits."""
 MOST_MEMBERS = (ENTRY_BYTES - OPEN_BYTES) // SEAT_BYTES
 
 
@@ -248,8 +248,8 @@ class MembersSpec(Section):
     def _check(self) -> Self:
         if self.max > MOST_MEMBERS:
             raise ValueError(
-                f"max {self.max}: a round's roster is one entry of the run's log, and its {ENTRY_BYTES >> 10} KiB surely "
-                f"hold {MOST_MEMBERS} seats; set {MOST_MEMBERS} or less"
+                f"max {self.max}: a round's roster is one entry of the run's log, and its {ENTRY_BYTES >> 10} KiB "
+                f"surely hold {MOST_MEMBERS} seats; set {MOST_MEMBERS} or less"
             )
         if self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")

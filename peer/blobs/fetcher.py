@@ -108,7 +108,12 @@ class BlobFetcher:
     # ------------------------------------------------------------------ fetching
 
     async def fetch(
-        self, blob: str, providers: Sequence[str], on_progress: OnProgress | None = None, *, source: Source | None = None
+        self,
+        blob: str,
+        providers: Sequence[str],
+        on_progress: OnProgress | None = None,
+        *,
+        source: Source | None = None,
     ) -> Path:
         """The file of a blob; fetched unless it is here. Pin it first if it must stay.
 

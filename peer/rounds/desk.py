@@ -6,6 +6,7 @@ Pure: time is an argument; nothing changes when a method raises.
 from __future__ import annotations
 
 from collections.abc import Container
+from math import ceil
 
 from ledger.entries import Receipt
 from peer.errors import RoundError
@@ -15,6 +16,8 @@ from peer.rounds.pace import Pace
 from peer.rounds.roster import Roll
 from peer.rounds.speed import Speeds
 
+ENOUGH = 3
+"""A round is cut once one in so many of its seats has delivered; the others may then take half as long again."""
 PATIENCE = 3
 """After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
 
@@ -45,13 +48,14 @@ class Desk:
         self._roll = roll
         self._pace = pace
         self._speeds = speeds
-        self._deadline_s = pace.deadline_s(speeds.round_s(roster))
+        self._deadline_s = pace.deadline_s(speeds.round_s(roster), len(roster))
+        self._few = ceil(len(roster) / ENOUGH)
         self._expected = {seat.account: speeds.expected_s(seat) for seat in roster}
         self._timed = timed
         self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
         self._arrived: dict[str, tuple[float, float]] = {}
         """By account: when it began to train and when its receipt came, in seconds after the opening."""
-        self._first_s: float | None = None
+        self._enough_s: float | None = None
         if timed:
             speeds.opened(opened_at)
 
@@ -107,7 +111,8 @@ class Desk:
         if message.refusal is None:
             self.delivered[message.account] = receipt
             needed_s = now - self.opened_at
-            self._first_s = needed_s if self._first_s is None else self._first_s
+            if self._enough_s is None and len(self.delivered) >= self._few:
+                self._enough_s = needed_s
             if self._timed:
                 self._learn(receipt, needed_s)
         elif message.unsound:
@@ -137,13 +142,18 @@ class Desk:
 
     @property
     def due_at(self) -> float:
-        """From then on the round may be cut: by what members needed in earlier rounds, and the quickest in this one."""
-        return self.opened_at + max(self._deadline_s, self._pace.allow(self._first_s or 0.0))
+        """From then on the round may be cut: by what members needed in earlier rounds, and the quickest in this one.
+
+        When all are later than expected, then what was expected is wrong: until enough have delivered nobody is late.
+        """
+        if self._enough_s is None and self.delivered:
+            return self.hopeless_at
+        return self.opened_at + max(self._deadline_s, self._pace.allow(self._enough_s or 0.0))
 
     @property
     def hopeless_at(self) -> float:
         """From then on it is cut even with too few receipts; never while members may still use up their time budget."""
-        patience_s = PATIENCE * (self.due_at - self.opened_at)
+        patience_s = PATIENCE * max(self._deadline_s, self._pace.allow(self._enough_s or 0.0))
         return self.opened_at + max(patience_s, self._pace.first_s * (1 if self.delivered else PATIENCE))
 
 

@@ -1,9 +1,9 @@
 """How fast each member is, as the leader saw it, and the quotas with which all of a roster finish together.
 
 Of the time from a round's opening to a delivery a part does not depend on the quota: until the member holds the state
-that it starts from, and until its update, once finished, is here and decoded. That is its overhead; the rest is training
-and tells its speed. A delivery moves both half of the way to what was seen (the speed on a logarithmic scale); a missed
-cut halves the speed, or, where the member started so late that it could not have been in time, moves the overhead.
+that it starts from, and until its update, once finished, is here and decoded. That is its overhead; the rest is
+training and tells its speed. A delivery moves both half of the way to what was seen, the speed on a logarithmic scale; a
+missed cut halves the speed or, where the member started so late that it could not be in time, moves the overhead.
 
 When a member starts its heartbeats tell. Who says it late looks quick but far away, and needs just as long for the same
 quota; so this pays nobody. The slots are those of its receipts, never more than its quota; all times are ours.
@@ -60,7 +60,7 @@ class Known:
     times: int = 0
     """How often it was seen."""
 
-    def needs_s(self, slots: int) -> float:
+    def needs_s(self, slots: float) -> float:
         """From the opening until so many slots are delivered."""
         return self.overhead_s + slots / self.speed
 
@@ -167,9 +167,16 @@ class Speeds:
         return known.overhead_s + min(seat.quota / known.speed, budget_s)
 
     def round_s(self, roster: Sequence[Seat]) -> float | None:
-        """How long a round with these seats should take; None while nobody's speed is known."""
-        expected = (self.expected_s(seat) for seat in roster)
-        return max((expected_s for expected_s in expected if expected_s is not None), default=None)
+        """How long a round with these seats should take; None while nobody's speed is known.
+
+        Whoever seems not even to hold the state by then, and is not surely so, is not counted on.
+        """
+        planned_s = self._round_s([seat.account for seat in roster])
+        if planned_s is None:
+            return None
+        known = {seat: self._known[seat.account] for seat in roster if seat.account in self._known}
+        near = [seat for seat, one in known.items() if one.overhead_s <= planned_s or one.times >= SURE]
+        return max(expected_s for seat in near or known if (expected_s := self.expected_s(seat)) is not None)
 
     def _round_s(self, accounts: Sequence[str]) -> float | None:
         """How long the round is planned: so that most slots a second come of it, the gap after it counted in.

@@ -98,9 +98,7 @@ class Presence:
 class Attendance:
     """One run's member role, while the peer is not paused; `serve` is its life."""
 
-    def __init__(
-        self, *, presence: Presence, member: Member, worker: RunWorker, leads: Callable[[], bool]
-    ) -> None:
+    def __init__(self, *, presence: Presence, member: Member, worker: RunWorker, leads: Callable[[], bool]) -> None:
         """`leads`: whether we lead the run just now, which then needs the worker."""
         self._presence = presence
         self._member = member
@@ -151,7 +149,7 @@ class Attendance:
 
 
 def until_text(absence: Absence) -> str:
-    """" until …", as others are told it, or nothing."""
+    """ " until …", as others are told it, or nothing."""
     if absence.until is None:
         return ""
     return time.strftime(" until %Y-%m-%d %H:%M UTC", time.gmtime(absence.until))

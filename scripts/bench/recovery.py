@@ -1,13 +1,13 @@
 """What a death, an arrival, unequal speeds and the loss of the leader cost the others, with real daemons on loopback.
 
-* `settle_after_kill_s`: a member is killed with SIGKILL in its training; the longest time from the kill, or from the last
-  survivor's delivery if that was later, until the round is settled. 3 heartbeats and 1 s are allowed.
+* `settle_after_kill_s`: a member is killed with SIGKILL in its training; the longest time from the kill, or from the
+  last survivor's delivery if that was later, until the round is settled. 3 heartbeats and 1 s are allowed.
 * `join_stall_rounds`: a new daemon starts in mid-run. Rounds, until it contributes, that took more than 1.5 times as
   long as the median of those before, or that lack one of the old members.
 * `unequal_speed_share`: four members with speeds 1:1:2:4 and a leader that is paused, so that it leads and does not
-  train. Each worker runs in its part of a period and is stopped in the rest (`throttle`). Tokens settled a second over the
-  sum of the four speeds, each measured from `training` to `delivered` in the same rounds; the first rounds, in which
-  the leader learns the speeds, are left out.
+  train. Each worker runs in its part of a period and is stopped in the rest (`throttle`). Tokens settled a second over
+  the sum of the four speeds, each measured from `training` to `delivered` in the same rounds; the first rounds, in
+  which the leader learns the speeds, are left out.
 * `takeover_s`, for information: four witnesses, all willing to lead; from the SIGKILL of the leader to the first round
   that another one settled.
 
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,7 +45,7 @@ credits: {{{{price: 0}}}}
 evaluation: {{{{every: 0}}}}
 """
 BUDGET_S = 3.0
-"""Of rounds that end by the time budget, so that they take equally long however many there are and however busy it is."""
+"""Rounds end by the time budget, so that they take equally long however many members there are."""
 SPEEDS = (1, 1, 2, 4)
 LEARNT = 5
 """The leader knows its members' speeds after so many rounds."""
@@ -68,6 +69,7 @@ class Size:
 
 FULL = Size(kills=8, before=8, steps=160, rounds=12, takeovers=3)
 QUICK = Size(kills=2, before=4, steps=40, rounds=4, takeovers=1)
+
 
 def submit(peer: Peer, folder: Path, *, least: int, steps: int = 100_000, batch: int = 4, budget_s: float) -> str:
     """A run that outlasts the measurement."""
@@ -171,7 +173,7 @@ def unequal_speeds(folder: Path, size: Size) -> dict[str, Any]:
     say(f"unequal speeds: {share:.1%} of {sum(speeds):,.0f} tokens/s")
     return {
         "unequal_speed_share": round(share, 4), "unequal_tokens_per_s": [round(speed, 1) for speed in speeds],
-        "unequal_rounds_s": [round(b["time"] - a["time"], 3) for a, b in zip(settled, settled[1:], strict=False)],
+        "unequal_rounds_s": [round(b["time"] - a["time"], 3) for a, b in pairwise(settled)],
         "unequal_tokens": [
             [by_round(told, "delivered").get(number, {}).get("tokens", 0) for number in rounds] for told in events
         ],

@@ -6,6 +6,7 @@ Pure: events in, figures out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -36,7 +37,7 @@ def stalled(settled: Events, arrived_at: float, until: int, old: Sequence[str]) 
         until: the newcomer's first round.
         old: accounts of the members that were there before.
     """
-    seconds = [later["time"] - earlier["time"] for earlier, later in zip(settled, settled[1:], strict=False)]
+    seconds = [later["time"] - earlier["time"] for earlier, later in pairwise(settled)]
     rounds = list(zip(settled[1:], seconds, strict=True))
     usual = median(taken for event, taken in rounds if event["time"] <= arrived_at)
     after = [(event, taken) for event, taken in rounds if event["time"] > arrived_at and event["round"] <= until]

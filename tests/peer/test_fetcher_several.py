@@ -10,9 +10,9 @@ import pytest
 
 from peer.blobs.chunks import id_of
 from peer.errors import Unreachable
-from peer.network.rpc import Body
+from peer.network.rpc import Body, BytesHandler
 from peer.wire import Reply
-from tests.peer.test_fetcher import BIG, FakePeer, World
+from tests.peer.test_fetcher import BIG, World
 
 
 @pytest.fixture
@@ -21,20 +21,22 @@ def world(tmp_path: Path) -> World:
 
 
 async def test_several_providers_send_chunks_at_the_same_time(world: World) -> None:
-    names, asked, both = ("a", "b", "c"), set[str](), asyncio.Event()
-    for name in names:
-        peer = await world.with_blob(name, BIG)
+    asked, all_asked = set[str](), asyncio.Event()
+    peers = {name: await world.with_blob(name, BIG) for name in "abc"}
 
-        async def wait_for_all(caller: str, body: Body, payload: bytes, name: str = name, peer: FakePeer = peer) -> Reply:
+    def waiting(name: str, answer: BytesHandler) -> BytesHandler:
+        async def handle(caller: str, body: Body, payload: bytes) -> Reply:
             asked.add(name)
-            if asked == set(names):
-                both.set()
-            await both.wait()  # would never end if they were asked one after the other
-            return await chunks[name](caller, body, payload)
+            if asked == peers.keys():
+                all_asked.set()
+            await all_asked.wait()  # would never end if they were asked one after the other
+            return await answer(caller, body, payload)
 
-        chunks = {**(chunks if name != "a" else {}), name: peer.methods["blob.chunk"]}
-        peer.methods["blob.chunk"] = wait_for_all
-    assert (await world.fetcher.fetch(id_of(BIG), names)).read_bytes() == BIG
+        return handle
+
+    for name, peer in peers.items():
+        peer.methods["blob.chunk"] = waiting(name, peer.methods["blob.chunk"])
+    assert (await world.fetcher.fetch(id_of(BIG), list(peers))).read_bytes() == BIG
 
 
 async def test_a_donor_that_becomes_known_in_mid_download_goes_on_where_the_first_dies(world: World) -> None:
