@@ -75,7 +75,7 @@ class Host:
         self._keeper: Keeper | None = None
         self._max_runs = max_runs
         self._credits = credits
-        self.presence = Presence(home / "paused.json")
+        self.presence = Presence.of(home)
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, RunWorker] = {}
         self.members: dict[str, Member] = {}

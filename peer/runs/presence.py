@@ -48,6 +48,11 @@ class Presence:
             except ConfigError as exc:
                 raise ConfigError(f"{file}: {exc.message}", "delete the file to train, then pause again") from exc
 
+    @classmethod
+    def of(cls, home: Path) -> Presence:
+        """That of the peer with this home."""
+        return cls(home / "paused.json")
+
     @property
     def absence(self) -> Absence | None:
         """The pause that lasts now."""

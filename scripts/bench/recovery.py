@@ -67,8 +67,8 @@ class Size:
     takeovers: int
 
 
-FULL = Size(kills=8, before=8, steps=160, rounds=12, takeovers=3)
-QUICK = Size(kills=2, before=4, steps=40, rounds=4, takeovers=1)
+FULL = Size(kills=8, before=8, steps=240, rounds=12, takeovers=3)
+QUICK = Size(kills=2, before=4, steps=80, rounds=4, takeovers=1)
 
 
 def submit(peer: Peer, folder: Path, *, least: int, steps: int = 100_000, batch: int = 4, budget_s: float) -> str:

@@ -241,6 +241,17 @@ def test_logs_are_one_line_each_on_standard_error(tmp_path: Path) -> None:
     assert "round=3 seconds=1.5" in line
 
 
+def test_start_refuses_a_damaged_pause_rather_than_train(cli: Cli, tmp_path: Path) -> None:
+    assert cli("network", "create")[0] == 0
+    (tmp_path / "paused.json").write_text("2h")
+    command = [sys.executable, "-m", "peer.cli.main", "start", "--home", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"forge-peer: FP-501: {tmp_path / 'paused.json'}: not a pause")
+    assert "delete the file to train" in line
+
+
 def test_start_refuses_an_unknown_setting_in_peer_toml(cli: Cli, tmp_path: Path) -> None:
     assert cli("network", "create")[0] == 0
     (tmp_path / "peer.toml").write_text("thread = 2\n")
