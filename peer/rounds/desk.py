@@ -18,6 +18,8 @@ from peer.rounds.speed import Speeds
 
 ENOUGH = 3
 """A round is cut once one in so many of its seats has delivered; the others may then take half as long again."""
+LAST = 10
+"""One in so many of its seats does not hold up a large roster longer than that, however much members strayed lately."""
 PATIENCE = 3
 """After so many deadlines a round is cut even with fewer receipts than min_members, or with updates still coming in."""
 
@@ -48,8 +50,9 @@ class Desk:
         self._roll = roll
         self._pace = pace
         self._speeds = speeds
-        self._deadline_s = pace.deadline_s(speeds.round_s(roster), len(roster))
-        self._few = ceil(len(roster) / ENOUGH)
+        self._planned_s = speeds.round_s(roster)
+        self._deadline_s = pace.deadline_s(self._planned_s, len(roster))
+        self._seats = len(roster)
         self._expected = {seat.account: speeds.expected_s(seat) for seat in roster}
         self._timed = timed
         self._refused: dict[str, tuple[Receipt, tuple[str, str]]] = {}
@@ -111,7 +114,7 @@ class Desk:
         if message.refusal is None:
             self.delivered[message.account] = receipt
             needed_s = now - self.opened_at
-            if self._enough_s is None and len(self.delivered) >= self._few:
+            if self._enough_s is None and len(self.delivered) >= ceil(self._seats / ENOUGH):
                 self._enough_s = needed_s
             if self._timed:
                 self._learn(receipt, needed_s)
@@ -148,7 +151,13 @@ class Desk:
         """
         if self._enough_s is None and self.delivered:
             return self.hopeless_at
-        return self.opened_at + max(self._deadline_s, self._pace.allow(self._enough_s or 0.0))
+        return self.opened_at + max(self._patience_s, self._pace.allow(self._enough_s or 0.0))
+
+    @property
+    def _patience_s(self) -> float:
+        """The deadline that earlier rounds taught; with only the last few missing, no more than half as long again."""
+        few = (self._seats - len(self.delivered)) * LAST <= self._seats
+        return min(self._deadline_s, self._pace.allow(self._planned_s)) if few and self._planned_s else self._deadline_s
 
     @property
     def hopeless_at(self) -> float:
