@@ -2,8 +2,8 @@
 
 Of the time from a round's opening to a delivery a part does not depend on the quota: until the member holds the state
 that it starts from, and until its update, once finished, is here and decoded. That is its overhead; the rest is
-training and tells its speed. A delivery moves both half of the way to what was seen, the speed on a logarithmic scale; a
-missed cut halves the speed or, where the member started so late that it could not be in time, moves the overhead.
+training and tells its speed. A delivery moves both half of the way to what was seen, the speed on a logarithmic scale;
+a missed cut halves the speed or, where the member started so late that it could not be in time, moves the overhead.
 
 When a member starts its heartbeats tell. Who says it late looks quick but far away, and needs just as long for the same
 quota; so this pays nobody. The slots are those of its receipts, never more than its quota; all times are ours.

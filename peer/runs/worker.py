@@ -86,8 +86,6 @@ class RunWorker:
 
     async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
         """The file of a blob, fetched from the run's peers unless it is here."""
-        if self._store.has(blob):
-            return self._store.path(blob)
         return await self._fetcher.fetch(blob, [*providers, *self._providers()], source=self._providers)
 
     async def _fetch_files(self) -> Fields:

@@ -20,7 +20,6 @@ from peer.rounds.messages import (
     Load,
     LogGrew,
     MemberEffect,
-    Paused,
     Redeliver,
     Replay,
     Stop,
@@ -287,44 +286,3 @@ def test_a_closed_run_is_finished_once_its_final_state_is_held() -> None:
     assert kinds(member.receive(trained(slots=1), 1.0)) == [Replay]
     member.receive(Holds(round=1, state=S1), 2.0)
     assert member.finished
-
-
-# ---------------------------------------------------------------- pausing
-
-
-def test_who_pauses_stops_training_delivers_what_there_is_and_begins_nothing_more() -> None:
-    member = machine(begun())
-    assert kinds(grow(member, opened(1, S0, [A, B]))) == [Train]
-    assert not member.quiet
-    assert member.receive(Paused(), 1.0) == [Stop()]
-    assert member.receive(LogGrew(), 1.0) == []
-    assert kinds(member.receive(trained(slots=1), 2.0)) == [Deliver]
-    assert not member.quiet
-    assert member.receive(Answered(round=1, refusal=None), 3.0) == []
-    assert member.quiet
-    assert grow(member, *settled_round(1, S0, S1, 1)[1:]) == []
-    assert member.quiet
-
-
-def test_who_pauses_before_its_first_step_has_nothing_to_deliver() -> None:
-    member = machine(begun())
-    grow(member, opened(1, S0, [A, B]))
-    member.receive(Paused(), 1.0)
-    assert member.receive(trained(slots=0), 2.0) == []
-    assert member.quiet
-
-
-def test_who_pauses_while_its_receipt_is_under_way_waits_for_the_answer_or_the_rounds_end() -> None:
-    member = delivering()
-    assert member.receive(Paused(), 1.0) == []
-    assert not member.quiet
-    assert kinds(member.receive(Broke(effect=delivery(), reason="nobody answers"), 1.0)) == []
-    assert not member.quiet
-    grow(member, receipt(A), Settle(round=1, receipts=(2,), state=S1), now=1.0)
-    assert member.quiet
-
-
-def test_who_is_idle_may_go_at_once() -> None:
-    member = machine(begun())
-    assert member.receive(Paused(), 1.0) == []
-    assert member.quiet
