@@ -65,6 +65,7 @@ def test_a_volunteer_pauses_restarts_and_resumes(tmp_path: Path) -> None:
         last = contributed(first, second)[-1]
         assert wait_until(lambda: events(first, "settled")[-1]["round"] >= last + 3, PATIENCE_S)
 
+        run("forge-peer", "pause", "--home", first.home)  # so that the run stands still, however long a restart takes
         second.kill()
         second.start("--device", "cpu", "--threads", "1")
         second.wait_ready()
@@ -72,9 +73,10 @@ def test_a_volunteer_pauses_restarts_and_resumes(tmp_path: Path) -> None:
         assert second.client.get("/status")["workers"] == []
         assert contributed(first, second)[-1] == last
 
-        assert run("forge-peer", "resume", "--home", second.home) == "training again\n"
+        for peer in (first, second):
+            assert run("forge-peer", "resume", "--home", peer.home) == "training again\n"
         assert wait_until(lambda: contributed(first, second)[-1] > last + 3, PATIENCE_S)
-        assert events(second, "restored")[-1]["residual"] == last
+        assert events(second, "restored")[-1]["residual"] >= last
         assert wait_until(lambda: second.client.get("/jobs")[0]["round"] > last + 3, PATIENCE_S)
         run("forge-peer", "cancel", "--home", first.home)
         for peer in (first, second):
