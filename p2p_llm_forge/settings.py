@@ -229,16 +229,28 @@ class TrainingSpec(Section):
             raise ValueError("mode synchronous adds gradients up as they are; leave clip_updates out and set grad_clip")
 
 
+ENTRY_BYTES = 16 << 10
+"""The ledger takes no longer entry."""
+OPEN_BYTES, SEAT_BYTES = 143, 103
+"""The longest `open` entry without seats, and one more seat in it: an account and two numbers of 16 digits."""
+MOST_MEMBERS = (ENTRY_BYTES - OPEN_BYTES) // SEAT_BYTES
+
+
 class MembersSpec(Section):
     """How many peers train together."""
 
-    min: int = Field(default=1, ge=1, le=1024)
+    min: int = Field(default=1, ge=1)
     """The run waits until this many peers are ready."""
-    max: int = Field(default=64, ge=1, le=1024)
-    """At most this many are rostered."""
+    max: int = Field(default=64, ge=1)
+    """At most this many are rostered; no more than MOST_MEMBERS, since a round's roster is one entry of the log."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.max > MOST_MEMBERS:
+            raise ValueError(
+                f"max {self.max}: a round's roster is one entry of the run's log, and its {ENTRY_BYTES >> 10} KiB "
+                f"surely hold {MOST_MEMBERS} seats; set {MOST_MEMBERS} or less"
+            )
         if self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")
         return self

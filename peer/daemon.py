@@ -37,6 +37,7 @@ from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.resources import measure
 from peer.runs import evaluating
 from peer.runs.host import Host
+from peer.runs.presence import Presence
 from peer.runs.submission import Submitter
 from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
@@ -57,6 +58,7 @@ def run(settings: Settings, *, quiet: bool = False) -> None:
     home = Home(settings.home)
     with home.lock():
         witness_key(home, settings, home.network().genesis)  # refused before anything starts
+        Presence.of(home.path)  # and so is a damaged pause
         asyncio.run(_main(home, settings))
 
 
@@ -264,7 +266,7 @@ class Daemon:
             idle = False
             while not idle:
                 await asyncio.sleep(MEASURE_AFTER_S)
-                idle = not self.host.busy
+                idle = not self.host.busy and not self.host.presence.paused
             worker = await Worker.start(
                 self._home.runs / ".measure", threads=self.hardware.threads, device=self._settings.device
             )

@@ -69,9 +69,23 @@ class Node:
             "peers": len(self._directory.peers()),
             "credits": credits,
             "workers": [worker.pid for worker in self._host.workers.values() if worker.pid],
+            "paused": self._paused(),
             "runs": runs,
             "not_written": [f"{origin}: {why}" for origin, why in self._logs.forks.items()],
         }
+
+    async def pause(self, seconds: float | None) -> Fields:
+        """Train no more for so long, or until `resume`; the rest of the peer goes on."""
+        self._host.presence.pause(seconds)
+        return {"paused": self._paused()}
+
+    async def resume(self) -> Fields:
+        """Train again."""
+        return {"resumed": int(self._host.presence.resume())}
+
+    def _paused(self) -> Fields | None:
+        absence = self._host.presence.absence
+        return None if absence is None else {"since": absence.since, "until": absence.until}
 
     async def peers(self) -> list[Fields]:
         """The peers whose adverts we know."""
@@ -104,6 +118,7 @@ class Node:
         summary = known.summary(role=role)
         worker = self._host.workers.get(run)
         summary["progress"] = worker.progress if worker is not None and worker.pid else {}
+        summary["paused"] = self._paused() if known.log.close is None else None
         summary["held"] = worker.state if worker is not None else ""
         summary["folder"] = str(known.folder)
         return summary
@@ -163,7 +178,7 @@ class Node:
             raise RunError(
                 "FP-434", f"run {run.id[:16]}: no state of it is here yet", "wait until this peer has caught up"
             )
-        busy = run.id in self._host.members
+        busy = run.id in self._host.leaders or (run.id in self._host.members and not self._host.presence.paused)
         try:
             yield worker, *newest
         finally:

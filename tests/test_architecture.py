@@ -39,7 +39,7 @@ ORDER = {
         protocol carry channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors files addressbook config peerkey identity resources wire messages records
+        errors absence files addressbook config peerkey identity resources wire messages records
         network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/pins blobs/store blobs/fetcher
@@ -50,15 +50,15 @@ ORDER = {
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/files runs/history
-        runs/worker runs/past runs/provenance runs/member runs/evaluating runs/leader runs/candidate directory
-        runs/matcher runs/submission runs/host node
+        runs/run runs/stopwatch runs/behind runs/joined runs/whereabouts runs/push runs/heart runs/files runs/history
+        runs/worker runs/past runs/provenance runs/member runs/presence runs/evaluating runs/leader runs/candidate
+        directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon
         cli/client cli/view cli/screen
         demo/peers demo/plan demo/story demo/proof demo/main
-        cli/base cli/network cli/start cli/runs cli/main
+        cli/base cli/network cli/start cli/presence cli/runs cli/main
     """.split(),
 }
 

@@ -25,6 +25,8 @@ from peer.wire import BlobId, Message, Natural, Reply
 
 OnProgress = Callable[[int, int], None]
 """(bytes here, bytes in all)."""
+Source = Callable[[], Sequence[str]]
+"""PeerIDs that may have the blob, as they are known by now."""
 
 CHUNK_TIMEOUT_S = 30.0
 LEAVES_TIMEOUT_S = 10.0
@@ -76,6 +78,7 @@ class _Shared:
         self.providers: dict[str, None] = {}
         self.plan: Plan | None = None
         self.on_progress: list[OnProgress] = []
+        self.sources: list[Source] = []
 
 
 class BlobFetcher:
@@ -104,8 +107,21 @@ class BlobFetcher:
 
     # ------------------------------------------------------------------ fetching
 
-    async def fetch(self, blob: str, providers: Sequence[str], on_progress: OnProgress | None = None) -> Path:
+    async def fetch(
+        self,
+        blob: str,
+        providers: Sequence[str],
+        on_progress: OnProgress | None = None,
+        *,
+        source: Source | None = None,
+    ) -> Path:
         """The file of a blob; fetched unless it is here. Pin it first if it must stay.
+
+        Args:
+            blob: its id.
+            providers: PeerIDs to ask.
+            on_progress: told of what is here.
+            source: asked again and again while the download lasts, for more of them.
 
         Raises:
             BlobUnavailable: no provider gave it; says what each one did.
@@ -117,6 +133,8 @@ class BlobFetcher:
         shared.users += 1
         if on_progress is not None:
             shared.on_progress.append(on_progress)
+        if source is not None:
+            shared.sources.append(source)
         try:
             self._offer(blob, shared, providers)
             async with shared.lock:
@@ -127,6 +145,8 @@ class BlobFetcher:
             shared.users -= 1
             if on_progress is not None:
                 shared.on_progress.remove(on_progress)
+            if source is not None:
+                shared.sources.remove(source)
             if not shared.users:
                 self._shared.pop(blob, None)
 
@@ -181,6 +201,8 @@ class BlobFetcher:
                 running: set[asyncio.Task[None]] = set()
                 while not plan.done:
                     arrived.clear()
+                    for source in shared.sources:
+                        self._offer(blob, shared, source())
                     for ask in plan.next(time.monotonic()):
                         task = tasks.create_task(self._ask(blob, ask, plan, leaves[ask.chunk], keep, arrived))
                         running.add(task)

@@ -15,7 +15,7 @@ import click
 from peer.cli.base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
 from peer.cli.client import Client, run_path
 from peer.cli.screen import on_a_terminal, screen
-from peer.cli.view import Event, RunView, credits, nats
+from peer.cli.view import Event, RunView, credits, nats, pause_end
 from peer.errors import ForgeError
 
 RUN = click.argument("run", required=False)
@@ -25,7 +25,7 @@ RUN = click.argument("run", required=False)
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--follow/--detach", default=False, help="Watch the run until it closes, or return once it is submitted.")
 @click.option("--budget", type=float, help="Credits to fund the run with.  [default: what it can cost at most]")
-@click.option("--min-peers", type=click.IntRange(1, 1024), help="Start when this many peers are ready.")
+@click.option("--min-peers", type=click.IntRange(1), help="Start when this many peers are ready.")
 @click.option("--leaders", metavar="ACCOUNT,…", help="Who may lead besides you, in this order.  [default: witnesses]")
 @with_home
 @with_json
@@ -147,7 +147,9 @@ def status(run: str | None, home: Path, as_json: bool) -> None:
 def flat(facts: Event, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Nested facts as dotted names and readable values."""
     for name, value in facts.items():
-        if isinstance(value, dict):
+        if name == "paused" and value:
+            yield prefix + name, pause_end(value)
+        elif isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield prefix + name, ", ".join(str(item.get("name") or item.get("run", ""))[:16] for item in value)

@@ -5,6 +5,7 @@ Pure: events in, values out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -135,6 +136,10 @@ class RunView:
                 return f"{self.who(event['account'])} leads in term {event.get('term', '?')}"
             case "stepped_down":
                 return f"{self.who(event['account'])} leads no more: {event.get('reason', '')}"
+            case "paused":
+                return f"this peer does not train {pause_end(event)}"
+            case "resumed":
+                return "this peer trains again"
             case "claimed":
                 return f"claimed {credits(event.get('micro_credits', 0))} credits"
             case "error":
@@ -188,6 +193,13 @@ def nats(loss: float | None) -> str:
 def credits(micro_credits: int) -> str:
     """Micro-credits as credits with all their digits."""
     return f"{micro_credits // 1_000_000}.{micro_credits % 1_000_000:06d}"
+
+
+def pause_end(paused: Mapping[str, Any]) -> str:
+    """How long a pause lasts, in this machine's time."""
+    if paused.get("until") is None:
+        return "until it is resumed"
+    return time.strftime("until %Y-%m-%d %H:%M", time.localtime(paused["until"]))
 
 
 def size(count: float) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.errors import LedgerError
 from p2p_llm_forge.errors import EngineError
+from peer.absence import MOST_S
 from peer.errors import ForgeError, RunError
 from peer.gateway.events import Event, stream
 from peer.wire import Account
@@ -70,6 +71,13 @@ class Prompt(Body):
     """Equal seeds give equal text."""
 
 
+class Rest(Body):
+    """For how long this peer shall not train."""
+
+    seconds: float | None = Field(default=None, gt=0, le=MOST_S)
+    """Until it is resumed when left out."""
+
+
 def the_node(request: Request) -> Node:
     """The node this gateway speaks for."""
     node: Node = request.app.state.node
@@ -113,6 +121,20 @@ async def ending_in_an_error(source: AsyncIterator[Event]) -> AsyncIterator[Even
 async def status(node: TheNode) -> Answer:
     """This peer: identity, network, addresses, workers."""
     answer: Answer = await node.status()
+    return answer
+
+
+@router.post("/pause")
+async def pause(body: Rest, node: TheNode) -> Answer:
+    """Trains no more, for a while or until it is resumed; a training under way ends with its current step."""
+    answer: Answer = await node.pause(body.seconds)
+    return answer
+
+
+@router.post("/resume")
+async def resume(node: TheNode) -> Answer:
+    """Trains again."""
+    answer: Answer = await node.resume()
     return answer
 
 

@@ -23,7 +23,13 @@ class Delivery:
     def __init__(self) -> None:
         self._effect: Deliver | Redeliver | None = None
         self._sending = False
+        self._taken = False
         self._pause = Pause()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the leader has not answered it yet, while it may still count."""
+        return self._effect is not None and not self._taken
 
     @property
     def due(self) -> float:
@@ -32,7 +38,7 @@ class Delivery:
 
     def start(self, effect: Deliver | Redeliver) -> None:
         """There is a receipt to deliver."""
-        self._effect, self._sending = effect, False
+        self._effect, self._sending, self._taken = effect, False, False
         self._pause.rest(0.0)
 
     def next(self, log: RunLog, now: float) -> list[MemberEffect]:
@@ -60,6 +66,7 @@ class Delivery:
         if code:
             self._pause.failed(now)  # a leader that is just cutting, starting or restarting
         else:
+            self._taken = True
             self._pause.rest(now + REMIND_S)
 
     def remind(self) -> None:

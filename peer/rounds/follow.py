@@ -19,6 +19,7 @@ from peer.rounds.messages import (
     LogGrew,
     MemberEffect,
     MemberMessage,
+    Paused,
     Redeliver,
     Replay,
     Stop,
@@ -68,6 +69,7 @@ class MemberMachine:
         """Which way of catching up broke last."""
         self._held_before: tuple[int, str] | None = None
         self._stopping = False
+        self._leaving = False
         self._pause = Pause()
 
     @property
@@ -85,6 +87,11 @@ class MemberMachine:
     def finished(self) -> bool:
         """The run is closed and we hold its final state."""
         return self.log.close is not None and self.held is not None and self.held[1] == self.log.state
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is trained or on its way to the leader: a member that pauses may go."""
+        return not isinstance(self.busy, Train) and not self._delivery.under_way
 
     # ------------------------------------------------------------------ input
 
@@ -105,6 +112,8 @@ class MemberMachine:
                 self._broke(message.effect, now)
             case Welcomed():
                 self._delivery.remind()
+            case Paused():
+                self._leaving = True
         return self._next(now)
 
     def tick(self, now: float) -> Effects:
@@ -141,10 +150,10 @@ class MemberMachine:
     def _next(self, now: float) -> Effects:
         self._keep_promise()
         effects = self._delivery.next(self.log, now)
-        if isinstance(self.busy, Train) and self._over(self.busy.open) and not self._stopping:
+        if isinstance(self.busy, Train) and (self._leaving or self._over(self.busy.open)) and not self._stopping:
             self._stopping = True
             effects.append(Stop())
-        if self.busy is None and self._pause.over(now) and self.log.state:
+        if self.busy is None and self._pause.over(now) and self.log.state and not self._leaving:
             self._pause.until = 0.0
             self.busy = self._catch_up() if self._behind() else self._work()
             self._stopping = False

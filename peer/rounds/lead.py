@@ -10,6 +10,7 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 
 from ledger.entries import Close, Entry, Receipt, Settle
 from peer.errors import RoundError
@@ -71,7 +72,8 @@ class LeaderMachine:
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
         self.speeds = Speeds(plan, log.settled)
-        self._desk = Desk(opened_at=now, open_round=log.open, pace=self.pace, speeds=self.speeds, timed=False)
+        self._new_desk = partial(Desk, roll=self.roll, pace=self.pace, speeds=self.speeds)
+        self._desk = self._new_desk(opened_at=now, open_round=log.open, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
         self._next_state = ""
@@ -115,7 +117,7 @@ class LeaderMachine:
                 gone = self._attendance.lost(self.roll.leave(message.account), self.log.open, message.reason)
                 return [*gone, *self._advance(now)]
             case Delivered():
-                return self._take_receipt(message.receipt)
+                return self._take_receipt(message.receipt, now)
             case Checked():
                 return self._checked(message, now) + self._advance(now)
             case Applied():
@@ -139,7 +141,7 @@ class LeaderMachine:
 
     # ------------------------------------------------------------------ receipts
 
-    def _take_receipt(self, receipt: Receipt) -> Effects:
+    def _take_receipt(self, receipt: Receipt, now: float) -> Effects:
         if self._desk.has(receipt):
             return []  # sent again after a lost answer
         open_round = self.log.open if self.phase is Phase.COLLECTING else None
@@ -147,8 +149,7 @@ class LeaderMachine:
         if self.roll.excluded(receipt.account):
             who, strikes = receipt.account[:16], self.roll.STRIKES
             raise RoundError("FP-415", f"receipt of {who}: excluded from this run after {strikes} refused updates")
-        self._desk.take(receipt)
-        self.roll.holds(receipt.account, receipt.state_in)
+        self._desk.take(receipt, now)
         return [Check(receipt=receipt)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
@@ -284,7 +285,7 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk = Desk(opened_at=now, open_round=self.log.open, pace=self.pace, speeds=self.speeds, timed=True)
+        self._desk = self._new_desk(opened_at=now, open_round=self.log.open, timed=True)
         self._counted = ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED

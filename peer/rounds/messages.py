@@ -191,7 +191,12 @@ class Welcomed:
     """A leader took us in that did not know us: it has none of what we delivered before."""
 
 
-MemberMessage = LogGrew | Holds | Trained | Answered | Broke | Welcomed
+@dataclass(frozen=True, kw_only=True)
+class Paused:
+    """The volunteer needs the machine: end the training under way, deliver what there is, and begin nothing more."""
+
+
+MemberMessage = LogGrew | Holds | Trained | Answered | Broke | Welcomed | Paused
 
 # ---------------------------------------------------------------- from a member
 

@@ -34,9 +34,7 @@ class RunFiles:
 
     async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
         """The file of a blob, fetched from the run's peers unless it is here."""
-        if self.store.has(blob):
-            return self.store.path(blob)
-        return await self._fetcher.fetch(blob, [*providers, *self._providers()])
+        return await self._fetcher.fetch(blob, [*providers, *self._providers()], source=self._providers)
 
     async def base(self) -> Fields:
         """What a worker needs to apply updates, besides a state."""

@@ -32,6 +32,7 @@ from peer.runs.candidate import Candidate
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member
+from peer.runs.presence import Attendance, Presence
 from peer.runs.run import Run
 from peer.runs.submission import begin
 from peer.runs.whereabouts import Whereabouts
@@ -65,7 +66,7 @@ class Host:
         hardware: Hardware,
         max_runs: int,
     ) -> None:
-        """Serve `run.*` on the network; work on `max_runs` runs at once, at most."""
+        """Serve `run.*` on the network; work on `max_runs` runs at once, at most, and on none while paused."""
         self._home = home
         self._network = network
         self._logs = logs
@@ -77,6 +78,7 @@ class Host:
         self._keeper: Keeper | None = None
         self._max_runs = max_runs
         self._credits = credits
+        self.presence = Presence.of(home)
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, RunWorker] = {}
         self.members: dict[str, Member] = {}
@@ -126,6 +128,7 @@ class Host:
         """Again and again: join runs that are advertised."""
         while True:
             await asyncio.sleep(LOOK_S)
+            await self.presence.back()
             adverts = self._directory.runs()
             now = time.monotonic()
             adverts = [advert for advert in adverts if self._not_before.get(advert.peer_id, now) <= now]
@@ -194,7 +197,10 @@ class Host:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(member.serve())
+                attendance = Attendance(
+                    presence=self.presence, member=member, worker=worker, leads=lambda: run.id in self.leaders
+                )
+                tasks.create_task(attendance.serve())
                 if self._may_lead(run):
                     candidate = self._candidates[run.id] = Candidate(
                         run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after)
@@ -222,6 +228,8 @@ class Host:
             await leader.serve()
         finally:
             self.leaders.pop(run.id, None)
+            if self.presence.paused:
+                await worker.close()
 
     async def _claim(self, run: Run) -> None:
         """After the close: take over what the run owes us, as member and as funder."""

@@ -235,7 +235,7 @@ class Leader:
                 if peer is not None:
                     self._gossip(Gossip(run=self.run.id, update=receipt.update, peer=peer), receipt.account)
                 path = await self._worker.fetch(receipt.update, [peer] if peer else [])
-                refusal = await self._until_checked(path)
+                refusal = await self._until_checked(path, receipt.state_in)
         except TimeoutError:
             refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")
         except (ForgeError, OSError) as exc:
@@ -247,11 +247,11 @@ class Leader:
         assert self._tasks is not None
         self._push.gossip(self._tasks, self._joined.peers(self._alive() - {sender}), gossip)
 
-    async def _until_checked(self, path: Any) -> tuple[str, str] | None:
+    async def _until_checked(self, path: Any, state: str) -> tuple[str, str] | None:
         """Decode an update; our own worker's death is not the member's fault."""
         while True:
             try:
-                return await self._worker.check(path)
+                return await self._worker.check(path, state)
             except (WorkerError, ForgeError) as exc:
                 log.warning("check_postponed", run=self.run.id[:16], reason=str(exc))
                 await asyncio.sleep(RETRY_S)

@@ -6,6 +6,7 @@ IO: heartbeats, receipts and blobs over the network; training in the run's worke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -29,12 +30,14 @@ from peer.rounds.messages import (
     LogGrew,
     MemberEffect,
     MemberMessage,
+    Paused,
     Redeliver,
     Replay,
     Stop,
     Train,
     Welcomed,
 )
+from peer.runs.behind import Behind
 from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
@@ -44,6 +47,8 @@ from peer.runs.worker import RunWorker
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
+FAREWELL_S = 15.0
+"""Who pauses has so long for the end of a step and the delivery of what was trained."""
 
 
 class Member:
@@ -93,8 +98,9 @@ class Member:
         self._logs = logs
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
-        self._behind_since: tuple[int, float] | None = None
-        self._by = "replay"
+        self._quiet = asyncio.Event()
+        self._beating: asyncio.Task[None] | None = None
+        self._behind = Behind(run)
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
         promised = self.run.promised()
@@ -116,21 +122,37 @@ class Member:
         """
         held = self._worker.newest_state()
         if held is not None:
-            self._fell_behind(held[0])
+            self._behind.fell(held[0], empty=self.machine.held is None)
             await self._worker.load(*held)
         self.machine = self._machine(held)
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            works = (self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks())
-            helpers = [tasks.create_task(work) for work in works]
-            self.tell(LogGrew())
-            await self._finished.wait()
-            for helper in helpers:
-                helper.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                works = (self.heart.serve(), self.prefetcher.serve(), self.follow_log(), self._ticks())
+                helpers = [tasks.create_task(work) for work in works]
+                self._beating = helpers[0]
+                self.tell(LogGrew())
+                await self._finished.wait()
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            self._tasks = None
+
+    async def leave(self, reason: str) -> None:
+        """Say goodbye at once, end the training with its current step, and deliver what there is, if it is in time."""
+        if self._tasks is None or self._beating is None:
+            return  # nobody has heard of us
+        self._beating.cancel()  # a heartbeat after the goodbye would take it back
+        self._quiet.clear()
+        self.tell(Paused())
+        await self.heart.say_goodbye(reason)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), FAREWELL_S)
 
     def tell(self, message: MemberMessage) -> None:
-        """Give the machine a message and start what it asks for."""
-        self._carry_out(self.machine.receive(message, time.monotonic()))
+        """Give the machine a message and start what it asks for; while we do not serve, it is asked nothing."""
+        if self._tasks is not None:
+            self._carry_out(self.machine.receive(message, time.monotonic()))
 
     async def evaluate(self, state: str) -> int:
         """Held-out loss of `state` in micro-nats, between two trainings.
@@ -145,9 +167,10 @@ class Member:
             await asyncio.sleep(TICK_S)
             self._carry_out(self.machine.tick(time.monotonic()))
 
-    async def _watch_log(self) -> None:
+    async def follow_log(self, *, until_closed: bool = False) -> None:
+        """Take up what is new in the run's log, as it grows."""
         seen = self.run.log.size
-        while True:
+        while not (until_closed and self.run.log.close is not None):
             seen = await self._logs.grown(self.run.origin, seen)
             await self.run.refresh()
             self.tell(LogGrew())
@@ -159,6 +182,8 @@ class Member:
             return
         for effect in effects:
             self._tasks.create_task(self._try(effect))
+        if self.machine.quiet:
+            self._quiet.set()
         if self.machine.finished and self.machine.busy is None:
             self._finished.set()
 
@@ -202,15 +227,15 @@ class Member:
                 return await self._redeliver()
 
     async def _load(self, effect: Load) -> MemberMessage:
-        self._fell_behind(effect.round)
+        self._behind.fell(effect.round, empty=self.machine.held is None)
         await self._worker.load(effect.round, effect.state)
-        self._by = "snapshot"  # and whatever is replayed after it
-        await self._caught_up(effect.round)
+        self._behind.loaded()
+        await self._behind.reached(effect.round)
         return Holds(round=effect.round, state=effect.state)
 
     async def _replay(self, effect: Replay) -> MemberMessage:
         settled = effect.settled
-        self._fell_behind(settled.round)
+        self._behind.fell(settled.round, empty=self.machine.held is None)
         answer = await self._worker.apply(
             round_number=settled.round,
             state=settled.state_in,
@@ -219,22 +244,8 @@ class Member:
         )
         if answer["state"] != settled.state:
             log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
-        await self._caught_up(settled.round)
+        await self._behind.reached(settled.round)
         return Holds(round=settled.round, state=str(answer["state"]))
-
-    def _fell_behind(self, round_number: int) -> None:
-        missing = self.run.log.round - round_number
-        if self._behind_since is None and (missing > 0 or self.machine.held is None):
-            self._behind_since = (round_number, time.monotonic())
-
-    async def _caught_up(self, round_number: int) -> None:
-        """Tell the journal once we stand where the log stands, if we had been behind."""
-        if self._behind_since is None or round_number < self.run.log.round:
-            return
-        (first, since), self._behind_since = self._behind_since, None
-        by, self._by = self._by, "replay"
-        seconds = round(time.monotonic() - since, 3)
-        await self.run.journal.add("caught_up", round=round_number, first=first, by=by, seconds=seconds)
 
     # ------------------------------------------------------------------ receipts
 

@@ -20,6 +20,7 @@ import structlog
 
 from ledger.codec import decode, encode
 from ledger.entries import Receipt
+from p2p_llm_forge.settings import MOST_MEMBERS
 from peer.errors import RunError
 from peer.files import write_atomic
 from peer.ledger.logs import Logs
@@ -258,7 +259,7 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
             tokens_per_slot=int(spec["tokens_per_slot"]),
             price=int(spec["price"]),
             min_members=int(members["min"]),
-            max_members=int(members["max"]),
+            max_members=min(int(members["max"]), MOST_MEMBERS),
             evaluate_every=int(evaluation["every"]),
             time_budget_s=float(training["time_budget_s"]),
             max_tokens=int(training.get("max_tokens", 0)),

@@ -21,7 +21,7 @@ from ledger.entries import Receipt
 from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
-from peer.errors import BlobMissing, RunError, WorkerRefused
+from peer.errors import RunError, WorkerRefused
 from peer.rounds.messages import Trained
 from peer.runs.files import Providers, RunFiles
 from peer.runs.history import History
@@ -188,11 +188,12 @@ class RunWorker:
         if self._worker is not None and self._worker.alive:
             await self._worker.call("stop")
 
-    async def check(self, update: Path) -> tuple[str, str] | None:
-        """Strictly decode an update while training goes on; (code, reason) where it is refused."""
+    async def check(self, update: Path, state: str) -> tuple[str, str] | None:
+        """Strictly decode an update of `state` while training goes on; (code, reason) where it is refused."""
         worker = self._worker
         if worker is None or not worker.alive:
-            raise BlobMissing(f"run {self.run.id[:16]}: no worker to decode {update.name[:16]} with yet")
+            async with self._turn:
+                worker = await self._ready(state)  # a leader that does not train has had no need of one yet
         try:
             await worker.call("check", update=str(update))
         except WorkerRefused as exc:

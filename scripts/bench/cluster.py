@@ -43,8 +43,9 @@ def environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def cluster(
-    folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},)
-) -> Iterator[list[Peer]]:
+    folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},),
+    witnesses: int = 1,
+) -> Iterator[list[Peer]]:  # fmt: skip
     """`count` daemons of one new network that know each other and have measured their speed.
 
     Args:
@@ -52,6 +53,7 @@ def cluster(
         count: the first one is the witness and leads what it submits.
         threads: CPU threads of each one's training, taken in turn.
         environments: extra environment variables of each one, taken in turn.
+        witnesses: the first so many are witnesses; where there are several, each of them is willing to lead.
     """
     peers = [
         Peer(
@@ -62,7 +64,12 @@ def cluster(
         )
         for place in range(count)
     ]
-    run_json("forge-peer", "network", "create", "--home", peers[0].home, "--name", "bench")
+    words = ("--witnesses", witnesses) if witnesses > 1 else ()
+    made = run_json("forge-peer", "network", "create", "--home", peers[0].home, "--name", "bench", *words)
+    for place, peer in enumerate(peers[:witnesses] if words else []):
+        peer.witness_key = Path(made["witness_keys"][place - 1]) if place else None
+        peer.home.mkdir(exist_ok=True)
+        (peer.home / "peer.toml").write_text("lead = true\n")
     with yard([*peers]):
         for peer in peers:
             peer.begin(peers[0])
@@ -90,12 +97,16 @@ class Peer(DemoPeer):
     """CPU threads of its training."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Extra environment variables."""
+    witness_key: Path | None = None
+    """The key that it takes into its home when it begins."""
 
     def begin(self, first: DemoPeer) -> None:
         """Start the daemon, or start it again."""
         join: tuple[object, ...] = ()
         if self is not first:
             join = ("--network", first.home / "network.json", "--bootstrap", first.address)
+        if self.witness_key is not None:
+            join, self.witness_key = (*join, "--witness-key", self.witness_key), None
         with environment(**self.environment):
             self.start(*join, "--device", "cpu", "--threads", self.threads, "--name", self.label)
 

@@ -9,7 +9,10 @@ import efficiency
 import ledger_bench
 import ledger_certify
 import pytest
+import recovery
 import round_overhead
+import stalls
+import throttle
 
 Event = dict[str, Any]
 
@@ -145,3 +148,43 @@ def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (cluster.os.environ["FORGE_BENCH_A"], cluster.os.environ["FORGE_BENCH_B"]) == ("a", "b")
     assert cluster.os.environ["FORGE_BENCH_A"] == "before"
     assert "FORGE_BENCH_B" not in cluster.os.environ
+
+
+def test_survivors_wait_from_the_kill_or_from_their_own_last_delivery() -> None:
+    assert stalls.settle_after(10.0, 13.5, [8.0, 9.0]) == 3.5
+    assert stalls.settle_after(10.0, 13.5, [8.0, 12.0]) == 1.5
+    assert stalls.settle_after(10.0, 13.5, []) == 3.5
+
+
+def settled_at(*times: float, without: dict[int, str] | None = None) -> list[Event]:
+    """Settled rounds from 1 on of the members a and b; of a round, one may be missing."""
+    return [
+        {"event": "settled", "round": number, "time": time, "tokens": 100,
+         "accounts": [name for name in "ab" if name != (without or {}).get(number)]}
+        for number, time in enumerate(times, 1)
+    ]  # fmt: skip
+
+
+def test_a_round_is_held_up_by_a_newcomer_if_it_is_long_or_lacks_an_old_member() -> None:
+    calm = settled_at(0, 3, 6, 9, 12, 15)
+    assert stalls.stalled(calm, 7.0, 6, "ab") == (0, [3, 3, 3, 3, 3])
+    assert stalls.stalled(settled_at(0, 3, 6, 9, 14, 17), 7.0, 6, "ab")[0] == 1
+    assert stalls.stalled(settled_at(0, 3, 6, 9, 12, 15, without={5: "b"}), 7.0, 6, "ab")[0] == 1
+    assert stalls.stalled(settled_at(0, 3, 6, 9, 12, 99), 7.0, 5, "ab")[0] == 0, "it was in already"
+
+
+def test_the_share_of_unequal_speeds_is_what_was_settled_over_what_all_can_train() -> None:
+    events = journal(("training", 1, 0.0), ("training", 2, 10.0)) + journal(
+        ("delivered", 1, 8.0), ("delivered", 2, 18.0), tokens=80
+    )
+    assert stalls.member_speed(events, range(1, 3)) == 10.0
+    assert stalls.speed_share(settled_at(0, 10, 20), [2.0, 10.0]) == pytest.approx(10 / 12)
+    with pytest.raises(stalls.DemoFailed, match="none of the rounds 5 to 6"):
+        stalls.member_speed(events, range(5, 7))
+
+
+def test_throttled_workers_run_one_after_the_other_within_a_period() -> None:
+    turns = throttle.parts({11: 1 / 8, 12: 1 / 8, 13: 2 / 8, 14: 4 / 8})
+    assert [pid for pid, _ in turns] == [11, 12, 13, 14]
+    assert [seconds / turns[0][1] for _, seconds in turns] == list(recovery.SPEEDS)
+    assert sum(seconds for _, seconds in turns) == pytest.approx(throttle.PERIOD_S)

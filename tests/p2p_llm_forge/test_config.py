@@ -95,6 +95,10 @@ def refusal(folder: Path, text: str) -> str:
         ("members: {min: 3, max: 2}\n", "x.yaml:9: members: min 3 is more than max 2"),
         ("checkpoints: {keep_last: 0}\n", "x.yaml:9: checkpoints.keep_last: input should be greater than or equal"),
         ("checkpoints: {evry: 3}\n", "x.yaml:9: checkpoints.evry: unknown"),
+        (
+            "members: {max: 158}\n",
+            "x.yaml:9: members: max 158: a round's roster is one entry of the run's log, and its 16 KiB",
+        ),
         ("seed: -1\n", "x.yaml:9: seed: input should be greater than or equal to 0, found -1"),
         ("seed: 1\nseed: 2\n", "x.yaml:10: found duplicate key"),
         ("a: [1\n", "x.yaml:10: "),

@@ -53,6 +53,8 @@ class Engine:
         """Commands in which the worker dies, once each."""
         self.errs_in: dict[str, str] = {}
         """Commands that are refused with this code, once each."""
+        self.stopped_at = 0
+        """So many slots are done when a training that waits is stopped."""
         self.lies = 0
         """So many of the next states that `apply` gives are wrong."""
         self.did: dict[str, int] = defaultdict(int)
@@ -155,6 +157,8 @@ class FakeWorker(Worker):
         self._stopped.clear()
         tell({"event": "progress", "step": 0, "steps": 2, "tokens": 0})
         if (gate := self._engine.gates.get(round)) is not None and not await self._wait_for(gate):
+            count = min(count, self._engine.stopped_at)
+        if not count:
             return {"slots": 0, "tokens": 0, "loss": 0, "steps": 0, "leaves": "0" * 64, "update": ""}
         path = self._write(f"update-{round}", update_bytes(start))
         return {

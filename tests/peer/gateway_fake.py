@@ -80,6 +80,14 @@ class FakeNode:
     async def balance(self, account: str) -> dict[str, Any]:
         return {"account": ME if account == "me" else account, "balance": 1_500_000, "claimable": 0}
 
+    async def pause(self, seconds: float | None) -> dict[str, Any]:
+        self.asked.append(("pause", seconds))
+        return {"paused": {"since": 1000.0, "until": None if seconds is None else 1000.0 + seconds}}
+
+    async def resume(self) -> dict[str, Any]:
+        self.asked.append(("resume",))
+        return {"resumed": int(len(self.asked) == 1)}
+
     async def shutdown(self) -> None:
         self.stopping.set()
 

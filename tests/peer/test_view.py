@@ -6,7 +6,7 @@ Pure: values only.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.cli.view import RunView, credits, size
+from peer.cli.view import RunView, credits, pause_end, size
 from tests.peer.gateway_fake import EVENTS, ME
 
 
@@ -26,6 +26,12 @@ def test_a_whole_run_is_folded_into_its_rows() -> None:
 def test_an_open_round_counts_its_receipts() -> None:
     view = seen(*EVENTS[:3])
     assert (view.open_round, view.receipts, view.members) == (1, 1, (ME,))
+
+
+def test_a_pause_and_its_end_are_told() -> None:
+    events = [{"event": "paused", "until": None}, {"event": "resumed"}]
+    assert seen(*events).notes == ("this peer does not train until it is resumed", "this peer trains again")
+    assert pause_end({"until": 86_400.0 * 365.25 * 30}).startswith(("until 1999-12-31 ", "until 2000-01-01 "))
 
 
 def test_joins_and_drops_are_notes_with_names() -> None:

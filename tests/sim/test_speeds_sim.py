@@ -15,6 +15,7 @@ import pytest
 
 from ledger.entries import Open
 from peer.rounds.speed import Speeds
+from tests.sim.node import Traits
 from tests.sim.settings import Settings
 from tests.sim.world import World, play
 
@@ -107,6 +108,32 @@ def test_a_machine_a_hundred_times_slower_contributes_and_costs_the_others_littl
     assert min(slots_of(world, slice(LEARNT, None)).values()) > 0
     assert len(slots_of(world, slice(LEARNT, None))) == 4
     assert used(world) >= 0.8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_machine_that_gets_the_state_late_is_known_as_quick_and_holds_up_nobody(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Settings.traits
+
+    def last_one_late(settings: Settings, rng: random.Random, place: int) -> Traits:
+        traits = drawn(settings, rng, place)
+        return replace(traits, apply_s=80.0) if place == 3 else traits
+
+    monkeypatch.setattr(Settings, "traits", last_one_late)
+    world = World(seed, calm(30, speeds=(1.0, 1.0, 1.0, 1.0)))
+    play(world)
+    far = max(world.nodes.values(), key=lambda node: node.traits.apply_s)
+    assert world.leader.leader is not None
+    machine = world.leader.leader.machine
+    assert machine is not None
+    known = machine.speeds._known[far.name]
+    assert known.speed * far.traits.slot_s == pytest.approx(1.0, rel=0.15)
+    assert known.overhead_s == pytest.approx(80.0, rel=0.1)
+    trained = slots_of(world, slice(2 * LEARNT, None))
+    others = [count for name, count in trained.items() if name != far.name]
+    assert 0.5 < trained[far.name] / min(others) < 0.75, "240 s a round, of which it has 160"
+    assert world.reports.get("late", 0) == 0
 
 
 def rostered(world: World, name: str) -> list[int]:
