@@ -194,6 +194,7 @@ class RunWorker:
             loss=int(answer["loss"]),
             steps=int(answer["steps"]),
             leaves=str(answer["leaves"]),
+            seconds=float(answer["seconds"]),
         )
 
     def _settled_of(self, account: str) -> list[Fields]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from links import Side
+
 from peer.demo.peers import DemoFailed, DemoPeer, run_json, yard
 from peer.identity import Home
 
@@ -43,8 +45,9 @@ def environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def cluster(
-    folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},)
-) -> Iterator[list[Peer]]:
+    folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},),
+    sides: Sequence[Side | None] = (None,),
+) -> Iterator[list[Peer]]:  # fmt: skip
     """`count` daemons of one new network that know each other and have measured their speed.
 
     Args:
@@ -52,6 +55,7 @@ def cluster(
         count: the first one is the witness and leads what it submits.
         threads: CPU threads of each one's training, taken in turn.
         environments: extra environment variables of each one, taken in turn.
+        sides: the machine of each one, taken in turn; None is this one, on loopback.
     """
     peers = [
         Peer(
@@ -59,6 +63,7 @@ def cluster(
             home=folder / f"peer-{place + 1}",
             threads=threads[place % len(threads)],
             environment=environments[place % len(environments)],
+            side=sides[place % len(sides)],
         )
         for place in range(count)
     ]
@@ -90,12 +95,21 @@ class Peer(DemoPeer):
     """CPU threads of its training."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Extra environment variables."""
+    side: Side | None = None
+    """The machine on which it runs; None is this one."""
+
+    @property
+    def command(self) -> list[str]:
+        """What starts its daemon."""
+        return [*(self.side.inside if self.side else ()), *super().command]
 
     def begin(self, first: DemoPeer) -> None:
         """Start the daemon, or start it again."""
         join: tuple[object, ...] = ()
         if self is not first:
             join = ("--network", first.home / "network.json", "--bootstrap", first.address)
+        if self.side is not None:
+            join = (*join, "--listen", f"/ip4/{self.side.address}/tcp/0")
         with environment(**self.environment):
             self.start(*join, "--device", "cpu", "--threads", self.threads, "--name", self.label)
 
