@@ -132,8 +132,9 @@ class Daemon:
         self._gflops = 0
         self._witness_key = witness_key(home, settings, store.genesis)
         self.directory = Directory(
-            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs
-        )
+            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs,
+            occupied=lambda: self.host.busy >= settings.max_runs,
+        )  # fmt: skip
         self.logs = Logs(
             store=store,
             genesis=store.genesis,
