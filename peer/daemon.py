@@ -124,8 +124,7 @@ class Daemon:
         stop: asyncio.Event,
     ) -> None:
         """Wire the parts; nothing runs yet."""
-        self._home = home
-        self._settings = settings
+        self._home, self._settings = home, settings
         self._identity = identity
         self._network = network
         self._resources = measure(home.path)

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 REFRESH_S = 30.0
 LOOK_S = 2.0
 PATIENCE = 8
-"""A peer that takes no more runs looks so many times less often while nothing changes: adverts are most of its bytes."""
+"""A peer that takes no more runs looks so many times less often while nothing changes: adverts cost many bytes."""
 LEADS = "leader"
 """The role of a peer that would lead runs of others."""
 
@@ -79,7 +79,7 @@ class Directory:
                 log.info("directory_look_failed", reason=str(exc))
             known = {*self._peers, *(advert.run for advert in self._runs)}
             same, seen = known == seen, known
-            pause_s = min(2 * pause_s, PATIENCE * LOOK_S) if same and self._occupied() else LOOK_S
+            pause_s = longer(pause_s) if same and self._occupied() else LOOK_S
             try:
                 await asyncio.wait_for(self._refresh.wait(), pause_s)
             except TimeoutError:
@@ -139,3 +139,8 @@ class Directory:
             {**advert.facts(), "tflops": advert.gflops / 1000, "self": int(advert is self.own)}
             for advert in (self.own, *others)
         ]
+
+
+def longer(pause_s: float) -> float:
+    """The pause after a look that found nothing new and nothing that we could use."""
+    return min(2 * pause_s, PATIENCE * LOOK_S)

@@ -2,10 +2,10 @@
 
 Body, little-endian: all whole chunks together, then the shorter last chunk if there is one; each as scales [rows, 2]
 fp32 (small ≤ large), indices [rows, k], codes [rows, k] of 2 bits (1: large, 2: negative). Indices ascend strictly
-within a row and are written as Elias and Fano did (1974): of each the lowest l = ⌊log2(chunk / k)⌋ bits, and a bitmap in
-which bit (index >> l) + i is set for the i-th. That takes l + 2 bits an index, 8 for 64 of 4096, half a bit more than
-any code can do without, and every row has the same length. Low bits, bitmap and codes of each row are padded with zero
-bits to a byte each.
+within a row and are written as Elias and Fano did (1974): the lowest l = ⌊log2(chunk / k)⌋ bits of each, then a bitmap
+in which bit (index >> l) + i is set for the i-th. That takes l + 2 bits an index, 8 for 64 of 4096, about half a bit
+more than any code must, and all rows have one length. Low bits, bitmap and codes of a row are each padded with zero
+bits to a byte.
 
 Shapes: P parameters, R rows (chunks), K values kept per row, N = R x K, B bits.
 
@@ -14,7 +14,6 @@ Pure: bytes and tensors only.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 

@@ -112,7 +112,11 @@ class DemoPeer:
         self.asked = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.command, *map(str, words)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*self.command, *map(str, words)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def is_ready(self) -> bool:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -95,7 +96,7 @@ class Sample:
 
 def uploads(samples: Sequence[Sample], parameters: int) -> dict[str, Any]:
     """What a member sent in each round after the first sample's: bytes for every parameter, and how long it took."""
-    pairs = list(zip(samples, samples[1:], strict=False))
+    pairs = list(pairwise(samples))
     if not pairs or any(after.round != before.round + 1 for before, after in pairs):
         raise DemoFailed(f"settled rounds seen: {[sample.round for sample in samples]}; the machine is too busy")
     sent = [after.sent_bytes - before.sent_bytes for before, after in pairs]

@@ -46,9 +46,9 @@ def environment(**values: str) -> Iterator[None]:
 @contextmanager
 def cluster(
     folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},),
-    sides: Sequence[Side | None] = (None,),
+    sides: Sequence[Side | None] = (None,), measured: bool = True,
 ) -> Iterator[list[Peer]]:  # fmt: skip
-    """`count` daemons of one new network that know each other and have measured their speed.
+    """`count` daemons of one new network that know each other.
 
     Args:
         folder: for homes and logs.
@@ -56,6 +56,7 @@ def cluster(
         threads: CPU threads of each one's training, taken in turn.
         environments: extra environment variables of each one, taken in turn.
         sides: the machine of each one, taken in turn; None is this one, on loopback.
+        measured: whether to wait until they have measured their speed, which they do once they have nothing to train.
     """
     peers = [
         Peer(
@@ -75,7 +76,7 @@ def cluster(
                 peer.wait_ready()
         for peer in peers:
             peer.wait_ready()
-        for peer in peers:
+        for peer in peers if measured else []:
             wait_for(peer.has_measured, MEASURED_S, f"{peer.label} to have measured its speed")
         everybody = {peer.account for peer in peers}
         wait_for(lambda: all(everybody <= _known(peer) for peer in peers), MEET_S, "the peers to meet")

@@ -86,11 +86,13 @@ def cable() -> Iterator[tuple[Side, Side]]:
         yield one, other
 
 
-def sweep() -> None:
-    """Remove the namespaces of benchmarks that no longer run."""
-    for path in NAMED.glob(f"{PREFIX}-*-*") if NAMED.is_dir() else []:
-        if not psutil.pid_exists(int(path.name.split("-")[-2])):
-            _run("ip", "netns", "del", path.name)
+def sweep() -> list[str]:
+    """Remove the namespaces of benchmarks that no longer run; returns their names."""
+    names = [path.name for path in NAMED.glob(f"{PREFIX}-*-*")] if NAMED.is_dir() else []
+    left = [name for name in names if not psutil.pid_exists(int(name.split("-")[-2]))]
+    for name in left:
+        _run("ip", "netns", "del", name)
+    return left
 
 
 def _run(*command: str) -> str:

@@ -48,8 +48,8 @@ def hivemind(given: argparse.Namespace) -> Burst:
     import hivemind as library
     import torch
 
-    address = given.address
-    dht = library.DHT(initial_peers=[given.meet] if given.rank else [], host_maddrs=[f"/ip4/{address}/tcp/0"], start=True)
+    others = [given.meet] if given.rank else []
+    dht = library.DHT(initial_peers=others, host_maddrs=[f"/ip4/{given.address}/tcp/0"], start=True)
     local = given.local_steps > 1
     optimizer = library.Optimizer(
         dht=dht, run_id="bench", batch_size_per_step=given.batch,
