@@ -24,6 +24,7 @@ from p2p_llm_forge.data import tokenize
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import BlobError, RequestError, StateError, UpdateError
+from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.inner import InnerTrainer, Read, Report
 from p2p_llm_forge.kept import Kept, Label
 from p2p_llm_forge.protocol import Contribution, Open, Settled
@@ -134,7 +135,7 @@ class Engine:
         """Fold the round's change into the residual and encode what is sent of it."""
         training = self.spec.training
         change_P = self.inner.change(self.state.weights_P)
-        if not bool(torch.isfinite(change_P).all()):
+        if not is_finite(change_P):
             self.inner.reset()
             raise UpdateError("own update: not finite, the training diverged; lower training.learning_rate")
         if (carried_P := self.carry.carried(round_number, settled)) is not None:

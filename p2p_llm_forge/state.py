@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from p2p_llm_forge.blobs import CHUNK_BYTES, chunks, disk_error, leaf_hash, merkle_root, write_atomic
 from p2p_llm_forge.errors import StateError
+from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.settings import OuterSpec
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class State:
 
     def is_finite(self) -> bool:
         """Whether every value is a number."""
-        return all(bool(torch.isfinite(values).all()) for values in (self.weights_P, *self.outer.values()))
+        return all(is_finite(values) for values in (self.weights_P, *self.outer.values()))
 
     def id(self, threads: int = 1) -> str:
         """The state id: the blob id of the canonical bytes; hashing leaves the interpreter lock alone."""

@@ -126,16 +126,16 @@ class Daemon:
         stop: asyncio.Event,
     ) -> None:
         """Wire the parts; nothing runs yet."""
-        self._home = home
-        self._settings = settings
+        self._home, self._settings = home, settings
         self._identity = identity
         self._network = network
         self._resources = measure(home.path)
         self._gflops = 0
         self._witness_key = witness_key(home, settings, store.genesis)
         self.directory = Directory(
-            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs
-        )
+            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs,
+            occupied=lambda: self.host.busy >= settings.max_runs,
+        )  # fmt: skip
         self.logs = Logs(
             store=store,
             genesis=store.genesis,

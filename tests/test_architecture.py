@@ -31,7 +31,7 @@ ORDER = {
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings specfile config blobs
+        errors settings specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec

@@ -168,6 +168,8 @@ class Trained:
     """micro-nats a token, mean"""
     steps: int
     leaves: str
+    seconds: float = 0.0
+    """How long the steps took; for people."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -220,8 +220,9 @@ class Member:
             case Deliver():
                 receipt = self._sign(effect)
                 await self.run.journal.add(
-                    "delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6
-                )
+                    "delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6,
+                    seconds=round(effect.trained.seconds, 3),
+                )  # fmt: skip
                 return await self._deliver(receipt)
             case Redeliver():
                 return await self._redeliver()

@@ -144,13 +144,10 @@ class RunWorker:
             self.progress = {}
             answer = await worker.call(
                 "train",
-                round=round_number,
-                start=start,
-                count=quota,
-                seconds=seconds,
+                round=round_number, start=start, count=quota, seconds=seconds,
                 settled=self._settled_of(account),
                 on_event=self._progressed,
-            )
+            )  # fmt: skip
         await self._tell(round_number, answer)
         slots = int(answer["slots"])
         update = await self._store.add_file(Path(answer["update"])) if slots else ""
@@ -162,6 +159,7 @@ class RunWorker:
             loss=int(answer["loss"]),
             steps=int(answer["steps"]),
             leaves=str(answer["leaves"]),
+            seconds=float(answer["seconds"]),
         )
 
     def _settled_of(self, account: str) -> list[Fields]:

@@ -4,15 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import agreement
+import bytes as upload
 import cluster
 import efficiency
 import ledger_bench
 import ledger_certify
 import pytest
 import recovery
+import rivals
 import round_overhead
 import stalls
 import throttle
+import vs_ddp
+
+from peer.demo.peers import DemoFailed
 
 Event = dict[str, Any]
 
@@ -188,3 +193,36 @@ def test_throttled_workers_run_one_after_the_other_within_a_period() -> None:
     assert [pid for pid, _ in turns] == [11, 12, 13, 14]
     assert [seconds / turns[0][1] for _, seconds in turns] == list(recovery.SPEEDS)
     assert sum(seconds for _, seconds in turns) == pytest.approx(throttle.PERIOD_S)
+
+
+def test_an_upload_is_what_the_counter_gained_from_round_to_round() -> None:
+    samples = [
+        upload.Sample(round=number, time=10.0 * number, sent_bytes=sent)
+        for number, sent in ((1, 5000), (2, 5300), (3, 5700))
+    ]
+    found = upload.uploads(samples, 10_000)
+    assert found == {"bytes_per_parameter": 0.035, "round_s": 10.0, "rounds": 2, "sent_bytes": [300, 400]}
+
+
+def test_an_upload_with_a_round_unseen_is_not_counted() -> None:
+    seen = [upload.Sample(round=number, time=1.0, sent_bytes=1) for number in (1, 3)]
+    with pytest.raises(DemoFailed, match=r"\[1, 3\]"):
+        upload.uploads(seen, 10)
+    with pytest.raises(DemoFailed):
+        upload.uploads(seen[:1], 10)
+
+
+def test_the_training_share_is_steps_over_all_time_between_the_first_settled_round_and_the_last() -> None:
+    leader = journal(("settled", 1, 10.0), ("settled", 2, 30.0), ("settled", 3, 50.0))
+    one = journal(("delivered", 1, 9.0), ("delivered", 2, 29.0), ("delivered", 3, 49.0), seconds=19.0)
+    other = journal(("delivered", 2, 28.0), seconds=10.0)
+    assert vs_ddp.training_shares(leader, [one, other]) == [0.95, 0.25]
+
+
+def test_no_two_ranks_are_quicker_than_their_line() -> None:
+    # 10 million gradients of 4 bytes need 16 s on 20 Mbit/s
+    assert vs_ddp.floor_tokens_per_s(10_000_000, 20.0) == pytest.approx(2 * vs_ddp.BATCH * vs_ddp.LENGTH / 16)
+
+
+def test_a_pairs_speed_is_that_of_both_until_the_later_one_is_done() -> None:
+    assert rivals.Burst(tokens=600, seconds=3.0, epochs=2).tokens_per_s == 200.0

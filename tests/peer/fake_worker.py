@@ -159,11 +159,11 @@ class FakeWorker(Worker):
         if (gate := self._engine.gates.get(round)) is not None and not await self._wait_for(gate):
             count = min(count, self._engine.stopped_at)
         if not count:
-            return {"slots": 0, "tokens": 0, "loss": 0, "steps": 0, "leaves": "0" * 64, "update": ""}
+            return {"slots": 0, "tokens": 0, "loss": 0, "steps": 0, "leaves": "0" * 64, "update": "", "seconds": 0.0}
         path = self._write(f"update-{round}", update_bytes(start))
         return {
             "update": str(path), "slots": count, "tokens": count * TOKENS_PER_SLOT, "loss": 5_000_000 - round * 1000,
-            "steps": 2, "leaves": sha256(f"{round} {start}".encode()).hexdigest(),
+            "steps": 2, "seconds": 0.25, "leaves": sha256(f"{round} {start}".encode()).hexdigest(),
         }  # fmt: skip
 
     async def _wait_for(self, gate: asyncio.Event) -> bool:
