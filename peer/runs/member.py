@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from ledger.entries import Receipt, parse
+from ledger.entries import Receipt
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, Refused, WorkerError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Delivery
+from peer.messages import Ahead, Delivery
 from peer.network.network import Network
+from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
     Answered,
@@ -87,6 +88,7 @@ class Member:
             leader=leader,
             state=lambda: self.machine.state,
             on_update=self.prefetcher.want,
+            on_ahead=self.go_ahead,
             on_joined=lambda: self.tell(Welcomed()),
         )
         self._worker = worker
@@ -97,14 +99,12 @@ class Member:
         self._by = "replay"
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
-        promised = self.run.promised()
-        receipt = parse(promised) if promised is not None else None
         return MemberMachine(
             account=self._key.public,
             log=self.run.log,
             state_bytes=int(self.run.blobs["state"].rpartition("-")[2]),
             held=held,
-            promised=(receipt.round, receipt.state_in) if isinstance(receipt, Receipt) else None,
+            promised=[Promise(r.round, r.state_in, *r.slots) for r in self.run.promised()],
         )
 
     # ------------------------------------------------------------------ life
@@ -144,9 +144,18 @@ class Member:
         while True:
             await asyncio.sleep(TICK_S)
             self._carry_out(self.machine.tick(time.monotonic()))
+            await self.run.uncertified.tell(self.run.log, time.monotonic())
+
+    async def go_ahead(self, ahead: Ahead, leader: str) -> None:
+        """Go on with what our leader signed beyond what is certified, unless it must not count."""
+        try:
+            await self.run.follow(ahead, leader)
+        except (ForgeError, LedgerError) as exc:
+            log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
+        self.tell(LogGrew())
 
     async def _watch_log(self) -> None:
-        seen = self.run.log.size
+        seen = self.run.log.certified
         while True:
             seen = await self._logs.grown(self.run.origin, seen)
             await self.run.refresh()
@@ -199,7 +208,7 @@ class Member:
                 )
                 return await self._deliver(receipt)
             case Redeliver():
-                return await self._redeliver()
+                return await self._redeliver(effect.round)
 
     async def _load(self, effect: Load) -> MemberMessage:
         self._fell_behind(effect.round)
@@ -258,10 +267,9 @@ class Member:
         self.run.promise(receipt)
         return receipt
 
-    async def _redeliver(self) -> MemberMessage:
-        promised = self.run.promised()
-        receipt = parse(promised) if promised is not None else None
-        if not isinstance(receipt, Receipt):
+    async def _redeliver(self, round_number: int) -> MemberMessage:
+        receipt = next((receipt for receipt in self.run.promised() if receipt.round == round_number), None)
+        if receipt is None:
             raise WorkerError(f"run {self.run.id[:16]}: the promised receipt is gone from {self.run.folder}")
         return await self._deliver(receipt)
 

@@ -34,7 +34,7 @@ class Stopwatch:
         for name, first, last in (
             ("fetch_and_decode", "last_receipt", "checked"),
             ("apply", "cut", "applied"),
-            ("append_and_cosign", "appending", "certified"),
+            ("append", "appending", "signed"),
         ):
             if first in marks and last in marks:
                 parts[name] = marks[last] - marks[first]

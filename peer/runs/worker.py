@@ -103,10 +103,10 @@ class RunWorker:
         return self._files
 
     async def keep_state(self, round_number: int, path: Path) -> str:
-        """Put a state file into the blob store, pinned until three newer ones are there; returns its id."""
+        """Put a state file into the blob store, pinned until enough newer ones are there; returns its id."""
         state = await self._store.add_file(path)
         await self._store.pin([state], f"{self.run.id}/state/{round_number}")
-        await self._store.unpin(f"{self.run.id}/state/{round_number - KEEP_STATES}")
+        await self._store.unpin(f"{self.run.id}/state/{round_number - KEEP_STATES - self.run.plan.max_uncertified}")
         return state
 
     async def keep_updates(self, round_number: int, updates: Sequence[str]) -> None:
@@ -115,9 +115,9 @@ class RunWorker:
         await self._store.unpin(f"{self.run.id}/updates/{round_number - KEEP_UPDATES}")
 
     def newest_state(self) -> tuple[int, str] | None:
-        """(round, id) of the newest state in the log that is in our blob store."""
+        """(round, id) of the newest certified state in the log that is in our blob store."""
         log = self.run.log
-        for round_number in range(log.round, -1, -1):
+        for round_number in range(log.certified_round, -1, -1):
             if (state := log.state_after(round_number)) and self._store.has(state):
                 return round_number, state
         return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ledger.entries import Receipt, Slots
 from peer.rounds import messages as rounds
+from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import Deliver, Load, MemberEffect, Redeliver, Replay, Stop, Train
 from tests.sim.net import Failure
@@ -37,13 +38,12 @@ class SimMember:
         self._after(node.traits.load_s if held else 0.1, lambda: self._start(held))
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
-        promise = self.node.disk.promise
         return MemberMachine(
             account=self.node.name,
             log=self.node.log,
             state_bytes=STATE_BYTES,
             held=held,
-            promised=(promise.round, promise.state_in) if promise else None,
+            promised=[Promise(r.round, r.state_in, *r.slots) for r in self.node.disk.promises],
         )
 
     def _start(self, held: tuple[int, str] | None) -> None:

@@ -1,0 +1,44 @@
+"""What people are told of a run's tail: that nothing was certified for some time, that it is again, or what was lost.
+
+IO: the run's journal.
+"""
+
+from __future__ import annotations
+
+import time
+
+from peer.rounds.log import RunLog
+from peer.runs.journal import Journal
+
+TELL_S = 5.0
+"""A tail that is certified sooner is not worth a word."""
+
+
+class Uncertified:
+    """Tells of one run's tail. Written only by its `Run`."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Nothing was told yet."""
+        self._journal = journal
+        self._since: tuple[float, float] | None = None
+        """While there is a tail: since when, on the monotonic clock and in seconds since 1970."""
+        self._told = False
+
+    async def changed(self, log: RunLog, round_before: int, *, dropped: bool) -> None:
+        """The log has changed; `dropped` says whether a tail gave way, when `round_before` rounds were settled."""
+        since, told = self._since, self._told
+        if not log.tail:
+            self._since, self._told = None, False
+        elif since is None or dropped:
+            self._since = (time.monotonic(), round(time.time(), 3))
+        if dropped:
+            await self._journal.add("rolled_back", round=log.round, first=round_before)
+        if told and since is not None and not log.tail:
+            seconds = round(time.monotonic() - since[0], 3)
+            await self._journal.add("certified_again", round=log.round, seconds=seconds)
+
+    async def tell(self, log: RunLog, now: float) -> None:
+        """Tell, once, if there is a tail for long; `now` is on the monotonic clock."""
+        if self._since is not None and not self._told and now - self._since[0] >= TELL_S:
+            self._told = True
+            await self._journal.add("uncertified", round=log.round, rounds=log.uncertified, since=self._since[1])
