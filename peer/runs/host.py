@@ -192,8 +192,9 @@ class Host:
                 tasks.create_task(member.serve())
                 if self._may_lead(run):
                     candidate = self._candidates[run.id] = Candidate(
-                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after)
-                    )
+                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after),
+                        waits=lambda: run.id not in self.leaders or self.leaders[run.id].offer.waits,
+                    )  # fmt: skip
                     tasks.create_task(candidate.serve())
         finally:
             self.members.pop(run.id, None)

@@ -87,7 +87,7 @@ class Leader:
         self._joined = Joined(run.id)
         self._machine: LeaderMachine | None = None
         self._tasks: LeaderTasks | None = None
-        self._offer = Offer(run=run, logs=logs, account=account, push=self._push, peers=self.peers)
+        self.offer = Offer(run=run, logs=logs, account=account, push=self._push, peers=self.peers)
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
@@ -98,18 +98,15 @@ class Leader:
     # ------------------------------------------------------------------ life
 
     async def serve(self) -> None:
-        """Lead until the run is closed."""
-        await self._logs.certify(self.run.origin)
-        await self.run.go_ahead(self._account)  # what another leader signed and nobody certified gives way
-        if self._member is not None:
-            self._member.tell(rounds.LogGrew())
+        """Lead until the run is closed. Raises TermOver once another one does."""
+        await self.offer.begin()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = LeaderTasks(tasks)
-            balance = await self._offer.balance()
+            balance = await self.offer.balance()
             self._machine = LeaderMachine(
                 plan=self.run.plan, log=self.run.log, balance=balance, now=time.monotonic(), grace_s=self._grace_s
             )
-            working = [tasks.create_task(work) for work in (self._ticks(), self._offer.serve(self._tasks))]
+            working = [tasks.create_task(work) for work in (self._ticks(), self.offer.serve(self._tasks))]
             if (self.run.folder / CANCELLED).exists():
                 self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
             if self._machine.phase is not Phase.CLOSED:
@@ -133,12 +130,14 @@ class Leader:
         while True:
             await asyncio.sleep(TICK_S)
             assert self._machine is not None
+            self.offer.check()
             self._carry_out(self._machine.tick(time.monotonic()))
 
     def _tell(self, message: LeaderMessage) -> None:
         if self._machine is None:
             raise Refused("FP-421", f"run {self.run.id[:16]}: the leader is still starting, try again")
-        self._carry_out(self._machine.receive(message, time.monotonic()))
+        if not self.offer.overtaken:  # the next tick ends our leading
+            self._carry_out(self._machine.receive(message, time.monotonic()))
 
     # ------------------------------------------------------------------ members' calls
 
@@ -159,7 +158,7 @@ class Leader:
         """`run.tail`: hand out what is signed and not certified yet."""
         AheadQuery.read(body)
         self._joined.account_of(caller)
-        return self._offer.ahead().body()
+        return self.offer.ahead().body()
 
     async def on_receipt(self, caller: str, body: Body) -> Body:
         """`run.receipt`: take a receipt, or refuse it by name."""
@@ -292,8 +291,8 @@ class Leader:
     async def _log(self, effect: Log) -> None:
         assert self._tasks is not None
         self._watch.mark("appending")
-        await self._offer.append(effect.entries, self._tasks)
+        await self.offer.append(effect.entries, self._tasks)
         self._watch.mark("signed")
         if parts := self._watch.lap():
             await self.run.journal.add("timing", round=self.run.log.round, **parts)
-        self._tell(rounds.Logged(balance=await self._offer.balance()))
+        self._tell(rounds.Logged(balance=await self.offer.balance()))

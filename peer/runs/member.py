@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from ledger.entries import Receipt
-from ledger.errors import LedgerError
+from ledger.errors import Behind, LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, Refused, WorkerError
 from peer.ledger.logs import Logs
@@ -93,6 +93,7 @@ class Member:
         )
         self._worker = worker
         self._logs = logs
+        self._replication = replication
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
         self._behind_since: tuple[int, float] | None = None
@@ -149,7 +150,11 @@ class Member:
     async def go_ahead(self, ahead: Ahead, leader: str) -> None:
         """Go on with what our leader signed beyond what is certified, unless it must not count."""
         try:
-            await self.run.follow(ahead, leader)
+            try:
+                await self.run.follow(ahead, leader)
+            except Behind:  # what was certified meanwhile is still on its way
+                await self._replication.pull_log(self.leader.peer or "", self.run.origin)
+                await self.run.follow(ahead, leader)
         except (ForgeError, LedgerError) as exc:
             log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
         self.tell(LogGrew())

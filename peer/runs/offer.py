@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from ledger.entries import Entry
+from ledger.errors import EntryInvalid, TermOver
 from peer.ledger.logs import Logs, certified_size
 from peer.messages import Ahead
 from peer.rounds.tail import balance_after_tail
@@ -33,6 +34,29 @@ class Offer:
         self._certified = asyncio.Condition()
         self._head = b""
         """The newest head that members go by."""
+        self._size, self._drops = 0, 0
+        """What of the log is ours or was there before us: entries, and tails that gave way."""
+        self._held_back = True
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing goes on before something is certified."""
+        return self._held_back or not self._run.plan.max_uncertified
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether the log has entries that are none of ours: another one leads."""
+        return self._run.log.drops != self._drops or self._run.log.size > self._size
+
+    async def begin(self) -> None:
+        """Have certified all that we signed before; what another leader signed and nobody certified gives way.
+
+        Raises:
+            LedgerError: we must not sign.
+        """
+        await self._logs.certify(self._run.origin)
+        await self._run.go_ahead(self._account)
+        self._size, self._drops, self._held_back = self._run.log.size, self._run.log.drops, False
 
     async def serve(self, tasks: LeaderTasks) -> None:
         """Have certified whatever is signed, until cancelled; what members are sent is sent by `tasks`.
@@ -51,15 +75,31 @@ class Offer:
                 self._certified.notify_all()
 
     async def append(self, entries: Sequence[Entry], tasks: LeaderTasks) -> None:
-        """Append and sign; returns once members go by it: at once, or when enough is certified."""
-        head = await self._logs.sign(self._run.origin, entries)
+        """Append and sign; returns once members go by it: at once, or when enough is certified.
+
+        Raises:
+            LedgerError: we must not sign any more; TermOver: another leader's entries were certified.
+        """
+        self._size += len(entries)
+        try:
+            head = await self._logs.sign(self._run.origin, entries)
+        except EntryInvalid:
+            await self._run.refresh()
+            self.check()
+            raise
         self._signed.set()
         async with self._certified:
             while not await self._run.go_ahead(self._account):
+                self._held_back = True
                 await self._certified.wait()
-        self._head = head
+        self._head, self._held_back = head, False
         if self._run.log.tail:
             self._push.ahead(tasks, self._peers(), self.ahead())
+
+    def check(self) -> None:
+        """Raises TermOver if we are overtaken."""
+        if self.overtaken:
+            raise TermOver(f"run {self._run.id[:16]}: another leader's entries were certified")
 
     def ahead(self) -> Ahead:
         """What members go by beyond what is certified."""
