@@ -71,7 +71,7 @@ class Candidate:
         while self._run.log.close is None:
             if not await self._logs.on_store(lambda store: store.may_lead(origin, self._logs.account.public)):
                 log.warning("may_not_lead", run=self._run.id[:16], reason="our key signed what was not certified")
-                await asyncio.sleep(BARRED_S)
+                await self._rest()
                 continue
             if not await bidding.vacant(origin):
                 vacant_since = 0.0
@@ -84,7 +84,7 @@ class Candidate:
                             return term
                     except LedgerError as exc:
                         log.warning("may_not_lead", run=self._run.id[:16], reason=str(exc))
-                        await asyncio.sleep(BARRED_S)
+                        await self._rest()
                     vacant_since = 0.0
             await asyncio.sleep(LOOK_S)
         return None
@@ -104,9 +104,15 @@ class Candidate:
             await run.journal.add("stepped_down", account=term.leader, term=term.number, reason=str(reason))
             if isinstance(reason, SelfFork):
                 await self.leave()
-                await asyncio.sleep(BARRED_S)
+                await self._rest()
         finally:
             self._term = None
+
+    async def _rest(self) -> None:
+        """Let others lead for some time, or until the run is closed."""
+        until = time.monotonic() + BARRED_S
+        while self._run.log.close is None and time.monotonic() < until:
+            await asyncio.sleep(LOOK_S)
 
     async def _keep(self, term: Term) -> None:
         """Renew the lease; TermOver once it is lost."""

@@ -27,7 +27,7 @@ from peer.rounds.log import RunLog, SettledRound
 from peer.rounds.plan import Plan
 from peer.rounds.tail import why_wait
 from peer.runs.journal import Event, Journal
-from peer.runs.uncertified import Uncertified
+from peer.runs.uncertified import Standing, Uncertified
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ class Run:
     async def _take(self, entries: Sequence[Entry]) -> None:
         """Take up certified entries, and tell of them."""
         told = (self.journal.last("opened") or {}).get("round", 0), (self.journal.last("settled") or {}).get("round", 0)
-        before = self.log.round, self.log.drops
+        before = Standing.of(self.log)
         self.log.extend(entries)
         self._time(entries)
         for entry in entries:
@@ -121,7 +121,7 @@ class Run:
                 await self.journal.add("opened", round=entry.round, members=members, state=entry.state)
             elif isinstance(entry, Settle):
                 await self._settled(self.log.settled[entry.round - 1], quiet=entry.round <= told[1])
-        await self._tail_changed(*before)
+        await self._changed(before)
         if self.log.close is not None and self.journal.last("closed") is None:
             await self.journal.add(
                 "closed", state=self.log.close.state, reason=self.log.close.reason, rounds=self.log.round
@@ -202,17 +202,17 @@ class Run:
     async def _follow(self, tail: Sequence[Entry], leader: str) -> None:
         if leader == self.ahead_of and self.log.tail[: len(tail)] == tuple(tail):
             return  # the leader has signed more since
-        before = self.log.round, self.log.drops
+        before = Standing.of(self.log)
         self.log.follow(tail)
         self.ahead_of = leader
         self._time(tail)
-        await self._tail_changed(*before)
+        await self._changed(before)
 
-    async def _tail_changed(self, round_before: int, drops_before: int) -> None:
-        if self.log.drops > drops_before:
+    async def _changed(self, before: Standing) -> None:
+        if self.log.drops > before.drops:
             self._opened_at.clear()
             self._lasted_s.clear()
-        await self.uncertified.changed(self.log, round_before, dropped=self.log.drops > drops_before)
+        await self.uncertified.changed(self.log, before)
 
     # ------------------------------------------------------------------ promises
 

@@ -6,12 +6,30 @@ IO: the run's journal.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from peer.rounds.log import RunLog
 from peer.runs.journal import Journal
 
 TELL_S = 5.0
 """A tail that is certified sooner is not worth a word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a log stands."""
+
+    round: int
+    """The last round that is settled in it."""
+    certified: int
+    """The last one whose settlement is certified."""
+    drops: int
+    """How often a tail gave way."""
+
+    @classmethod
+    def of(cls, log: RunLog) -> Standing:
+        """Where this one stands now."""
+        return cls(round=log.round, certified=log.certified_round, drops=log.drops)
 
 
 class Uncertified:
@@ -24,15 +42,16 @@ class Uncertified:
         """While there is a tail: since when, on the monotonic clock and in seconds since 1970."""
         self._told = False
 
-    async def changed(self, log: RunLog, round_before: int, *, dropped: bool) -> None:
-        """The log has changed; `dropped` says whether a tail gave way, when `round_before` rounds were settled."""
+    async def changed(self, log: RunLog, before: Standing) -> None:
+        """The log has changed since it stood there."""
+        dropped = log.drops > before.drops
         since, told = self._since, self._told
         if not log.tail:
             self._since, self._told = None, False
         elif since is None or dropped:
             self._since = (time.monotonic(), round(time.time(), 3))
         if dropped:
-            await self._journal.add("rolled_back", round=log.round, first=round_before)
+            await self._journal.add("rolled_back", round=before.certified, lost=before.round - before.certified)
         if told and since is not None and not log.tail:
             seconds = round(time.monotonic() - since[0], 3)
             await self._journal.add("certified_again", round=log.round, seconds=seconds)
