@@ -14,7 +14,7 @@ import structlog
 from ledger.entries import Receipt
 from ledger.errors import Behind, LedgerError
 from ledger.keys import PrivateKey
-from peer.errors import ForgeError, Refused, WorkerError
+from peer.errors import ForgeError, Refused, RunError, WorkerError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Ahead, Delivery
@@ -280,6 +280,8 @@ class Member:
 
     async def _deliver(self, receipt: Receipt) -> MemberMessage:
         body = Delivery(run=self.run.id, receipt=receipt.encode().decode()).body()
+        if self.run.log.tail and self.run.ahead_of != self.leader.account:
+            raise RunError("FP-436", f"run {self.run.id[:16]}: what this leader has of the log is not here yet")
         try:
             await self.heart.call("run.receipt", body)
         except Refused as exc:
