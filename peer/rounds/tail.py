@@ -1,4 +1,4 @@
-"""The tail of a run's log, signed and not certified: how far members may go by it, and what of the run's money it takes.
+"""The tail of a run's log, signed and not certified: how far members may go by it, and what money of the run it takes.
 
 Pure: no state.
 """

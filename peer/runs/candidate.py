@@ -110,9 +110,10 @@ class Candidate:
 
     async def _rest(self) -> None:
         """Let others lead for some time, or until the run is closed."""
-        until = time.monotonic() + BARRED_S
-        while self._run.log.close is None and time.monotonic() < until:
+        for _ in range(round(BARRED_S / LOOK_S)):
             await asyncio.sleep(LOOK_S)
+            if self._run.log.close is not None:
+                return
 
     async def _keep(self, term: Term) -> None:
         """Renew the lease; TermOver once it is lost."""

@@ -104,8 +104,8 @@ class Offer:
     def ahead(self) -> Ahead:
         """What members go by beyond what is certified."""
         log = self._run.log
-        entries = [entry.encode().decode() for entry in log.tail]
-        return Ahead(run=self._run.id, start=log.certified, entries=entries, head=self._head.decode() if entries else "")
+        entries, head = [entry.encode().decode() for entry in log.tail], self._head.decode()
+        return Ahead(run=self._run.id, start=log.certified, entries=entries, head=head if entries else "")
 
     async def balance(self) -> int:
         """What the run can spend after all that members go by, in micro-credits."""

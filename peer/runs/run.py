@@ -1,7 +1,7 @@
 """One run as this daemon knows it: its folder, its spec, its log, and the journal of what happened.
 
-`Run` is shared by the leader and the member roles; its `RunLog` changes by `refresh`, and by `follow` and `go_ahead` for
-what is not certified. The journal tells of rounds once they are certified.
+`Run` is shared by the leader and the member roles; its `RunLog` changes by `refresh`, and for what is not certified by
+`follow` and `go_ahead`. The journal tells of rounds once they are certified.
 
 IO: the run's folder, and the ledger replica through `Logs`.
 """

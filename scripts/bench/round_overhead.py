@@ -72,7 +72,7 @@ def gaps(leader: Events, homes: Sequence[Events]) -> list[dict[str, float]]:
     delivered = [times(events, "delivered") for events in homes]
     training = [times(events, "training") for events in homes]
     opened = [times(events, "opened") for events in homes]
-    known = times(leader, "opened")
+    known = {number + 1: time for number, time in times(leader, "timing").items()}
     timing = {event["round"]: event for event in leader if event["event"] == "timing"}
     found = []
     for number in sorted(timing):
@@ -82,7 +82,9 @@ def gaps(leader: Events, homes: Sequence[Events]) -> list[dict[str, float]]:
             continue
         last = max(sent[number] for sent in delivered)
         began, slowest = max((began[after], place) for place, began in enumerate(training))
-        heard = max(opened[slowest].get(after, known[after]), known[after])
+        heard = opened[slowest].get(after, known[after])
+        if not known[after] <= heard <= began:  # it is told when it is certified, by then they may train
+            heard = known[after]
         parts = leader_parts(timing[number])
         parts["receipt_and_cut"] = max(0.0, known[after] - last - sum(parts.values()))
         parts["gossip"] = heard - known[after]

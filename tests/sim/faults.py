@@ -66,15 +66,17 @@ class Faults:
         world.net.weather.cut_off[name] = until
 
     def _no_quorum(self) -> None:
-        """For a while nothing is certified; then the leader goes on, or another one does."""
+        """For a while nothing is certified, and some members are apart; then this leader goes on, or another one."""
         world = self._world
         if world.outage:
             return
         world.outage = True
+        others = [name for name in world.nodes if name != world.leader_name]
+        world.net.weather.apart = frozenset(name for name in others if world.rng.random() < 0.4)
         until = min(world.clock.now + world.rng.choice([2.0, 20.0, 90.0]), max(world.settings.heal_s, world.clock.now))
 
         def over() -> None:
-            world.outage = False
+            world.outage, world.net.weather.apart = False, frozenset()
             if world.hit(world.settings.usurpers):
                 world.usurp()
 

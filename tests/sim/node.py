@@ -157,8 +157,9 @@ class Node:
         here = len(self.disk.entries)
         if start > here:
             self.pull()
-        elif leader == self.world.leader.name and list(signed[: here - start]) == self.disk.entries[start:][: len(signed)]:
-            tail = tuple(signed[here - start :])
+            return
+        known, tail = list(signed[: here - start]), tuple(signed[here - start :])
+        if leader == self.world.leader.name and known == self.disk.entries[start:][: len(signed)]:
             assert not why_wait(self.world.plan, tail), "members are to go further than the run allows"
             if leader != self.ahead_of or self.log.tail[: len(tail)] != tail:
                 self.log.follow(tail)
