@@ -49,7 +49,7 @@ ORDER = {
         rounds/log rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/journal runs/uncertified runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart
+        runs/journal runs/uncertified runs/stopwatch runs/run runs/joined runs/whereabouts runs/push runs/heart
         runs/worker runs/member
         runs/evaluating runs/offer runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay

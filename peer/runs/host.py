@@ -217,6 +217,7 @@ class Host:
         try:
             await leader.serve()
         finally:
+            leader.offer.end()
             self.leaders.pop(run.id, None)
 
     async def _claim(self, run: Run) -> None:

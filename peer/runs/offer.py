@@ -38,6 +38,10 @@ class Offer:
         """What of the log is ours or was there before us: entries, and tails that gave way."""
         self._held_back = True
 
+    def end(self) -> None:
+        """We lead no more."""
+        self._run.leads = False
+
     @property
     def waits(self) -> bool:
         """Whether nothing goes on before something is certified."""
@@ -55,6 +59,7 @@ class Offer:
             LedgerError: we must not sign.
         """
         await self._logs.certify(self._run.origin)
+        self._run.leads = True
         await self._run.go_ahead(self._account)
         self._size, self._drops, self._held_back = self._run.log.size, self._run.log.drops, False
 

@@ -9,7 +9,6 @@ IO: the run's folder, and the ledger replica through `Logs`.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from peer.rounds.log import RunLog, SettledRound
 from peer.rounds.plan import Plan
 from peer.rounds.tail import why_wait
 from peer.runs.journal import Event, Journal
+from peer.runs.stopwatch import RoundTimes
 from peer.runs.uncertified import Standing, Uncertified
 
 log = structlog.get_logger(__name__)
@@ -53,8 +53,9 @@ class Run:
         self._refreshing = asyncio.Lock()
         self.ahead_of = ""
         """The leader whose tail our log has."""
-        self._opened_at: dict[int, float] = {}
-        self._lasted_s: dict[int, float] = {}
+        self.leads = False
+        """Whether we lead it: then nobody else's tail counts. Written only by the leader role."""
+        self._times = RoundTimes()
         self._paid = 0
 
     @classmethod
@@ -114,7 +115,7 @@ class Run:
         told = (self.journal.last("opened") or {}).get("round", 0), (self.journal.last("settled") or {}).get("round", 0)
         before = Standing.of(self.log)
         self.log.extend(entries)
-        self._time(entries)
+        self._times.see(entries)
         for entry in entries:
             if isinstance(entry, Open) and entry.round > told[0]:
                 members = [seat.account for seat in entry.roster]
@@ -127,18 +128,8 @@ class Run:
                 "closed", state=self.log.close.state, reason=self.log.close.reason, rounds=self.log.round
             )
 
-    def _time(self, entries: Sequence[Entry]) -> None:
-        """Note when rounds are first seen to be opened and settled."""
-        now = time.monotonic()
-        for entry in entries:
-            if isinstance(entry, Open):
-                self._opened_at.setdefault(entry.round, now)
-            elif isinstance(entry, Settle):
-                self._lasted_s.setdefault(entry.round, now - self._opened_at.get(entry.round, now))
-
     async def _settled(self, settled: SettledRound, *, quiet: bool) -> None:
-        self._opened_at.pop(settled.round, None)
-        seconds = self._lasted_s.pop(settled.round, 0.0)
+        seconds = self._times.take(settled.round)
         tokens = sum(receipt.tokens for receipt in settled.receipts)
         self._paid += sum(self.plan.worth(receipt.slots[1]) for receipt in settled.receipts)
         if quiet:
@@ -180,7 +171,8 @@ class Run:
             if why := why_wait(self.plan, tail):
                 raise RunError("FP-435", f"tail of run {self.id[:16]} from {leader[:16]}: {why}")
             await self._take([parse(entry) for entry in fresh])
-            await self._follow(tail, leader)
+            if not self.leads:
+                await self._follow(tail, leader)
 
     async def go_ahead(self, leader: str) -> bool:
         """Go on with what we, who lead, signed beyond what is certified; False if members must wait with it."""
@@ -200,18 +192,20 @@ class Run:
             return True
 
     async def _follow(self, tail: Sequence[Entry], leader: str) -> None:
-        if leader == self.ahead_of and self.log.tail[: len(tail)] == tuple(tail):
-            return  # the leader has signed more since
+        here, same = self.log.tail, min(len(tail), len(self.log.tail))
+        if leader == self.ahead_of and here[:same] != tuple(tail[:same]):
+            raise RunError("FP-437", f"tail of run {self.id[:16]}: {leader[:16]} signed another one before")
+        if leader == self.ahead_of and len(tail) <= len(here):
+            return  # it has signed more since
         before = Standing.of(self.log)
         self.log.follow(tail)
         self.ahead_of = leader
-        self._time(tail)
+        self._times.see(tail)
         await self._changed(before)
 
     async def _changed(self, before: Standing) -> None:
         if self.log.drops > before.drops:
-            self._opened_at.clear()
-            self._lasted_s.clear()
+            self._times.forget()
         await self.uncertified.changed(self.log, before)
 
     # ------------------------------------------------------------------ promises

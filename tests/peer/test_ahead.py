@@ -125,6 +125,7 @@ async def test_a_tail_that_must_not_count_is_refused_and_changes_nothing(story: 
         "against the rules": (story.ahead([story.opened(2)]), alice.account, LedgerError),
         "no entries": (story.ahead(good).model_copy(update={"entries": ["{}"] * 3}), alice.account, LedgerError),
         "too many rounds": (story.ahead([*story.settled, *opens]), alice.account, RunError),
+        "another than before": (story.ahead([story.empty(1)]), alice.account, RunError),
         "a close": (story.ahead([*story.settled, close]), alice.account, RunError),
     }
     for name, (ahead, leader, error) in refused.items():

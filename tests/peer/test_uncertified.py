@@ -16,8 +16,8 @@ from tests.peer.memory_net import until
 
 @pytest.fixture
 async def four(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    """A network of four witnesses, of whom three must sign; people are soon told that they do not."""
-    monkeypatch.setattr("peer.runs.uncertified.TELL_S", 0.3)
+    """A network of four witnesses, of whom three must sign; people are not told before the test says so."""
+    monkeypatch.setattr("peer.runs.uncertified.TELL_S", 1e9)
     async with World(tmp_path, monkeypatch, witnesses=4) as world:
         yield world
 
@@ -63,7 +63,9 @@ async def verified(world: World, *peers: Peer) -> None:
 
 
 @pytest.mark.parametrize("most", [0, 2])
-async def test_without_witnesses_a_run_trains_so_many_rounds_on_waits_and_loses_none(four: World, most: int) -> None:
+async def test_without_witnesses_a_run_trains_so_many_rounds_on_waits_and_loses_none(
+    four: World, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alice, bob, carol, dave = everybody = await peers_of(four)
     gate, held = alice.engine.hold(1), alice.engine.hold(3)
     training = {"rounds": 8, "max_uncertified_rounds": most}
@@ -73,10 +75,12 @@ async def test_without_witnesses_a_run_trains_so_many_rounds_on_waits_and_loses_
     no_witness(four)
     held.set()
     await held_back(alice, run, most)
+    for peer in everybody:
+        await until(lambda peer=peer: peer.run(run).log.round == 2 + most)
+    monkeypatch.setattr("peer.runs.uncertified.TELL_S", 0.0)
     if most:
         for peer in everybody:
-            told = await peer.event(run, "uncertified")
-            assert (told["round"], told["rounds"]) == (2 + most, most)
+            await peer.event(run, "uncertified", round=2 + most, rounds=most)
     summary = alice.run(run).summary(role="leader")
     assert (summary["round"], summary["uncertified"]) == (2 + most, most)
     trained = [{number for number, _, _ in peer.engine.trained} for peer in everybody]
