@@ -200,6 +200,9 @@ class TrainingSpec(Section):
     updates are sums over tokens, above this times the tokens of a member's full part."""
     time_budget_s: float = Field(default=60.0, gt=0.0, le=86400.0)
     """Longest time a member trains in one round."""
+    max_uncertified_rounds: int = Field(default=2, ge=0, le=16)
+    """So many rounds may be opened beyond what a quorum of witnesses has certified; then the run waits for one.
+    What was trained in them is lost if other entries are certified instead. 0: a round starts once it is certified."""
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT)
     """The run ends with the round in which so many tokens are reached, if `rounds` is not reached before."""
     target_loss: float | None = Field(default=None, ge=1e-6, le=100.0)

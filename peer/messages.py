@@ -105,10 +105,30 @@ class News(Message):
 
     size: Natural
     """Certified entries of the run's log that the leader has."""
+    signed: Natural
+    """Entries of it that members may go by: those, and what of its tail the leader has them go on with."""
     peers: list[PeerIdText]
     """Peers that take part just now, to fetch blobs from."""
     updates: list[BlobId]
     """Updates of the open round that have arrived, to be fetched ahead."""
+
+
+class AheadQuery(Message):
+    """`run.tail`: what has the leader signed that is not certified?"""
+
+    run: Hash
+
+
+class Ahead(Message):
+    """Answer of `run.tail`, and from a leader `run.ahead`: what it signed beyond what is certified, to go on with."""
+
+    run: Hash
+    start: Natural
+    """Certified entries of the run's log that the leader has."""
+    entries: list[EntryText] = Field(max_length=10_000)
+    """Those that follow, up to the head."""
+    head: NoteText
+    """The head that the leader signed; empty where all it signed is certified."""
 
 
 class Delivery(Message):

@@ -47,12 +47,12 @@ ORDER = {
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
-        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
+        rounds/log rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/behind runs/joined runs/whereabouts runs/push runs/heart runs/files runs/history
-        runs/worker runs/past runs/provenance runs/member runs/presence runs/evaluating runs/leader runs/candidate
-        directory runs/matcher runs/submission runs/host node
+        runs/journal runs/uncertified runs/stopwatch runs/run runs/lag runs/joined runs/whereabouts runs/push
+        runs/heart runs/files runs/history runs/worker runs/past runs/provenance runs/member runs/presence
+        runs/evaluating runs/offer runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

@@ -140,6 +140,12 @@ class RunView:
                 return f"this peer does not train {pause_end(event)}"
             case "resumed":
                 return "this peer trains again"
+            case "uncertified":
+                return f"{at}too few witnesses sign: {event.get('rounds', 0)} rounds are open and not certified"
+            case "certified_again":
+                return f"{at}certified again after {event.get('seconds', 0):.1f} s"
+            case "rolled_back":
+                return f"{at}went back to it, {event.get('lost', 0)} later rounds were never certified"
             case "claimed":
                 return f"claimed {credits(event.get('micro_credits', 0))} credits"
             case "error":

@@ -8,13 +8,30 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
-from peer.rounds.log import RunLog
+from typing import NamedTuple
+
+from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Answered, Deliver, MemberEffect, Redeliver
 from peer.rounds.pause import Pause
 
 REMIND_S = 10.0
 FINAL = frozenset({"FP-410", "FP-412", "FP-413", "FP-414", "FP-415", "FP-416", "FP-419"})
 """Refusals that no repetition can change; so are those of the engine (FP-1xx)."""
+
+
+class Promise(NamedTuple):
+    """A receipt that we signed: for which round, from which state, for which slots."""
+
+    round: int
+    state: str
+    start: int
+    slots: int
+
+    def fits(self, open_round: OpenRound, account: str) -> bool:
+        """Whether it may count in this round."""
+        seat = open_round.seat(account)
+        same = (open_round.round, open_round.state) == (self.round, self.state)
+        return same and seat is not None and seat.start == self.start and self.slots <= seat.quota
 
 
 class Delivery:

@@ -8,7 +8,9 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 
 from __future__ import annotations
 
-from peer.rounds.delivery import Delivery
+from collections.abc import Collection
+
+from peer.rounds.delivery import Delivery, Promise
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
     Answered,
@@ -30,6 +32,8 @@ from peer.rounds.messages import (
 from peer.rounds.pause import Pause
 
 Effects = list[MemberEffect]
+MOST_PROMISES = 16
+"""No log goes back by more rounds."""
 
 
 class MemberMachine:
@@ -42,7 +46,7 @@ class MemberMachine:
         log: RunLog,
         state_bytes: int,
         held: tuple[int, str] | None,
-        promised: tuple[int, str] | None,
+        promised: Collection[Promise],
     ) -> None:
         """Start, or start again, where the home folder stands.
 
@@ -51,7 +55,7 @@ class MemberMachine:
             log: the run's log as far as we have it.
             state_bytes: size of a state snapshot, against which replaying is weighed.
             held: (round, state id) that the worker holds, if it holds one.
-            promised: (round, state id it started from) of a receipt that we signed before a restart.
+            promised: receipts that we signed before a restart.
         """
         self.account = account
         self.log = log
@@ -59,12 +63,15 @@ class MemberMachine:
         self.busy: MemberEffect | None = None
         """The load, replay or training under way."""
         self._state_bytes = state_bytes
-        self._promised = promised
+        self._promised = list(promised)
         self._delivery = Delivery()
         self._done_round = 0
         """Newest round for which we have trained (or need not)."""
         self._go_back = held is not None and held[0] > log.round
         """We hold a state that never got into the log."""
+        self._drops = log.drops
+        self._outdated: MemberEffect | None = None
+        """What was under way when the log went back."""
         self._broken: type[MemberEffect] | None = None
         """Which way of catching up broke last."""
         self._held_before: tuple[int, str] | None = None
@@ -102,7 +109,8 @@ class MemberMachine:
                 pass
             case Holds():
                 self.held, self.busy = (message.round, message.state), None
-                self._go_back, self._broken = False, None
+                self._go_back = self._outdated is not None and message.round > self.log.round
+                self._broken = self._outdated = None
                 self._pause.rest(0.0)
             case Trained():
                 self._trained(message)
@@ -132,6 +140,9 @@ class MemberMachine:
             return
         self._done_round = message.round
         if message.slots:
+            earlier = [promise for promise in self._promised if promise.round < message.round]
+            promise = Promise(message.round, done.open.state, done.start, message.slots)
+            self._promised = [*earlier[-MOST_PROMISES:], promise]
             self._delivery.start(Deliver(open=done.open, trained=message))
 
     def _broke(self, effect: MemberEffect, now: float) -> None:
@@ -148,6 +159,8 @@ class MemberMachine:
     # ------------------------------------------------------------------ deciding
 
     def _next(self, now: float) -> Effects:
+        if self._drops != self.log.drops:
+            self._follow_back()
         self._keep_promise()
         effects = self._delivery.next(self.log, now)
         if isinstance(self.busy, Train) and (self._leaving or self._over(self.busy.open)) and not self._stopping:
@@ -162,13 +175,23 @@ class MemberMachine:
 
     def _over(self, open_round: OpenRound) -> bool:
         """Whether this round is no longer the open one."""
-        return self.log.open is None or self.log.open.index != open_round.index
+        return self.log.open != open_round
+
+    def _follow_back(self) -> None:
+        """A tail of the log gave way: what we hold and did beyond what is certified never counts."""
+        self._drops = self.log.drops
+        self._go_back = self.held is not None and self.held[0] > self.log.round
+        self._outdated = self.busy if isinstance(self.busy, Load | Replay) else None
+        self._done_round = min(self._done_round, self.log.round)
+        self._delivery = Delivery()
 
     def _keep_promise(self) -> None:
-        """A receipt that we signed before a restart is delivered, whatever the worker holds; never another."""
+        """A receipt that we signed for this very round is delivered, whatever the worker holds; never another."""
         open_round = self.log.open
-        if open_round is not None and self._promised == (open_round.round, open_round.state):
-            self._promised, self._done_round = None, open_round.round
+        if open_round is None or open_round.round <= self._done_round:
+            return
+        if any(promise.fits(open_round, self.account) for promise in self._promised):
+            self._done_round = open_round.round
             self._delivery.start(Redeliver(round=open_round.round))
 
     def _astray(self, round_number: int, state: str) -> bool:

@@ -43,6 +43,8 @@ class Plan:
     """So many newest states are kept."""
     checkpoint_every: int = 0
     """The state after every so many rounds is kept for good; 0: only the initial one."""
+    max_uncertified: int = 2
+    """Rounds that may be opened beyond what is certified."""
     lost_after_s: float = 3.0
     """A member without heartbeats for this long is dropped."""
 

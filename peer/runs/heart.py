@@ -17,7 +17,7 @@ import structlog
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, NetworkError, Refused, Unreachable
 from peer.ledger.replication import Replication
-from peer.messages import Beat, Goodbye, Join, News
+from peer.messages import Ahead, AheadQuery, Beat, Goodbye, Join, News
 from peer.network.network import Network
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
@@ -47,6 +47,7 @@ class Heart:
         leader: Whereabouts,
         state: Callable[[], str],
         on_update: Callable[[str, Sequence[str]], None],
+        on_ahead: Callable[[Ahead, str], Awaitable[None]],
         on_joined: Callable[[], None],
     ) -> None:
         """Beat for one run.
@@ -59,6 +60,7 @@ class Heart:
             leader: where the leader is.
             state: id of the state that our worker holds, or empty.
             on_update: told of each update of the open round, with the peers that have it.
+            on_ahead: told what the leader, this account, signed beyond what is certified, where we lack it.
             on_joined: told when a leader took us in that did not know us: a new one, or one that was restarted.
         """
         self.peers: list[str] = []
@@ -70,6 +72,7 @@ class Heart:
         self._leader = leader
         self._state = state
         self._on_update = on_update
+        self._on_ahead = on_ahead
         self._on_joined = on_joined
         self._silent = False
 
@@ -123,7 +126,7 @@ class Heart:
                 self._leader.next()
 
     async def _beat(self) -> None:
-        body = Beat(run=self._run.id, state=self._state(), size=self._run.log.size).body()
+        body = Beat(run=self._run.id, state=self._state(), size=self._run.log.certified).body()
         news = News.read(await self.ask("run.beat", body, BEAT_TIMEOUT_S))
         self.peers = [peer for peer in news.peers if peer != self._network.peer_id]
         leader = self._leader.peer
@@ -131,8 +134,12 @@ class Heart:
             return
         for update in news.updates:
             self._on_update(update, [leader])
-        if news.size > self._run.log.size:
-            await self._replication.pull_log(leader, self._run.origin)
+        run, account = self._run, self._leader.account
+        if news.size > run.log.certified:
+            await self._replication.pull_log(leader, run.origin)
+        if news.signed > max(run.log.size, news.size) or (run.log.tail and run.ahead_of != account):
+            tail = await self.call("run.tail", AheadQuery(run=run.id).body())
+            await self._on_ahead(Ahead.read(tail), account)
 
 
 class Prefetcher:

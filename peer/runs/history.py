@@ -1,9 +1,10 @@
 """A run's checkpoints and updates in the blob store: every settled state stays recoverable while there is room.
 
-Needed are the newest states, three at most, and the updates that led to them. Kept while there is room are the last K
-states (`checkpoints.keep_last`), every Nth one, the initial among them (`checkpoints.every`), and the updates of all
-rounds: any state is the nearest kept one before it and the updates since. Where room is short, the oldest round goes
-first. Of a run that is over nothing is needed but its final state, by whoever submitted it.
+Needed are the newest states, three at most beyond those that are not certified, and the updates that led to them. Kept
+while there is room are the last K states (`checkpoints.keep_last`), every Nth one, the initial among them
+(`checkpoints.every`), and the updates of all rounds: any state is the nearest kept one before it and the updates since.
+Where room is short, the oldest round goes first. Of a run that is over nothing is needed but its final state, by
+whoever submitted it.
 
 IO: pins in the blob store; they are not on disk, so `take_up` makes them again from the log after a restart.
 """
@@ -36,11 +37,11 @@ class History:
             self._keep(done.round, done.state, self._updates(done.round))
         for done in log.settled[-self._run.plan.keep_last :]:
             self._store.pins.keep([done.state], f"{run}/late/{done.round}")
-        await self._prune("held", log.round - NEEDED if log.close is None else log.round)
+        await self._prune("held", log.round - self._needed if log.close is None else log.round)
         if log.close is not None and self._ours:
             await self._store.pin([log.state], f"{run}/final")
         elif log.close is None:
-            for done in log.settled[-min(NEEDED, self._run.plan.keep_last) :]:
+            for done in log.settled[-self._needed :]:
                 await self._need(done.round, done.state, self._updates(done.round))
 
     async def hold(self, round_number: int, state: str, updates: Sequence[str] | None = None) -> None:
@@ -53,9 +54,13 @@ class History:
         await self._need(round_number, state, updates)
         self._keep(round_number, state, updates)
         self._store.pins.keep([state], f"{self._run.id}/late/{round_number}")
-        keep_last = self._run.plan.keep_last
-        await self._prune("held", round_number - min(NEEDED, keep_last))
-        await self._prune("late", round_number - keep_last)
+        await self._prune("held", round_number - self._needed)
+        await self._prune("late", round_number - self._run.plan.keep_last)
+
+    @property
+    def _needed(self) -> int:
+        """How many states must be here: where rounds are dropped that were never certified, we go back."""
+        return min(NEEDED, self._run.plan.keep_last) + self._run.plan.max_uncertified
 
     async def _prune(self, kind: str, upto: int) -> None:
         """Let go of rounds up to this one, whichever they are: some may have been skipped."""

@@ -25,7 +25,7 @@ from peer.errors import ForgeError, Refused
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Bundle, Gossip
+from peer.messages import Ahead, Bundle, Gossip
 from peer.network.network import Network
 from peer.runs import past
 from peer.runs.candidate import Candidate
@@ -42,6 +42,7 @@ from peer.supervisor import Fields, Keeper
 log = structlog.get_logger(__name__)
 
 LOOK_S = 2.0
+TAIL_REPLY_BYTES = 1 << 20
 WHOLE_S = 10.0
 """Pause before a run whose log we must not write to is served again."""
 LATE_ROUNDS = 64
@@ -203,8 +204,9 @@ class Host:
                 tasks.create_task(attendance.serve())
                 if self._may_lead(run):
                     candidate = self._candidates[run.id] = Candidate(
-                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after)
-                    )
+                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after),
+                        waits=lambda: run.id not in self.leaders or self.leaders[run.id].offer.waits,
+                    )  # fmt: skip
                     tasks.create_task(candidate.serve())
         finally:
             self.members.pop(run.id, None)
@@ -227,6 +229,7 @@ class Host:
         try:
             await leader.serve()
         finally:
+            leader.offer.end()
             self.leaders.pop(run.id, None)
             if self.presence.paused:
                 await worker.close()
@@ -269,6 +272,8 @@ class Host:
     def _serve_runs(self) -> None:
         for method in ("join", "beat", "receipt", "leave", "cancel"):
             self._network.serve(f"run.{method}", self._for_leader(f"on_{method}"))
+        self._network.serve("run.tail", self._for_leader("on_tail"), reply_bytes=TAIL_REPLY_BYTES)
+        self._network.serve("run.ahead", self._on_ahead)
         self._network.serve("run.news", self._on_news)
         self._network.serve("run.gossip", self._on_gossip)
 
@@ -286,6 +291,13 @@ class Host:
         bundle = Bundle.read(body)
         if bundle.start <= await self._logs.size(bundle.origin) and self._follows(bundle.origin):
             await self._logs.accept([bundle])
+        return {}
+
+    async def _on_ahead(self, caller: str, body: Fields) -> Fields:
+        ahead = Ahead.read(body)
+        member = self.members.get(ahead.run)
+        if member is not None and caller == member.leader.peer:
+            await member.go_ahead(ahead, member.leader.account)
         return {}
 
     def followed(self) -> frozenset[str]:

@@ -22,7 +22,7 @@ from peer.errors import ForgeError, Refused, WorkerError
 from peer.files import write_atomic
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Beat, Cancellation, Delivery, Goodbye, Gossip, News
+from peer.messages import AheadQuery, Beat, Cancellation, Delivery, Goodbye, Gossip, News
 from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
@@ -30,6 +30,7 @@ from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEff
 from peer.runs import evaluating
 from peer.runs.joined import Joined
 from peer.runs.member import Member
+from peer.runs.offer import Offer
 from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
@@ -86,6 +87,7 @@ class Leader:
         self._joined = Joined(run.id)
         self._machine: LeaderMachine | None = None
         self._tasks: LeaderTasks | None = None
+        self.offer = Offer(run=run, logs=logs, account=account, push=self._push, peers=self.peers)
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
@@ -96,25 +98,21 @@ class Leader:
     # ------------------------------------------------------------------ life
 
     async def serve(self) -> None:
-        """Lead until the run is closed."""
-        await self._logs.certify(self.run.origin)
-        await self.run.refresh()
-        self._machine = LeaderMachine(
-            plan=self.run.plan, log=self.run.log, balance=await self._balance(), now=time.monotonic(),
-            grace_s=self._grace_s,
-        )  # fmt: skip
+        """Lead until the run is closed. Raises TermOver once another one does."""
+        await self.offer.begin()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = LeaderTasks(tasks)
-            ticking = tasks.create_task(self._ticks())
+            balance = await self.offer.balance()
+            self._machine = LeaderMachine(
+                plan=self.run.plan, log=self.run.log, balance=balance, now=time.monotonic(), grace_s=self._grace_s
+            )
+            working = [tasks.create_task(work) for work in (self._ticks(), self.offer.serve(self._tasks))]
             if (self.run.folder / CANCELLED).exists():
                 self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
             if self._machine.phase is not Phase.CLOSED:
                 await self._closed.wait()
-            ticking.cancel()
-
-    async def _balance(self) -> int:
-        account = (await self._logs.ledger()).runs.get(self.run.id)
-        return account.balance if account is not None else 0
+            for work in working:
+                work.cancel()
 
     def cancel(self, reason: str) -> None:
         """End the run: what was delivered is settled, the rest of its credits goes back. A restart does not undo it."""
@@ -132,12 +130,14 @@ class Leader:
         while True:
             await asyncio.sleep(TICK_S)
             assert self._machine is not None
+            self.offer.check()
             self._carry_out(self._machine.tick(time.monotonic()))
 
     def _tell(self, message: LeaderMessage) -> None:
         if self._machine is None:
             raise Refused("FP-421", f"run {self.run.id[:16]}: the leader is still starting, try again")
-        self._carry_out(self._machine.receive(message, time.monotonic()))
+        if not self.offer.overtaken:  # the next tick ends our leading
+            self._carry_out(self._machine.receive(message, time.monotonic()))
 
     # ------------------------------------------------------------------ members' calls
 
@@ -151,7 +151,14 @@ class Leader:
         beat = Beat.read(body)
         self._tell(rounds.Beat(account=self._joined.account_of(caller), state=beat.state))
         updates = self._machine.updates if self._machine is not None else []
-        return News(size=self.run.log.size, peers=self.peers(), updates=updates).body()
+        log = self.run.log
+        return News(size=log.certified, signed=log.size, peers=self.peers(), updates=updates).body()
+
+    async def on_tail(self, caller: str, body: Body) -> Body:
+        """`run.tail`: hand out what is signed and not certified yet."""
+        AheadQuery.read(body)
+        self._joined.account_of(caller)
+        return self.offer.ahead().body()
 
     async def on_receipt(self, caller: str, body: Body) -> Body:
         """`run.receipt`: take a receipt, or refuse it by name."""
@@ -282,13 +289,10 @@ class Leader:
     # ------------------------------------------------------------------ the log
 
     async def _log(self, effect: Log) -> None:
-        size = self.run.log.size
-        self._watch.mark("appending")
-        await self._logs.append(self.run.origin, effect.entries)
-        await self.run.refresh()
-        self._watch.mark("certified")
         assert self._tasks is not None
-        self._push.news(self._tasks, self.peers(), size)
+        self._watch.mark("appending")
+        await self.offer.append(effect.entries, self._tasks)
+        self._watch.mark("signed")
         if parts := self._watch.lap():
             await self.run.journal.add("timing", round=self.run.log.round, **parts)
-        self._tell(rounds.Logged(balance=await self._balance()))
+        self._tell(rounds.Logged(balance=await self.offer.balance()))

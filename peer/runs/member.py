@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from ledger.entries import Receipt, parse
-from ledger.errors import LedgerError
+from ledger.entries import Receipt
+from ledger.errors import Behind, LedgerError
 from ledger.keys import PrivateKey
-from peer.errors import ForgeError, Refused, WorkerError
+from peer.errors import ForgeError, Refused, RunError, WorkerError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Delivery
+from peer.messages import Ahead, Delivery
 from peer.network.network import Network
+from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
     Answered,
@@ -37,9 +38,9 @@ from peer.rounds.messages import (
     Train,
     Welcomed,
 )
-from peer.runs.behind import Behind
 from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
 from peer.runs.joined import UNKNOWN_MEMBER
+from peer.runs.lag import Lag
 from peer.runs.run import Run
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
@@ -92,25 +93,25 @@ class Member:
             leader=leader,
             state=lambda: self.machine.state,
             on_update=self.prefetcher.want,
+            on_ahead=self.go_ahead,
             on_joined=lambda: self.tell(Welcomed()),
         )
         self._worker = worker
         self._logs = logs
+        self._replication = replication
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
         self._quiet = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
-        self._behind = Behind(run)
+        self._lag = Lag(run)
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
-        promised = self.run.promised()
-        receipt = parse(promised) if promised is not None else None
         return MemberMachine(
             account=self._key.public,
             log=self.run.log,
             state_bytes=int(self.run.blobs["state"].rpartition("-")[2]),
             held=held,
-            promised=(receipt.round, receipt.state_in) if isinstance(receipt, Receipt) else None,
+            promised=[Promise(r.round, r.state_in, *r.slots) for r in self.run.promised()],
         )
 
     # ------------------------------------------------------------------ life
@@ -122,7 +123,7 @@ class Member:
         """
         held = self._worker.newest_state()
         if held is not None:
-            self._behind.fell(held[0], empty=self.machine.held is None)
+            self._lag.fell(held[0], empty=self.machine.held is None)
             await self._worker.load(*held)
         self.machine = self._machine(held)
         try:
@@ -166,10 +167,23 @@ class Member:
         while True:
             await asyncio.sleep(TICK_S)
             self._carry_out(self.machine.tick(time.monotonic()))
+            await self.run.uncertified.tell(self.run.log, time.monotonic())
+
+    async def go_ahead(self, ahead: Ahead, leader: str) -> None:
+        """Go on with what our leader signed beyond what is certified, unless it must not count."""
+        try:
+            try:
+                await self.run.follow(ahead, leader)
+            except Behind:  # what was certified meanwhile is still on its way
+                await self._replication.pull_log(self.leader.peer or "", self.run.origin)
+                await self.run.follow(ahead, leader)
+        except (ForgeError, LedgerError) as exc:
+            log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
+        self.tell(LogGrew())
 
     async def follow_log(self, *, until_closed: bool = False) -> None:
         """Take up what is new in the run's log, as it grows."""
-        seen = self.run.log.size
+        seen = self.run.log.certified
         while not (until_closed and self.run.log.close is not None):
             seen = await self._logs.grown(self.run.origin, seen)
             await self.run.refresh()
@@ -225,18 +239,18 @@ class Member:
                 )  # fmt: skip
                 return await self._deliver(receipt)
             case Redeliver():
-                return await self._redeliver()
+                return await self._redeliver(effect.round)
 
     async def _load(self, effect: Load) -> MemberMessage:
-        self._behind.fell(effect.round, empty=self.machine.held is None)
+        self._lag.fell(effect.round, empty=self.machine.held is None)
         await self._worker.load(effect.round, effect.state)
-        self._behind.loaded()
-        await self._behind.reached(effect.round)
+        self._lag.loaded()
+        await self._lag.reached(effect.round)
         return Holds(round=effect.round, state=effect.state)
 
     async def _replay(self, effect: Replay) -> MemberMessage:
         settled = effect.settled
-        self._behind.fell(settled.round, empty=self.machine.held is None)
+        self._lag.fell(settled.round, empty=self.machine.held is None)
         answer = await self._worker.apply(
             round_number=settled.round,
             state=settled.state_in,
@@ -245,7 +259,7 @@ class Member:
         )
         if answer["state"] != settled.state:
             log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
-        await self._behind.reached(settled.round)
+        await self._lag.reached(settled.round)
         return Holds(round=settled.round, state=str(answer["state"]))
 
     # ------------------------------------------------------------------ receipts
@@ -270,15 +284,16 @@ class Member:
         self.run.promise(receipt)
         return receipt
 
-    async def _redeliver(self) -> MemberMessage:
-        promised = self.run.promised()
-        receipt = parse(promised) if promised is not None else None
-        if not isinstance(receipt, Receipt):
+    async def _redeliver(self, round_number: int) -> MemberMessage:
+        receipt = next((receipt for receipt in self.run.promised() if receipt.round == round_number), None)
+        if receipt is None:
             raise WorkerError(f"run {self.run.id[:16]}: the promised receipt is gone from {self.run.folder}")
         return await self._deliver(receipt)
 
     async def _deliver(self, receipt: Receipt) -> MemberMessage:
         body = Delivery(run=self.run.id, receipt=receipt.encode().decode()).body()
+        if self.run.log.tail and self.run.ahead_of != self.leader.account:
+            raise RunError("FP-443", f"run {self.run.id[:16]}: what this leader has of the log is not here yet")
         try:
             await self.heart.call("run.receipt", body)
         except Refused as exc:

@@ -22,7 +22,7 @@ from peer.supervisor import Worker
 
 FOLDER = ".past-"
 """What the names of the workers' folders begin with."""
-LOST = "FP-435"
+LOST = "FP-440"
 
 
 @contextlib.asynccontextmanager

@@ -31,7 +31,7 @@ from peer.runs.run import Run
 from peer.runs.worker import RunWorker
 from peer.supervisor import Fields
 
-EXISTS = "FP-436"
+EXISTS = "FP-441"
 
 
 async def export(worker: RunWorker, logs: Logs, round_number: int, to: Path, *, live: bool) -> Fields:

@@ -13,7 +13,7 @@ import structlog
 
 from peer.errors import NetworkError
 from peer.ledger.replication import Replication
-from peer.messages import Gossip
+from peer.messages import Ahead, Gossip
 from peer.network.network import Network
 
 log = structlog.get_logger(__name__)
@@ -48,6 +48,12 @@ class Push:
         """Say who has an update."""
         for peer in peers:
             tasks.start(self._send(peer, "run.gossip", gossip.body()))
+
+    def ahead(self, tasks: LeaderTasks, peers: Iterable[str], ahead: Ahead) -> None:
+        """Send what is signed and not certified yet."""
+        for peer in peers:
+            if peer != self._network.peer_id:
+                tasks.start(self._send(peer, "run.ahead", ahead.body()))
 
     def news(self, tasks: LeaderTasks, peers: Iterable[str], since: int) -> None:
         """Send the newest entries of the log."""

@@ -83,9 +83,9 @@ class RunWorker:
         return await self.files.fetch(blob, providers)
 
     def newest_state(self) -> tuple[int, str] | None:
-        """(round, id) of the newest state in the log that is in our blob store."""
+        """(round, id) of the newest certified state in the log that is in our blob store."""
         log = self.run.log
-        for round_number in range(log.round, -1, -1):
+        for round_number in range(log.certified_round, -1, -1):
             if (state := log.state_after(round_number)) and self._store.has(state):
                 return round_number, state
         return None

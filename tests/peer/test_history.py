@@ -249,12 +249,12 @@ async def test_what_is_lost_everywhere_is_named(world: World, tmp_path: Path) ->
         forget(peer, lost, log.state_after(3))
     with pytest.raises(RunError, match=f"round 3 cannot be applied again, its update {lost[:16]}") as refused:
         await bob.daemon.node.export(run, str(tmp_path / "model"), 3)
-    assert refused.value.code == "FP-435"
+    assert refused.value.code == "FP-440"
     for peer in (alice, bob):
         forget(peer, *(log.state_after(number) for number in range(6)))
     with pytest.raises(RunError, match="no state up to round 4 is here") as refused:
         await bob.daemon.node.export(run, str(tmp_path / "model"), 4)
-    assert (refused.value.code, (tmp_path / "model").exists()) == ("FP-435", False)
+    assert (refused.value.code, (tmp_path / "model").exists()) == ("FP-440", False)
     assert list(tmp_path.glob(".model*")) == []
 
 
@@ -266,7 +266,7 @@ async def test_a_round_that_is_not_settled_and_a_folder_that_is_there_are_refuse
     for place in (tmp_path / "file", tmp_path):
         with pytest.raises(RunError, match="exists already") as refused:
             await bob.daemon.node.export(run, str(place), 1)
-        assert refused.value.code == "FP-436"
+        assert refused.value.code == "FP-441"
     assert (tmp_path / "file").read_text() == "mine"
 
 

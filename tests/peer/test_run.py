@@ -13,7 +13,8 @@ from ledger.entries import Open, Receipt, Seat, Settle, parse
 from ledger.errors import LedgerError
 from p2p_llm_forge.settings import MOST_MEMBERS
 from peer.errors import RunError
-from peer.runs.run import Journal, Run, plan_of, weighted_loss
+from peer.runs.journal import Journal
+from peer.runs.run import Run, plan_of, weighted_loss
 from tests.peer.fake_worker import spec_fields
 from tests.peer.ledger_kit import Ledgers
 
@@ -112,11 +113,11 @@ async def test_a_reloaded_run_tells_nothing_twice(ledgers: Ledgers, tmp_path: Pa
 
 async def test_a_promise_survives_and_the_newest_counts(ledgers: Ledgers, tmp_path: Path) -> None:
     run = run_of(ledgers, tmp_path)
-    assert run.promised() is None
+    assert run.promised() == []
     for loss in (1, 2):
         receipt = receipt_of(run, ledgers, loss=loss)
         run.promise(receipt)
-        assert Run.load(run.folder, ledgers.alice.logs).promised() == receipt.encode()
+        assert Run.load(run.folder, ledgers.alice.logs).promised() == [receipt]
 
 
 async def test_a_damaged_spec_is_refused_with_the_way_out(ledgers: Ledgers, tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         {"event": "not_carried", "round": 11, "reason": "not kept: the disk is full"},
         {"event": "late", "round": 12, "account": ME, "quota": 24},
         {"event": "benched", "account": ME, "until": 14, "reason": "dropped again and again"},
+        {"event": "uncertified", "round": 15, "rounds": 2, "since": 1.0},
+        {"event": "certified_again", "round": 15, "seconds": 7.25},
+        {"event": "rolled_back", "round": 13, "lost": 2},
     ]
     assert seen(*events).notes == (
         "round 3: Ada joined",
@@ -56,6 +59,9 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         "round 11: not kept: the disk is full",
         "round 12: Ada was too slow for 24 samples, gets fewer",
         "Ada pauses until round 14: dropped again and again",
+        "round 15: too few witnesses sign: 2 rounds are open and not certified",
+        "round 15: certified again after 7.2 s",
+        "round 13: went back to it, 2 later rounds were never certified",
     )
 
 

@@ -32,8 +32,8 @@ def calm(rounds: int, **changes: object) -> Settings:
         drawn, peers=4, joiners=0, hostile=0, min_members=2, max_members=4, rounds=rounds, batch_size=4,
         inner_steps=40, budget_share=1.0, evaluate_every=0, max_tokens=0, target_loss=0, patience=0,
         time_budget_s=240.0, heal_s=5000.0, flaps=0, kills=0, leader_kills=0, everyone_killed=False, cuts=0,
-        cancel=False, hazard=0.0, training_breaks=0.0, bit_flips=0.0, delay_s=0.02, loss=0.0, repeat=0.0, speeds=SPEEDS,
-        swing=(0.95, 1.05),
+        cancel=False, hazard=0.0, training_breaks=0.0, bit_flips=0.0, delay_s=0.02, loss=0.0, repeat=0.0, outages=0,
+        speeds=SPEEDS, swing=(0.95, 1.05),
     )  # fmt: skip
     return replace(quiet, **changes)  # type: ignore[arg-type]
 

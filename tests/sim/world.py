@@ -73,6 +73,10 @@ class World:
         self.cancelled = False
         self.reports: dict[str, int] = {}
         self.kills = self.leader_kills = 0
+        self.outage = False
+        """Whether no quorum of witnesses can be reached."""
+        self.told_balances: dict[int, int] = {}
+        """By size of the log: what a leader took the run's balance to be there, before that was certified."""
         self.closed_s = 0.0
         self.settled_at: list[float] = []
         """Virtual time of every settle."""
@@ -134,6 +138,22 @@ class World:
         back_s = back_s or self.rng.choice([0.3, 2.0, 8.0, 40.0]) * self.rng.uniform(0.5, 1.5)
         back = min(self.clock.now + back_s, max(self.settings.heal_s, self.clock.now + 0.1))
         self._start(node.name, node.traits, node.disk, back)
+
+    def usurp(self) -> None:
+        """Another node leads from now on, and goes on from what is certified; what else was signed is lost."""
+        old = self.leader
+        others = [node for node in self.nodes.values() if node.alive and node is not old and not node.traits.hostile]
+        if not others or self.closed_s:
+            return
+        new = self.rng.choice(others)
+        self.reports["usurped"] = self.reports.get("usurped", 0) + 1
+        self.reports["tail lost"] = self.reports.get("tail lost", 0) + bool(old.log.tail)
+        if old.leader is not None:
+            old.leader.over, old.leader = True, None
+        old.disk.appended = []
+        self.leader_name = new.name
+        self.told_balances.clear()
+        new.lead(self.truth)
 
     def hazard(self, node: Node, point: str) -> bool:
         """Perhaps kill the node at this delicate point; whether it was."""
@@ -198,6 +218,8 @@ class World:
         assert not ledger.voids, f"void: {ledger.voids[0]}"
         assert not ledger.pendings, f"pending: {ledger.pendings[0]}"
         assert conservation(ledger), "credits are not conserved"
+        told, got = self.told_balances.pop(len(self.truth), None), self.balance()
+        assert told in (None, got) or ledger.runs[self.plan.run].closed, f"the leader took {got} to be {told}"
         if ledger.runs[self.plan.run].closed:
             self.closed_s = self.clock.now
 

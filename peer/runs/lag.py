@@ -10,7 +10,7 @@ import time
 from peer.runs.run import Run
 
 
-class Behind:
+class Lag:
     """Since when we lack rounds that are settled. Written only by the member role."""
 
     def __init__(self, run: Run) -> None:
