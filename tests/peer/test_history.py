@@ -36,8 +36,9 @@ def update(number: int) -> bytes:
 class OneRun:
     """A run whose log is written here."""
 
-    def __init__(self, **checkpoints: int) -> None:
+    def __init__(self, ahead: int = 0, **checkpoints: int) -> None:
         config = spec_fields(checkpoints=checkpoints)
+        config["training"]["max_uncertified_rounds"] = ahead
         if not checkpoints:
             del config["checkpoints"]
         self.blobs = {name: id_of(name.encode()) for name in ("model", "tokenizer", "manifest")}
@@ -123,6 +124,13 @@ async def test_then_history_goes_from_its_oldest_end_and_the_last_states_never(t
     with pytest.raises(QuotaFull):
         await squeeze(disk, 4900)
     assert disk.kept(9) == ([8, 9], [7, 8, 9])
+
+
+async def test_states_to_which_a_member_may_have_to_go_back_are_needed_too(tmp_path: Path) -> None:
+    disk = await filled(tmp_path, 9, quota=7000, ahead=2, keep_last=2, every=4)
+    with contextlib.suppress(QuotaFull):
+        await squeeze(disk, 4900)
+    assert disk.kept(9)[0][-4:] == [6, 7, 8, 9]
 
 
 async def test_a_restart_pins_the_same_again(tmp_path: Path) -> None:
