@@ -39,9 +39,9 @@ ORDER = {
     """.split(),
     "peer": """
         errors files addressbook config peerkey identity resources wire messages records
-        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
-        network/validator network/network
-        blobs/chunks blobs/partial blobs/store blobs/fetcher
+        network/limits network/shaper network/traffic network/p2pd network/link network/rpc network/bootstrap
+        network/contacts network/hello network/uplink network/validator network/network
+        blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/store blobs/serving blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs

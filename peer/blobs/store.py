@@ -96,15 +96,15 @@ class BlobStore:
             self._leaves[blob] = await asyncio.to_thread(hash_file, self.path(blob))
         return self._leaves[blob]
 
-    async def chunk(self, blob: str, index: int) -> bytes:
-        """One chunk of a blob, or of the verified part of a download; raises BlobMissing."""
+    async def chunk(self, blob: str, index: int, start: int = 0, most: int = CHUNK_BYTES) -> bytes:
+        """One chunk of a blob, or of the verified part of a download; or a piece of it. Raises BlobMissing."""
         name = BlobName.parse(blob)
-        partial = self._active.get(blob)
-        if partial is not None and index in partial.have:
-            return await asyncio.to_thread(partial.read, index)
         if not 0 <= index < name.chunks:
             raise BlobMissing(f"blob {blob[:16]}: has no chunk {index}")
-        return await asyncio.to_thread(_read_at, self.path(blob), name.size_of(index), index * CHUNK_BYTES)
+        partial, size = self._active.get(blob), max(0, min(most, name.size_of(index) - start))
+        if partial is not None and index in partial.have:
+            return (await asyncio.to_thread(partial.read, index))[start : start + size]
+        return await asyncio.to_thread(_read_at, self.path(blob), size, index * CHUNK_BYTES + start)
 
     def ids(self) -> list[str]:
         """Every whole blob, least recently used first."""
