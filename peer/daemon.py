@@ -207,6 +207,8 @@ class Daemon:
             device=self._device,
             memory_bytes=self._resources.device_memory_bytes,
             gflops=self._gflops,
+            up_mbit=round(self._settings.upload_mbit),
+            down_mbit=round(self._settings.download_mbit),
             roles=["member", *(["witness"] if key else []), *([LEADS] if self._settings.lead else [])],
             witness=key.public if key else "",
             witness_signature=key.sign(witness_binding(self._network.peer_id)).hex() if key else "",

@@ -49,8 +49,9 @@ ORDER = {
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member
-        runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
+        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/bulletin runs/heart runs/prefetch
+        runs/shards runs/worker runs/checking runs/member runs/evaluating runs/leader runs/candidate directory
+        runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

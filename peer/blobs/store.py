@@ -31,7 +31,7 @@ class BlobStore:
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         """Reads the folder: temporary files of a crash are deleted, parts of downloads kept. Raises HomeError."""
         self._folder = folder
-        self._quota = quota_bytes
+        self.quota_bytes = quota_bytes
         self._sizes: dict[str, int] = {}  # in order of use, oldest first
         self._leaves: dict[str, list[bytes]] = {}
         self._pins: dict[str, set[str]] = {}
@@ -168,7 +168,7 @@ class BlobStore:
     @contextlib.contextmanager
     def _room(self, blob: str, size: int) -> Iterator[None]:
         """Sets room aside while a blob is written; evicts what may be evicted. Raises QuotaFull."""
-        missing = self.used_bytes + size - self._quota
+        missing = self.used_bytes + size - self.quota_bytes
         if missing > 0:
             self._evict(blob, size, missing)
         self._reserved += size
@@ -184,7 +184,7 @@ class BlobStore:
         free = sum(self._stale[name] for name in parts) + sum(self._sizes[name] for name in whole)
         if free < missing:
             raise QuotaFull(
-                f"blob {blob[:16]}: {size} bytes do not fit, {self.used_bytes} of {self._quota} are used and only "
+                f"blob {blob[:16]}: {size} bytes do not fit, {self.used_bytes} of {self.quota_bytes} are used and only "
                 f"{free} may be evicted", "raise blob_quota_gb in peer.toml",
             )  # fmt: skip
         for name in parts + whole:

@@ -9,6 +9,7 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import time
 from pathlib import Path
@@ -235,11 +236,12 @@ class Host:
         return self.workers[run.id]
 
     def _providers(self, run: Run) -> list[str]:
-        """Peers that may have the run's blobs: its members, its leader."""
+        """Peers that may have the run's blobs, in any order: its members, its leader."""
         member, leader = self.members.get(run.id), self.leaders.get(run.id)
         peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
         first = member.leader.peer if member else self._directory.peer_of(run.leaders[0])
-        return [peer for peer in dict.fromkeys([*peers, *([first] if first else [])]) if peer != self._network.peer_id]
+        there = {*peers, *([first] if first else [])} - {self._network.peer_id}
+        return random.sample(sorted(there), len(there))  # so that not all ask the same one
 
     async def say_goodbye(self) -> None:
         """Tell the leaders that we stop, and the witnesses where we lead."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from random import Random
 
 import structlog
 
@@ -35,8 +36,9 @@ from peer.rounds.messages import (
     Train,
     Welcomed,
 )
-from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
+from peer.runs.heart import NOT_LEADING, Heart
 from peer.runs.joined import UNKNOWN_MEMBER
+from peer.runs.prefetch import Prefetcher
 from peer.runs.run import Run
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
@@ -78,7 +80,10 @@ class Member:
         """Where the leader is."""
         self._key = key
         self.machine = self._machine(None)
-        self.prefetcher = Prefetcher(worker.fetch)
+        self.prefetcher = Prefetcher(
+            worker.fetch, round_number=lambda: run.log.round, most_bytes=run.plan.most_update_bytes,
+            budget_bytes=worker.prefetch_bytes, rng=Random(),
+        )  # fmt: skip
         self.heart = Heart(
             run=run,
             network=network,

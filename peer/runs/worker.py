@@ -9,7 +9,6 @@ IO: a worker process, the blob store.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,15 +24,14 @@ from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, RunError, WorkerRefused
 from peer.rounds.messages import Trained
 from peer.runs.run import Run
+from peer.runs.shards import shards_of
 from peer.supervisor import Fields, Worker
 
 log = structlog.get_logger(__name__)
 
-KEEP_STATES = 3
-KEEP_UPDATES = 64
+KEEP_STATES, KEEP_UPDATES = 3, 64
 UNSOUND = "FP-107"
 """The engine's code for an update that no honest member sends."""
-MANIFEST_BYTES = 64 << 20
 
 Providers = Callable[[], Sequence[str]]
 """PeerIDs that may have the run's blobs just now."""
@@ -70,6 +68,11 @@ class RunWorker:
         self._files: Fields | None = None
 
     @property
+    def prefetch_bytes(self) -> int:
+        """What may be fetched ahead in one round: a quarter of the room for blobs."""
+        return self._store.quota_bytes // 4
+
+    @property
     def pid(self) -> int | None:
         """Process id of the worker, while there is one."""
         return self._worker.pid if self._worker is not None and self._worker.alive else None
@@ -88,7 +91,13 @@ class RunWorker:
         """The file of a blob, fetched from the run's peers unless it is here."""
         if self._store.has(blob):
             return self._store.path(blob)
-        return await self._fetcher.fetch(blob, [*providers, *self._providers()])
+        peers = self._providers()
+        return await self._fetcher.fetch(blob, providers or peers, others=peers)
+
+    async def _fetch_ahead(self, blobs: Sequence[str]) -> None:
+        """Fetch what is missing side by side; what fails is fetched again one by one, and told then."""
+        missing = [blob for blob in blobs if not self._store.has(blob)]
+        await asyncio.gather(*map(self.fetch, missing), return_exceptions=True)
 
     async def _fetch_files(self) -> Fields:
         """Everything that training needs besides the state; fetched once."""
@@ -96,8 +105,9 @@ class RunWorker:
             blobs = self.run.blobs
             await self._store.pin([blobs["model"], blobs["tokenizer"], blobs["manifest"]], f"{self.run.id}/files")
             paths = {name: await self.fetch(blobs[name]) for name in ("model", "tokenizer", "manifest")}
-            shards = _shards(paths["manifest"])
+            shards = shards_of(paths["manifest"])
             await self._store.pin(shards, f"{self.run.id}/shards")
+            await self._fetch_ahead(shards)
             files = {name: str(path) for name, path in paths.items()}
             self._files = {**files, "shards": [str(await self.fetch(shard)) for shard in shards]}
         return self._files
@@ -242,6 +252,7 @@ class RunWorker:
             receipts: in the order of the settle entry.
             account: ours, whose sent values leave the error feedback.
         """
+        await self._fetch_ahead([receipt.update for receipt in receipts])
         updates = [
             {
                 "path": str(await self.fetch(receipt.update)),
@@ -286,14 +297,3 @@ class RunWorker:
         """Have the worker do something else with `state`: export, generate."""
         async with self._turn:
             return await (await self._ready(state)).call(do, **params)
-
-
-def _shards(manifest: Path) -> list[str]:
-    """The shards' blob ids that a manifest names; the worker checks the rest of it."""
-    if manifest.stat().st_size > MANIFEST_BYTES:
-        raise RunError("FP-407", f"manifest of {manifest.stat().st_size} bytes, at most {MANIFEST_BYTES} are read")
-    try:
-        shards = json.loads(manifest.read_bytes())["shards"]
-        return [str(shard["id"]) if isinstance(shard, dict) else str(shard) for shard in shards]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise RunError("FP-407", f"manifest {manifest.name[:16]}: names no shards ({exc})") from exc
