@@ -82,6 +82,11 @@ class Settings(BaseModel):
         return value
 
     @property
+    def memory_bytes(self) -> int | None:
+        """The limit in bytes; None for what is free."""
+        return int(self.memory_gb * 1e9) or None
+
+    @property
     def blob_quota_bytes(self) -> int:
         """The quota in bytes."""
         return int(self.blob_quota_gb * 1e9)

@@ -36,9 +36,9 @@ from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.resources import measure
 from peer.runs import evaluating
+from peer.runs.hardware import Hardware
 from peer.runs.host import Host
 from peer.runs.submission import Submitter
-from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
 
 log = structlog.get_logger(__name__)
@@ -145,8 +145,9 @@ class Daemon:
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
         self.hardware = Hardware(
-            threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals
-        )
+            threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals,
+            memory_bytes=settings.memory_bytes,
+        )  # fmt: skip
         credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,

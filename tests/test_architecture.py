@@ -34,7 +34,7 @@ ORDER = {
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
-        outer inner kept
+        outer microbatch inner kept
         protocol carry channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
@@ -50,8 +50,8 @@ ORDER = {
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/bulletin runs/heart runs/prefetch
-        runs/shards runs/worker runs/checking runs/member runs/evaluating runs/leader runs/candidate directory
-        runs/matcher runs/submission runs/host node
+        runs/shards runs/hardware runs/worker runs/checking runs/member runs/evaluating runs/leader runs/candidate
+        directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

@@ -29,13 +29,14 @@ from peer.ledger.replication import Replication
 from peer.messages import Bundle, Gossip
 from peer.network.network import Network
 from peer.runs.candidate import Candidate
+from peer.runs.hardware import Hardware
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member
 from peer.runs.run import Run
 from peer.runs.submission import begin
 from peer.runs.whereabouts import Whereabouts
-from peer.runs.worker import Hardware, RunWorker
+from peer.runs.worker import RunWorker
 from peer.supervisor import Fields, Keeper
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.errors import BlobMissing, RunError, WorkerRefused
 from peer.rounds.messages import Trained
+from peer.runs.hardware import Hardware
 from peer.runs.run import Run
 from peer.runs.shards import shards_of
 from peer.supervisor import Fields, Worker
@@ -35,17 +35,6 @@ UNSOUND = "FP-107"
 
 Providers = Callable[[], Sequence[str]]
 """PeerIDs that may have the run's blobs just now."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What the volunteer lends to a worker."""
-
-    threads: int
-    device: str
-    """auto, cpu or cuda"""
-    keep: bool = True
-    """Whether residuals and optimizer states may be kept on disk."""
 
 
 class RunWorker:
@@ -66,6 +55,7 @@ class RunWorker:
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
         self._files: Fields | None = None
+        self._micro_batch = 0
 
     @property
     def prefetch_bytes(self) -> int:
@@ -146,12 +136,15 @@ class RunWorker:
                 self.run.folder / "work", threads=self._hardware.threads, device=self._hardware.device
             )
             try:
-                keep = self._hardware.keep
-                answer = await self._worker.call("open", config=self.run.config, state=str(path), keep=keep, **files)
+                answer = await self._worker.call(
+                    "open", config=self.run.config, state=str(path), keep=self._hardware.keep,
+                    memory_bytes=self._hardware.memory_bytes, **files,
+                )  # fmt: skip
             except BaseException:
                 await self._worker.kill()  # half opened it would refuse everything; the next attempt starts another
                 raise
             self.state = str(answer["state"])
+            await self._tell_micro_batch(answer.get("micro_batch", {}))
         elif self.state != state:
             path = await self.fetch(state)
             self.state = ""
@@ -219,8 +212,15 @@ class RunWorker:
         """Note in the journal what the worker took up of the worker before it, and what it could not."""
         if "restored" in answer:
             await self.run.journal.add("restored", round=round_number, **answer["restored"])
+        await self._tell_micro_batch({"sequences": answer.get("micro_batch", 0)})
         for note in answer.get("notes", []):
             await self.run.journal.add("not_carried", round=round_number, reason=str(note))
+
+    async def _tell_micro_batch(self, chosen: Fields) -> None:
+        """Note in the journal how many sequences go through the model at once, and why, when that changes."""
+        if (sequences := int(chosen.get("sequences", 0))) not in (0, self._micro_batch):
+            self._micro_batch = sequences
+            await self.run.journal.add("micro_batch", **chosen)
 
     def _progressed(self, event: Fields) -> None:
         self.progress = event
