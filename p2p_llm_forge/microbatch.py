@@ -8,6 +8,7 @@ IO: runs the model it is given, asks the system and the accelerator for peaks; `
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
 from collections.abc import Callable
@@ -20,8 +21,8 @@ import torch
 
 SPARE = 0.9
 """Share of the free memory that activations may take: the allocator loses some in pieces."""
-NOISE_BYTES = 8 << 20
-"""Growth below this says nothing of activations."""
+NOISE_BYTES = 64 << 20
+"""Growth below this says nothing of activations: the first pass loads libraries and starts threads."""
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 Pass = Callable[[int], None]
@@ -69,10 +70,11 @@ def choose(
         RuntimeError, MemoryError: not even one sequence fits.
     """
     allowed = int(SPARE * free_bytes)
-    one = _measured(run, 1, gradient_bytes, device)
+    before = _peak(device, anew=True) + gradient_bytes
+    one = _measured(run, 1, before, device)
     size = largest(batch, max(each_bytes, one if one > NOISE_BYTES else 0), allowed)
     while size > 1:
-        took = _tried(run, size, gradient_bytes, device)
+        took = _tried(run, size, before, device)
         if took is not None and took <= max(allowed, NOISE_BYTES):
             return Choice(sequences=size, measured_bytes=took, allowed_bytes=allowed)
         size = -(-size // 2)
@@ -86,16 +88,19 @@ def out_of_memory(exc: BaseException) -> bool:
 
 
 def free_again(device: torch.device) -> None:
-    """Give back what a failed pass left."""
+    """Give back what a pass left with the allocators."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        with suppress(OSError, AttributeError):  # glibc only; elsewhere a pass seems to take what one before it took
+            ctypes.CDLL(None).malloc_trim(0)
 
 
-def _tried(run: Pass, size: int, gradient_bytes: int, device: torch.device) -> int | None:
-    """Peak bytes of a pass beyond the gradients; None where there was not enough memory."""
+def _tried(run: Pass, size: int, before: int, device: torch.device) -> int | None:
+    """`_measured`; None where there was not enough memory."""
     try:
-        return _measured(run, size, gradient_bytes, device)
+        return _measured(run, size, before, device)
     except (RuntimeError, MemoryError) as exc:
         if not out_of_memory(exc):
             raise
@@ -103,10 +108,12 @@ def _tried(run: Pass, size: int, gradient_bytes: int, device: torch.device) -> i
     return None
 
 
-def _measured(run: Pass, size: int, gradient_bytes: int, device: torch.device) -> int:
-    before = _peak(device, anew=True)
+def _measured(run: Pass, size: int, before: int, device: torch.device) -> int:
+    """Peak bytes of a pass beyond `before`."""
+    free_again(device)
+    _peak(device, anew=True)
     run(size)
-    return max(0, _peak(device, anew=False) - before - gradient_bytes)
+    return max(0, _peak(device, anew=False) - before)
 
 
 def _peak(device: torch.device, *, anew: bool) -> int:

@@ -20,7 +20,7 @@ MOST_PIECE_BYTES = 1 << 20
 """A whole chunk of a blob."""
 SMALL_BYTES = 16 << 10
 """A frame of at most so much goes before all bulk, unless its method is bulk by nature."""
-FLOOR_BYTES_PER_S = 16 << 10
+FLOOR_BYTES_PER_S = 8 << 10
 """Who is slower than this is given up; deadlines grow with sizes at this rate."""
 
 

@@ -124,4 +124,4 @@ def test_pieces_follow_the_cap_and_deadlines_the_bytes() -> None:
     assert Shaper(RATE, 0.0).piece_bytes == 50_000
     assert Shaper(1e12, 0.0).piece_bytes == MOST_PIECE_BYTES
     assert Shaper(31_250.0, 0.0).piece_bytes >= LEAST_PIECE_BYTES
-    assert patience_s(1 << 20) == 64.0
+    assert patience_s(1 << 20) == 128.0
