@@ -21,7 +21,7 @@ from peer.blobs.chunks import LEAF_BYTES, LEAVES_PER_PAGE, BlobName, leaf_of
 from peer.blobs.partial import Partial
 from peer.blobs.pieces import LEAST_BYTES, Pieces
 from peer.blobs.plan import Ask, Plan
-from peer.blobs.serving import AskChunk, AskLeaves, BlobServer, ChunkAnswer, Transport
+from peer.blobs.serving import AskChunk, AskLeaves, BlobServer, ChunkAnswer, Clock, Transport
 from peer.blobs.store import BlobStore
 from peer.errors import BlobError, BlobInvalid, BlobMissing, BlobUnavailable, Busy, NetworkError, Refused
 from peer.network.rpc import Event
@@ -53,8 +53,10 @@ class _Shared:
 class BlobFetcher:
     """Gets blobs into the store, and gives the store's blobs to others."""
 
-    def __init__(self, store: BlobStore, network: Transport, rng: Random | None = None) -> None:
-        """Serves `blob.chunk` and `blob.leaves` from now on."""
+    def __init__(
+        self, store: BlobStore, network: Transport, rng: Random | None = None, clock: Clock = time.monotonic
+    ) -> None:
+        """Serves `blob.chunk` and `blob.leaves` from now on; `clock` says when who was given what."""
         self._rng = rng or Random()
         self._store = store
         self._network = network
@@ -62,7 +64,7 @@ class BlobFetcher:
         self._noted: dict[tuple[str, str], str] = {}
         self._slots = asyncio.Semaphore(MAX_CHUNKS_IN_FLIGHT)
         self._pieces = Pieces()
-        BlobServer(store, network, self._arrival, self._rng)
+        BlobServer(store, network, self._arrival, self._rng, clock)
 
     def _arrival(self, blob: str) -> asyncio.Event | None:
         """What is set once a blob that is being fetched is here."""
@@ -222,7 +224,8 @@ class BlobFetcher:
         chunk = bytearray()
         while len(chunk) < size:
             most = min(size - len(chunk), self._pieces.of(ask.provider), self._network.traffic.down.piece_bytes)
-            body = AskChunk(blob=blob, chunk=ask.chunk, start=len(chunk), most=most).body()
+            wait = int(plan.is_holder(ask.provider))
+            body = AskChunk(blob=blob, chunk=ask.chunk, start=len(chunk), most=most, wait=wait).body()
             asked = time.monotonic()
             reply = await self._network.exchange(
                 ask.provider, "blob.chunk", body, timeout_s=CHUNK_TIMEOUT_S, expects=most

@@ -97,6 +97,10 @@ class Plan:
             known = self._providers.setdefault(name, _Provider(holder=holders, order=len(self._providers)))
             known.holder = known.holder or holders
 
+    def is_holder(self, name: str) -> bool:
+        """Whether this provider is said to have the blob."""
+        return self._providers[name].holder
+
     @property
     def done(self) -> bool:
         """Whether every chunk is here."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from random import Random
 from typing import Annotated, Protocol
@@ -19,11 +18,14 @@ from peer.blobs.spread import Spread
 from peer.blobs.store import BlobStore
 from peer.network.rpc import Body, BytesHandler, Event
 from peer.network.traffic import Traffic
-from peer.wire import BlobId, Message, Natural, PeerIdText, Reply
+from peer.wire import BlobId, Flag, Message, Natural, PeerIdText, Reply
 
-ARRIVAL_S = 5.0
+ARRIVAL_S = 2.0
 """Who asks for a small blob that we are fetching waits for it so long."""
 MOST_WAITING = 32
+
+Arrival = Callable[[str], asyncio.Event | None]
+Clock = Callable[[], float]
 
 
 class Transport(Protocol):
@@ -58,6 +60,8 @@ class AskChunk(Message):
     start: Natural = 0
     most: Annotated[int, Field(ge=1, le=CHUNK_BYTES)] = CHUNK_BYTES
     """Bytes that the caller takes at once."""
+    wait: Flag = 0
+    """1: if we are just fetching it, wait for that. Who only guesses that we may have it does not."""
 
 
 class ChunkAnswer(Message):
@@ -77,10 +81,9 @@ class AskLeaves(Message):
 class BlobServer:
     """Gives the store's blobs to others."""
 
-    def __init__(
-        self, store: BlobStore, network: Transport, arrival: Callable[[str], asyncio.Event | None], rng: Random
-    ) -> None:
+    def __init__(self, store: BlobStore, network: Transport, arrival: Arrival, rng: Random, clock: Clock) -> None:
         """Serves `blob.chunk` and `blob.leaves` from now on; `arrival` is of a blob that is being fetched."""
+        self._clock = clock
         self._store = store
         self._line = network.traffic.up
         self._arrival = arrival
@@ -91,9 +94,10 @@ class BlobServer:
 
     async def _on_chunk(self, caller: str, body: Body, payload: bytes) -> Reply:
         ask = AskChunk.read(body)
-        await self._arrived(ask.blob)
+        if ask.wait:
+            await self._arrived(ask.blob)
         piece = await self._store.chunk(ask.blob, ask.chunk, ask.start, min(ask.most, self._line.piece_bytes))
-        if others := self._spread.others(ask.blob, caller, time.monotonic()):
+        if others := self._spread.others(ask.blob, caller, self._clock()):
             return Reply(ChunkAnswer(ask=others).body())
         return Reply({}, piece)
 

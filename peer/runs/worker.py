@@ -81,8 +81,7 @@ class RunWorker:
         """The file of a blob, fetched from the run's peers unless it is here."""
         if self._store.has(blob):
             return self._store.path(blob)
-        peers = self._providers()
-        return await self._fetcher.fetch(blob, providers or peers, others=peers)
+        return await self._fetcher.fetch(blob, providers, others=self._providers())
 
     async def _fetch_ahead(self, blobs: Sequence[str]) -> None:
         """Fetch what is missing side by side; what fails is fetched again one by one, and told then."""

@@ -14,7 +14,7 @@ from peer.blobs.plan import GUESS_S, MOST_BUSY_S, MOST_HEARSAY, REST_S, Ask, Pla
 from peer.blobs.serving import ChunkAnswer
 from peer.blobs.spread import BACK_S, FREE, NAMES, SEAT_S, SEATS, Spread
 from peer.blobs.store import BlobStore
-from peer.errors import BlobMissing, BlobUnavailable
+from peer.errors import BlobUnavailable
 from peer.wire import Reply
 from tests.peer.memory_net import Air, MemoryNetwork, new_identity
 
@@ -114,14 +114,17 @@ def test_a_slow_chunk_that_moves_is_not_fetched_twice() -> None:
 
 
 class Group:
-    """Peers with stores and fetchers on one network in memory; its traffic is counted."""
+    """Peers with stores and fetchers on one network in memory, whose traffic is counted.
+
+    For those who give blobs time stands still, so that nobody is served for having come back, however slow this is.
+    """
 
     def __init__(self, folder: Path, size: int) -> None:
         self.air, genesis = Air(), Any
         self.networks = [MemoryNetwork(self.air, new_identity(), genesis) for _ in range(size)]  # type: ignore[arg-type]
         self.stores = [BlobStore(folder / str(number), 1 << 30) for number in range(size)]
         self.fetchers = [
-            BlobFetcher(store, network, random.Random(number))
+            BlobFetcher(store, network, random.Random(number), clock=lambda: 0.0)
             for number, (store, network) in enumerate(zip(self.stores, self.networks, strict=True))
         ]
 
@@ -136,7 +139,7 @@ class Group:
             await self.stores[maker].add_bytes(data)
         before = [network.traffic.up.bytes for network in self.networks]
         holders = [self.names[maker] for maker in makers]
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             paths = await asyncio.gather(*(one.fetch(blob, holders, others=self.names) for one in self.fetchers))
         assert all(path.read_bytes() == data for path in paths)
         after = [network.traffic.up.bytes for network in self.networks]
@@ -145,21 +148,18 @@ class Group:
 
 async def test_the_maker_of_an_update_uploads_it_a_few_times_and_not_to_all_seven_others(tmp_path: Path) -> None:
     copies = await Group(tmp_path, 8).spread(UPDATE, [0])
-    assert copies[0] < 4, "7 where everybody fetched from the maker"
-    assert sum(copies) < 8.5, "hardly anything is fetched twice"
+    assert copies[0] < 3.1, "7 where everybody fetched from the maker"
     assert sum(part > 0.5 for part in copies) >= 3, "those who have it give it on"
 
 
 async def test_in_a_large_group_nobody_uploads_to_all(tmp_path: Path) -> None:
-    copies = await Group(tmp_path, 40).spread(UPDATE, [0])
-    assert max(copies) < 13
-    assert sum(copies) < 45
+    copies = await Group(tmp_path, 20).spread(UPDATE, [0])
+    assert max(copies) < 3.3
 
 
 async def test_a_blob_of_many_chunks_spreads_while_it_is_being_fetched(tmp_path: Path) -> None:
     copies = await Group(tmp_path, 6).spread(LONG, [0])
-    assert copies[0] < 5
-    assert sum(copies) < 8
+    assert max(copies) < 4.5
 
 
 async def test_members_that_say_that_they_have_it_and_do_not_cost_a_retry(tmp_path: Path) -> None:
@@ -185,5 +185,20 @@ async def test_a_provider_that_only_ever_sends_us_on_does_not_keep_us_from_the_o
 @pytest.mark.parametrize("data", [UPDATE, LONG], ids=["update", "long"])
 async def test_what_nobody_has_is_told_at_once(tmp_path: Path, data: bytes) -> None:
     group = Group(tmp_path, 3)
-    with pytest.raises(BlobUnavailable, match=r"does not have it|" + BlobMissing.CODE + "|not in the store"):
+    with pytest.raises(BlobUnavailable, match="does not have it|not in the store"):
         await group.fetchers[0].fetch(id_of(data), [group.names[1]], others=group.names)
+
+
+async def test_who_was_sent_on_waits_for_a_blob_that_is_on_its_way_and_who_guesses_does_not(tmp_path: Path) -> None:
+    group = Group(tmp_path, 3)
+    maker, first, _ = group.names
+    blob = await group.stores[0].add_bytes(UPDATE)
+    stall = group.air.stalls[maker] = asyncio.Event()
+    fetching = asyncio.create_task(group.fetchers[1].fetch(blob, [maker]))
+    with pytest.raises(BlobUnavailable, match="does not have it"):
+        await group.fetchers[2].fetch(blob, [], others=[first])
+    sent_on = asyncio.create_task(group.fetchers[2].fetch(blob, [first]))
+    await asyncio.sleep(0)
+    stall.set()
+    assert (await sent_on).read_bytes() == (await fetching).read_bytes() == UPDATE
+    assert group.networks[0].traffic.up.bytes < 1.1 * len(UPDATE), "the maker sent it once"
