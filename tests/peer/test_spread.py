@@ -185,7 +185,7 @@ async def test_a_provider_that_only_ever_sends_us_on_does_not_keep_us_from_the_o
 @pytest.mark.parametrize("data", [UPDATE, LONG], ids=["update", "long"])
 async def test_what_nobody_has_is_told_at_once(tmp_path: Path, data: bytes) -> None:
     group = Group(tmp_path, 3)
-    with pytest.raises(BlobUnavailable, match="does not have it|not in the store"):
+    with pytest.raises(BlobUnavailable, match=r"does not have it|not in the store"):
         await group.fetchers[0].fetch(id_of(data), [group.names[1]], others=group.names)
 
 
