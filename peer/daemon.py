@@ -144,10 +144,7 @@ class Daemon:
             recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
-        self.hardware = Hardware(
-            threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals,
-            memory_bytes=settings.memory_bytes,
-        )  # fmt: skip
+        self.hardware = Hardware.of(settings, cores=self._resources.cores)
         credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,
