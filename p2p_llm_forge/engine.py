@@ -23,10 +23,12 @@ from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data import tokenize
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
-from p2p_llm_forge.errors import BlobError, RequestError, StateError, UpdateError
+from p2p_llm_forge.errors import BlobError, DoesNotFit, RequestError, StateError, UpdateError
 from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.inner import InnerTrainer, Read, Report
 from p2p_llm_forge.kept import Kept, Label
+from p2p_llm_forge.memory import Room
+from p2p_llm_forge.microbatch import Choice, out_of_memory
 from p2p_llm_forge.protocol import Contribution, Open, Settled
 from p2p_llm_forge.state import Layout, State
 
@@ -65,19 +67,22 @@ class Engine:
         self.model_blob = read_blob(Path(request.model), model.LIMIT_BYTES, "model blob")
         self.config = model.config_from_blob(self.model_blob)
         self._check_blobs_agree()
+        room = Room.on(device, request.memory_bytes)
         need = memory.estimate(
             self.config,
-            sequences=training.micro_batch_size or training.batch_size,
+            sequences=1 if training.micro_batch_size == "auto" else training.micro_batch_size,
             sequence_length=self.manifest.sequence_length,
             moments=len(training.outer.moments),
+            own_steps=training.mode == "local",
         )
-        free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
-        memory.check_fits(need, free, memory.gpu_bytes(device))
+        memory.check_fits(need, room.main_bytes, room.gpu_bytes)
         built = model.build(self.config, self.spec.seed)
         self.layout = Layout.of(built, training.outer)
         self.state = State.load(Path(request.state), self.layout)
         self.state_id = self.state.id(torch.get_num_threads())
         self.inner = InnerTrainer(built, self.layout, training, device)
+        self.micro_batch = self._choose(need, room) if self._shards and training.micro_batch_size == "auto" else None
+        """What was chosen at the start, where that was ours to do."""
         config = hashlib.sha256(encode_json(request.config)).hexdigest()
         self.kept = Kept(folder / "kept", self.layout, config=config, on=request.keep)
         self.carry = Carry(
@@ -91,6 +96,20 @@ class Engine:
             raise BlobError(f"manifest: sequence_length is {length}, the spec says {self.spec.data.sequence_length}")
         if self.manifest.vocab_size > rows or self.tokenizer.vocab_size > rows:
             raise BlobError(f"tokenizer blob: {self.tokenizer.vocab_size} tokens, the model's vocabulary has {rows}")
+
+    def _choose(self, need: memory.Estimate, room: Room) -> Choice:
+        """Have the trainer take as many sequences at once as fit. Raises DoesNotFit."""
+        try:
+            choice = self.inner.fit(
+                sequence_length=self.manifest.sequence_length,
+                each_bytes=need.activation_bytes,
+                free_bytes=room.beside(need),
+            )
+        except (RuntimeError, MemoryError) as exc:
+            if not out_of_memory(exc):
+                raise
+            raise DoesNotFit("model: not even one sequence fits; choose a smaller model or sequence_length") from exc
+        return choice
 
     def train(
         self, *, round_number: int, start: int, count: int, seconds: float, stopped: Callable[[], bool], report: Report,
@@ -126,6 +145,7 @@ class Engine:
             "loss": round(sum(loss for _, loss in slots) / max(len(slots), 1)),
             "leaves": leaves_root(slots),
             "seconds": round(result.seconds, 6),
+            "micro_batch": self.inner.micro,
         }
         if result.steps:
             reply["update"] = str(self._write_update(round_number, settled))

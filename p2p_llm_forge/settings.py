@@ -5,7 +5,7 @@ Pure: definitions and validation. Imports no torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -168,8 +168,9 @@ class TrainingSpec(Section):
     In mode synchronous, batches that it adds up for the one step."""
     batch_size: int = Field(default=8, ge=1, le=1 << 20)
     """Sequences per AdamW step; synchronous: a member's part of the shared batch is `inner_steps` times this."""
-    micro_batch_size: int | None = Field(default=None, ge=1, le=1 << 20)
-    """Sequences per forward and backward pass; smaller needs less memory. The whole batch when left out."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=1 << 20)] | Literal["auto"] = "auto"
+    """Sequences per forward and backward pass; smaller needs less memory. auto: as many as fit, on each member for
+    itself. Either is halved where a training runs out of memory."""
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
     """Peak AdamW learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -212,7 +213,7 @@ class TrainingSpec(Section):
     def _check(self) -> Self:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas {list(self.betas)} must lie in [0, 1)")
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}")
         if self.warmup_rounds > self.rounds:
             raise ValueError(f"warmup_rounds {self.warmup_rounds} is more than rounds {self.rounds}")

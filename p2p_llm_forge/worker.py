@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,7 +180,9 @@ class Worker:
         self.engine = None  # The memory of the run before is free again for this one.
         self.engine = Engine(request, self.folder, self.device)
         parameters = self.engine.layout.parameters
-        return {"state": self.engine.state_id, "parameters": parameters, "device": self.device.type}
+        answer = {"state": self.engine.state_id, "parameters": parameters, "device": self.device.type}
+        chosen = self.engine.micro_batch
+        return answer if chosen is None else {**answer, "micro_batch": asdict(chosen)}
 
     def _train(self, request: protocol.Train, stopped: threading.Event) -> dict[str, Any]:
         def report(step: int, steps: int, tokens: int, loss: float) -> None:

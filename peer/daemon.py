@@ -36,10 +36,10 @@ from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.resources import measure
 from peer.runs import evaluating
+from peer.runs.hardware import Hardware
 from peer.runs.host import Host
 from peer.runs.presence import Presence
 from peer.runs.submission import Submitter
-from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
 
 log = structlog.get_logger(__name__)
@@ -146,9 +146,7 @@ class Daemon:
             recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
-        self.hardware = Hardware(
-            threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals
-        )
+        self.hardware = Hardware.of(settings, cores=self._resources.cores)
         credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,
@@ -209,6 +207,8 @@ class Daemon:
             device=self._device,
             memory_bytes=self._resources.device_memory_bytes,
             gflops=self._gflops,
+            up_mbit=round(self._settings.upload_mbit),
+            down_mbit=round(self._settings.download_mbit),
             roles=["member", *(["witness"] if key else []), *([LEADS] if self._settings.lead else [])],
             witness=key.public if key else "",
             witness_signature=key.sign(witness_binding(self._network.peer_id)).hex() if key else "",

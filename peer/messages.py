@@ -16,6 +16,9 @@ EntryText = Annotated[str, StringConstraints(max_length=16384)]
 """One entry's canonical JSON."""
 NoteText = Annotated[str, StringConstraints(max_length=65536)]
 """A signed note."""
+MOST_UPDATES_TOLD = 64
+MOST_PEERS_TOLD = 64
+"""What one heartbeat's answer holds at most, so that it stays small."""
 MaybeBlob = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}-(0|[1-9][0-9]{0,15}))?$")]
 
 
@@ -98,6 +101,12 @@ class Beat(Message):
     """Id of the state that its worker holds, or empty."""
     size: Natural
     """Certified entries of the run's log that it has."""
+    round: Natural = 0
+    """The newest round of which it heard of updates."""
+    heard: Natural = 0
+    """How many of that round."""
+    peers: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")] = ""
+    """Which peers it was told of (`runs.bulletin.digest`)."""
 
 
 class News(Message):
@@ -107,10 +116,12 @@ class News(Message):
     """Certified entries of the run's log that the leader has."""
     signed: Natural
     """Entries of it that members may go by: those, and what of its tail the leader has them go on with."""
-    peers: list[PeerIdText]
-    """Peers that take part just now, to fetch blobs from."""
-    updates: list[BlobId]
-    """Updates of the open round that have arrived, to be fetched ahead."""
+    round: Natural
+    """The round that the updates are of."""
+    updates: Annotated[list[BlobId], Field(max_length=MOST_UPDATES_TOLD)]
+    """The next updates of it that have arrived and that the member has not heard of, to be fetched ahead."""
+    peers: Annotated[list[PeerIdText], Field(max_length=MOST_PEERS_TOLD)] | None = None
+    """Some of the peers that take part just now, to fetch blobs from; absent if they are those that it knows."""
 
 
 class AheadQuery(Message):

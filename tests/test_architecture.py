@@ -35,14 +35,15 @@ ORDER = {
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
-        outer inner kept
+        outer microbatch inner kept
         protocol carry channel engine isolation measure prepare produce worker
     """.split(),
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records
-        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
-        network/validator network/network
-        blobs/chunks blobs/partial blobs/pins blobs/store blobs/fetcher
+        network/limits network/shaper network/traffic network/p2pd network/link network/rpc network/bootstrap
+        network/contacts network/hello network/uplink network/validator network/network
+        blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/pins blobs/store blobs/serving
+        blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
@@ -51,8 +52,9 @@ ORDER = {
         rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
         runs/journal runs/uncertified runs/stopwatch runs/run runs/lag runs/joined runs/whereabouts runs/push
-        runs/heart runs/files runs/history runs/worker runs/past runs/provenance runs/member runs/presence
-        runs/evaluating runs/offer runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
+        runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/worker
+        runs/past runs/provenance runs/checking runs/member runs/presence runs/evaluating runs/offer runs/leader
+        runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

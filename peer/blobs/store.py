@@ -32,7 +32,7 @@ class BlobStore:
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         """Reads the folder: temporary files of a crash are deleted, parts of downloads kept. Raises HomeError."""
         self._folder = folder
-        self._quota = quota_bytes
+        self.quota_bytes = quota_bytes
         self._sizes: dict[str, int] = {}  # in order of use, oldest first
         self._leaves: dict[str, list[bytes]] = {}
         self.pins = Pins()
@@ -97,15 +97,15 @@ class BlobStore:
             self._leaves[blob] = await asyncio.to_thread(hash_file, self.path(blob))
         return self._leaves[blob]
 
-    async def chunk(self, blob: str, index: int) -> bytes:
-        """One chunk of a blob, or of the verified part of a download; raises BlobMissing."""
+    async def chunk(self, blob: str, index: int, start: int = 0, most: int = CHUNK_BYTES) -> bytes:
+        """One chunk of a blob, or of the verified part of a download; or a piece of it. Raises BlobMissing."""
         name = BlobName.parse(blob)
-        partial = self._active.get(blob)
-        if partial is not None and index in partial.have:
-            return await asyncio.to_thread(partial.read, index)
         if not 0 <= index < name.chunks:
             raise BlobMissing(f"blob {blob[:16]}: has no chunk {index}")
-        return await asyncio.to_thread(_read_at, self.path(blob), name.size_of(index), index * CHUNK_BYTES)
+        partial, size = self._active.get(blob), max(0, min(most, name.size_of(index) - start))
+        if partial is not None and index in partial.have:
+            return (await asyncio.to_thread(partial.read, index))[start : start + size]
+        return await asyncio.to_thread(_read_at, self.path(blob), size, index * CHUNK_BYTES + start)
 
     def ids(self) -> list[str]:
         """Every whole blob, least recently used first."""
@@ -169,7 +169,7 @@ class BlobStore:
     @contextlib.contextmanager
     def _room(self, blob: str, size: int) -> Iterator[None]:
         """Sets room aside while a blob is written; evicts what may be evicted. Raises QuotaFull."""
-        missing = self.used_bytes + size - self._quota
+        missing = self.used_bytes + size - self.quota_bytes
         if missing > 0:
             self._evict(blob, size, missing)
         self._reserved += size
@@ -184,7 +184,7 @@ class BlobStore:
         free = sum(self._stale[name] for name in parts) + sum(self._sizes[name] for name in whole)
         if free < missing:
             raise QuotaFull(
-                f"blob {blob[:16]}: {size} bytes do not fit, {self.used_bytes} of {self._quota} are used and only "
+                f"blob {blob[:16]}: {size} bytes do not fit, {self.used_bytes} of {self.quota_bytes} are used and only "
                 f"{free} may be evicted", "raise blob_quota_gb in peer.toml",
             )  # fmt: skip
         for name in parts + whole:

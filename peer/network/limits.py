@@ -48,15 +48,19 @@ class Bucket:
 
     def take(self, amount: float, now: float) -> float:
         """Takes the tokens and returns 0, or takes none and returns the seconds until they will be there."""
+        if wait_s := self.lacks(amount, now):
+            return wait_s
+        self._tokens -= amount
+        return 0.0
+
+    def lacks(self, amount: float, now: float) -> float:
+        """Seconds until so many tokens will be there; 0 if they are."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        if amount <= self._tokens:
-            self._tokens -= amount
-            return 0.0
-        return (amount - self._tokens) / self._rate
+        self._at = max(self._at, now)
+        return max(0.0, amount - self._tokens) / self._rate
 
     def owe(self, amount: float) -> None:
-        """Takes tokens that are already spent, below zero where needed."""
+        """Takes tokens that are already spent, below zero where needed; gives back where negative."""
         self._tokens -= amount
 
 

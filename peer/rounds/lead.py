@@ -90,11 +90,6 @@ class LeaderMachine:
         return self._desk.accounts
 
     @property
-    def updates(self) -> list[str]:
-        """Update ids of those receipts."""
-        return [receipt.update for receipt in (*self._desk.delivered.values(), *self._desk.checking.values())]
-
-    @property
     def deadline(self) -> float | None:
         """When `tick` has something to do at the latest; None while only a message can help."""
         times = [self.roll.deadline or 0.0]

@@ -5,17 +5,15 @@ IO: the blob store, other peers.
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
-from peer.errors import RunError
 from peer.runs.run import Run
+from peer.runs.shards import shards_of
 from peer.supervisor import Fields
-
-MANIFEST_BYTES = 64 << 20
 
 Providers = Callable[[], Sequence[str]]
 """PeerIDs that may have the run's blobs just now."""
@@ -34,7 +32,7 @@ class RunFiles:
 
     async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
         """The file of a blob, fetched from the run's peers unless it is here."""
-        return await self._fetcher.fetch(blob, [*providers, *self._providers()], source=self._providers)
+        return await self._fetcher.fetch(blob, providers, others=self._providers(), source=self._providers)
 
     async def base(self) -> Fields:
         """What a worker needs to apply updates, besides a state."""
@@ -46,18 +44,13 @@ class RunFiles:
         """Everything that training needs besides a state; fetched once."""
         if self._all is None:
             base = await self.base()
-            shards = _shards(Path(base["manifest"]))
+            shards = shards_of(Path(base["manifest"]))
             await self.store.pin(shards, f"{self.run.id}/shards")
+            await self.fetch_ahead(shards)
             self._all = {**base, "shards": [str(await self.fetch(shard)) for shard in shards]}
         return self._all
 
-
-def _shards(manifest: Path) -> list[str]:
-    """The shards' blob ids that a manifest names; the worker checks the rest of it."""
-    if manifest.stat().st_size > MANIFEST_BYTES:
-        raise RunError("FP-407", f"manifest of {manifest.stat().st_size} bytes, at most {MANIFEST_BYTES} are read")
-    try:
-        shards = json.loads(manifest.read_bytes())["shards"]
-        return [str(shard["id"]) if isinstance(shard, dict) else str(shard) for shard in shards]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise RunError("FP-407", f"manifest {manifest.name[:16]}: names no shards ({exc})") from exc
+    async def fetch_ahead(self, blobs: Sequence[str]) -> None:
+        """Fetch what is missing side by side; what fails is fetched again one by one, and told then."""
+        missing = [blob for blob in blobs if not self.store.has(blob)]
+        await asyncio.gather(*map(self.fetch, missing), return_exceptions=True)

@@ -9,6 +9,7 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ from peer.messages import Ahead, Bundle, Gossip
 from peer.network.network import Network
 from peer.runs import past
 from peer.runs.candidate import Candidate
+from peer.runs.hardware import Hardware
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member
@@ -36,7 +38,7 @@ from peer.runs.presence import Attendance, Presence
 from peer.runs.run import Run
 from peer.runs.submission import begin
 from peer.runs.whereabouts import Whereabouts
-from peer.runs.worker import Hardware, RunWorker
+from peer.runs.worker import RunWorker
 from peer.supervisor import Fields, Keeper
 
 log = structlog.get_logger(__name__)
@@ -253,13 +255,14 @@ class Host:
         return self.workers[run.id]
 
     def _providers(self, run: Run) -> list[str]:
-        """Peers that may have the run's blobs: its members, its leader, and who was a member of late."""
+        """Peers that may have the run's blobs, in any order: its members, its leader, and who was a member of late."""
         member, leader = self.members.get(run.id), self.leaders.get(run.id)
         peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
         first = member.leader.peer if member else self._directory.peer_of(run.leaders[0])
         late = {receipt.account: None for done in run.log.settled[-LATE_ROUNDS:] for receipt in done.receipts}
         known = [first, *map(self._directory.peer_of, [*late, *run.leaders])]
-        return [peer for peer in dict.fromkeys([*peers, *known]) if peer and peer != self._network.peer_id]
+        there = {peer for peer in (*peers, *known) if peer and peer != self._network.peer_id}
+        return random.sample(sorted(there), len(there))  # so that not all ask the same one
 
     async def say_goodbye(self) -> None:
         """Tell the leaders that we stop, and the witnesses where we lead."""

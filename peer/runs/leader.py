@@ -12,22 +12,24 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import structlog
 
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, Refused, WorkerError
+from peer.errors import ForgeError, Refused
 from peer.files import write_atomic
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import AheadQuery, Beat, Cancellation, Delivery, Goodbye, Gossip, News
+from peer.messages import AheadQuery, Beat, Cancellation, Delivery, Goodbye
 from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
-from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
+from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, LeaderMessage, Log, Report
 from peer.runs import evaluating
+from peer.runs.checking import Checking
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.offer import Offer
@@ -42,7 +44,6 @@ CANCELLED = "cancelled"
 CANCELLED_BY_SUBMITTER = "cancelled by the submitter"
 TICK_S = 0.1
 RETRY_S = 1.0
-FETCH_S = 60.0
 FIND_S = 8.0  # how long members may take to find a new leader
 MOST_REFUSALS = 16
 """So many of one account in one round are told in the journal."""
@@ -91,6 +92,7 @@ class Leader:
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
+        self._checking = Checking(run=run, worker=worker, joined=self._joined, push=self._push, rng=Random())
         self._watch = Stopwatch()
         self._refusals: Counter[tuple[str, int]] = Counter()
         """By account and round."""
@@ -150,9 +152,9 @@ class Leader:
         """`run.beat`: note that the member lives, answer with what it may not know."""
         beat = Beat.read(body)
         self._tell(rounds.Beat(account=self._joined.account_of(caller), state=beat.state))
-        updates = self._machine.updates if self._machine is not None else []
         log = self.run.log
-        return News(size=log.certified, signed=log.size, peers=self.peers(), updates=updates).body()
+        bulletin = self._checking.bulletin
+        return bulletin.news(beat, caller=caller, size=log.certified, signed=log.size, peers=self.peers()).body()
 
     async def on_tail(self, caller: str, body: Body) -> Body:
         """`run.tail`: hand out what is signed and not certified yet."""
@@ -234,34 +236,10 @@ class Leader:
                 await asyncio.sleep(RETRY_S)
 
     async def _check(self, receipt: Receipt) -> None:
-        """Fetch an update, say who has it, decode it."""
-        peer = self._joined.peer_of(receipt.account)
-        refusal: tuple[str, str] | None
-        try:
-            async with asyncio.timeout(FETCH_S):
-                if peer is not None:
-                    self._gossip(Gossip(run=self.run.id, update=receipt.update, peer=peer), receipt.account)
-                path = await self._worker.fetch(receipt.update, [peer] if peer else [])
-                refusal = await self._until_checked(path, receipt.state_in)
-        except TimeoutError:
-            refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")
-        except (ForgeError, OSError) as exc:
-            refusal = ("FP-417", f"update {receipt.update[:16]}: {exc}")
-        self._watch.mark("checked")
-        self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
-
-    def _gossip(self, gossip: Gossip, sender: str) -> None:
         assert self._tasks is not None
-        self._push.gossip(self._tasks, self._joined.peers(self._alive() - {sender}), gossip)
-
-    async def _until_checked(self, path: Any, state: str) -> tuple[str, str] | None:
-        """Decode an update; our own worker's death is not the member's fault."""
-        while True:
-            try:
-                return await self._worker.check(path, state)
-            except (WorkerError, ForgeError) as exc:
-                log.warning("check_postponed", run=self.run.id[:16], reason=str(exc))
-                await asyncio.sleep(RETRY_S)
+        checked = await self._checking.check(receipt, self.peers(), self._tasks)
+        self._watch.mark("checked")
+        self._tell(checked)
 
     async def _apply(self, effect: ApplyRound) -> LeaderMessage:
         open_round = self.run.log.open

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from random import Random
 
 import structlog
 
@@ -38,9 +39,10 @@ from peer.rounds.messages import (
     Train,
     Welcomed,
 )
-from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
+from peer.runs.heart import NOT_LEADING, Heart
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.lag import Lag
+from peer.runs.prefetch import Prefetcher
 from peer.runs.run import Run
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
@@ -84,7 +86,10 @@ class Member:
         """Where the leader is."""
         self._key = key
         self.machine = self._machine(None)
-        self.prefetcher = Prefetcher(worker.fetch)
+        self.prefetcher = Prefetcher(
+            worker.fetch, round_number=lambda: run.log.round, most_bytes=run.plan.most_update_bytes,
+            budget_bytes=worker.prefetch_bytes, rng=Random(),
+        )  # fmt: skip
         self.heart = Heart(
             run=run,
             network=network,

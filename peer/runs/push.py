@@ -19,6 +19,8 @@ from peer.network.network import Network
 log = structlog.get_logger(__name__)
 
 PUSH_S = 5.0
+MOST_LOGS = 32
+"""So many members are sent entries at the same time: what waits for a slow line is in memory."""
 
 
 class LeaderTasks:
@@ -43,6 +45,7 @@ class Push:
         self._origin = origin
         self._network = network
         self._replication = replication
+        self._logs = asyncio.Semaphore(MOST_LOGS)
 
     def gossip(self, tasks: LeaderTasks, peers: Iterable[str], gossip: Gossip) -> None:
         """Say who has an update."""
@@ -62,8 +65,9 @@ class Push:
                 tasks.start(self._send_log(peer, since))
 
     async def _send_log(self, peer: str, since: int) -> None:
-        async for bundle in self._replication.bundles(self._origin, since):
-            await self._send(peer, "run.news", bundle.body())
+        async with self._logs:
+            async for bundle in self._replication.bundles(self._origin, since):
+                await self._send(peer, "run.news", bundle.body())
 
     async def _send(self, peer: str, method: str, body: dict[str, Any]) -> None:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from peer.blobs.store import BlobStore
 from peer.errors import RunError, WorkerRefused
 from peer.rounds.messages import Trained
 from peer.runs.files import Providers, RunFiles
+from peer.runs.hardware import Hardware
 from peer.runs.history import History
 from peer.runs.run import Run
 from peer.supervisor import Fields, Worker
@@ -32,17 +32,6 @@ log = structlog.get_logger(__name__)
 
 UNSOUND = "FP-107"
 """The engine's code for an update that no honest member sends."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What the volunteer lends to a worker."""
-
-    threads: int
-    device: str
-    """auto, cpu or cuda"""
-    keep: bool = True
-    """Whether residuals and optimizer states may be kept on disk."""
 
 
 class RunWorker:
@@ -63,6 +52,12 @@ class RunWorker:
         self._store = store
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
+        self._micro_batch = 0
+
+    @property
+    def prefetch_bytes(self) -> int:
+        """What may be fetched ahead in one round: a quarter of the room for blobs."""
+        return self._store.quota_bytes // 4
 
     @property
     def pid(self) -> int | None:
@@ -104,12 +99,15 @@ class RunWorker:
                 self.run.folder / "work", threads=self.hardware.threads, device=self.hardware.device
             )
             try:
-                keep = self.hardware.keep
-                answer = await self._worker.call("open", config=self.run.config, state=str(path), keep=keep, **files)
+                answer = await self._worker.call(
+                    "open", config=self.run.config, state=str(path), keep=self.hardware.keep,
+                    memory_bytes=self.hardware.memory_bytes, **files,
+                )  # fmt: skip
             except BaseException:
                 await self._worker.kill()  # half opened it would refuse everything; the next attempt starts another
                 raise
             self.state = str(answer["state"])
+            await self._tell_micro_batch(answer.get("micro_batch", {}))
         elif self.state != state:
             path = await self.fetch(state)
             self.state = ""
@@ -175,8 +173,15 @@ class RunWorker:
         """Note in the journal what the worker took up of the worker before it, and what it could not."""
         if "restored" in answer:
             await self.run.journal.add("restored", round=round_number, **answer["restored"])
+        await self._tell_micro_batch({"sequences": answer.get("micro_batch", 0)})
         for note in answer.get("notes", []):
             await self.run.journal.add("not_carried", round=round_number, reason=str(note))
+
+    async def _tell_micro_batch(self, chosen: Fields) -> None:
+        """Note in the journal how many sequences go through the model at once, and why, when that changes."""
+        if (sequences := int(chosen.get("sequences", 0))) not in (0, self._micro_batch):
+            self._micro_batch = sequences
+            await self.run.journal.add("micro_batch", **chosen)
 
     def _progressed(self, event: Fields) -> None:
         self.progress = event
@@ -209,6 +214,7 @@ class RunWorker:
             receipts: in the order of the settle entry.
             account: ours, whose sent values leave the error feedback.
         """
+        await self.files.fetch_ahead([receipt.update for receipt in receipts])
         updates = [
             {
                 "path": str(await self.fetch(receipt.update)),

@@ -177,7 +177,7 @@ SPECS = st.builds(
     st.floats(1e-9, 1.0),
     st.floats(0.0, 1.0),
     st.booleans(),
-    st.none() | st.integers(1, 8),
+    st.just("auto") | st.integers(1, 8),
     st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False) | st.booleans(), max_size=3),
     st.none() | st.integers(0, 1 << 53 - 1),
     st.none() | st.integers(1, (1 << 53) - 1),

@@ -19,6 +19,8 @@ from peer.errors import Unreachable
 from peer.identity import PeerIdentity
 from peer.network.limits import Allowance, Limits
 from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Handler, deadline, write_request
+from peer.network.shaper import patience_s
+from peer.network.traffic import Traffic
 from peer.peerkey import Binding, PeerKey
 from peer.records import PeerAdvert, Record
 from peer.wire import Reply, unpack_reply
@@ -67,7 +69,8 @@ class MemoryNetwork:
         self.events: list[Event] = []
         self.emit = self.events.append
         self.allowance = Allowance(Limits())
-        self.dispatcher = Dispatcher(self.allowance, self.emit)
+        self.traffic = Traffic()
+        self.dispatcher = Dispatcher(self.allowance, self.emit, self.traffic)
         air.peers[self.peer_id] = self
 
     @property
@@ -86,14 +89,16 @@ class MemoryNetwork:
 
         self.dispatcher.add(method, handle, reply_bytes)
 
-    def serve_bytes(self, method: str, handler: BytesHandler, *, reply_bytes: int = 1 << 20) -> None:
-        self.dispatcher.add(method, handler, reply_bytes)
+    def serve_bytes(
+        self, method: str, handler: BytesHandler, *, reply_bytes: int = 1 << 20, bulk: bool = False
+    ) -> None:
+        self.dispatcher.add(method, handler, reply_bytes, bulk=bulk)
 
     async def call(self, peer_id: str, method: str, body: Body, *, timeout_s: float = 10.0) -> Body:
         return (await self.exchange(peer_id, method, body, timeout_s=timeout_s)).body
 
     async def exchange(
-        self, peer_id: str, method: str, body: Body, *, payload: bytes = b"", timeout_s: float = 10.0
+        self, peer_id: str, method: str, body: Body, *, payload: bytes = b"", timeout_s: float = 10.0, expects: int = 0
     ) -> Reply:
         await asyncio.sleep(0)
         if fault := self._air.faults.get(method):
@@ -102,10 +107,14 @@ class MemoryNetwork:
         if peer_id not in self._air.peers or {peer_id, self.peer_id} & self._air.cut:
             raise Unreachable(f"peer {peer_id}: nobody answers")
         frame = write_request(method, body, payload, timeout_s)
-        async with deadline(method, timeout_s):
-            if stall := self._air.stalls.get(peer_id):
-                await stall.wait()
-            reply = unpack_reply(await self._air.peers[peer_id].dispatcher.answer(frame, self.peer_id))
+
+        async def send() -> bytes:
+            async with deadline(method, timeout_s + patience_s(len(frame) + expects)):
+                if stall := self._air.stalls.get(peer_id):
+                    await stall.wait()
+                return await self._air.peers[peer_id].dispatcher.answer(frame, self.peer_id)
+
+        reply = unpack_reply(await self.traffic.exchange(peer_id, len(frame), expects, send))
         change = self._air.changes.get((peer_id, method))
         return change(reply) if change else reply
 

@@ -107,7 +107,7 @@ class SimLeader:
         machine = self.machine
         if machine is None:
             return ()
-        return machine.phase, machine.delivered, machine.updates, machine.deadline, machine.log.size
+        return machine.phase, machine.delivered, machine.deadline, machine.log.size
 
     # ------------------------------------------------------------------ effects
 
