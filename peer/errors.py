@@ -99,6 +99,11 @@ class RunError(ForgeError):
 class RoundError(ForgeError):
     """A round's message does not fit the round; the code names the rule."""
 
+    def __init__(self, code: str, message: str, fix: str = "", *, evidence: tuple[bytes, ...] = ()) -> None:
+        super().__init__(code, message, fix)
+        self.evidence = evidence
+        """Signed receipts that together prove what their signer did; empty where there is nothing to prove."""
+
 
 class WorkerError(CodedError):
     """Base of what can go wrong with the training subprocess."""

@@ -46,10 +46,11 @@ ORDER = {
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
-        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow
-        rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
+        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow rounds/treatment
+        rounds/roster rounds/copies rounds/norms rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
         rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/member
+        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/wish runs/verdicts
+        runs/standing runs/member
         runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app

@@ -38,6 +38,8 @@ class Desk:
         """By account: accepted, its update not yet decoded."""
         self.delivered: dict[str, Receipt] = {}
         """By account: decoded and sound."""
+        self.norms: dict[str, int] = {}
+        """By account: the norm of its sound update, where our worker told it."""
         self._open = open_round
         roster = open_round.roster if open_round is not None else ()
         self._pace = pace
@@ -52,6 +54,17 @@ class Desk:
     def accounts(self) -> frozenset[str]:
         """Accounts whose receipt is here and not refused."""
         return frozenset(self.delivered) | frozenset(self.checking)
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Those that are here and not refused."""
+        return [*self.delivered.values(), *self.checking.values()]
+
+    @property
+    def sound(self) -> list[Receipt]:
+        """Those that were decoded, in roster order."""
+        roster = self._open.roster if self._open is not None else ()
+        return [self.delivered[seat.account] for seat in roster if seat.account in self.delivered]
 
     def refused(self, account: str) -> bool:
         """Whether the update of this account was refused: it cannot send another in this round."""
@@ -69,7 +82,9 @@ class Desk:
             return False
         if old != receipt:
             raise RoundError(
-                "FP-414", f"receipt of {account[:16]}: a different one for round {old.round} is already here"
+                "FP-414",
+                f"receipt of {account[:16]}: a different one for round {old.round} is already here",
+                evidence=(old.encode(), receipt.encode()),
             )
         if refusal is not None:
             code, reason = refusal
@@ -91,6 +106,8 @@ class Desk:
         del self.checking[message.account]
         if message.refusal is None:
             self.delivered[message.account] = receipt
+            if message.norm is not None:
+                self.norms[message.account] = message.norm
             needed_s = now - self.opened_at
             self._first_s = needed_s if self._first_s is None else self._first_s
             if self._timed:

@@ -39,6 +39,8 @@ class Plan:
     """So many evaluations without a better held-out loss end the run; 0: never."""
     most_update_bytes: int = 1 << 53
     """No update is longer; one that claims to be is refused before anybody fetches it."""
+    clipped: bool = True
+    """Whether every update is scaled down to the median norm of its round."""
     lost_after_s: float = 3.0
     """A member without heartbeats for this long is dropped."""
 

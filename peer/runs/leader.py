@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +17,7 @@ import structlog
 
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, Refused, WorkerError
-from peer.files import write_atomic
+from peer.errors import ForgeError, Refused, RoundError, WorkerError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Beat, Cancellation, Delivery, Goodbye, Gossip, News
@@ -27,26 +25,22 @@ from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
-from peer.runs import evaluating
+from peer.runs import evaluating, wish
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
+from peer.runs.verdicts import Verdicts
+from peer.runs.wish import CANCELLED_BY_SUBMITTER
 from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 
-CANCELLED = "cancelled"
-CANCELLED_BY_SUBMITTER = "cancelled by the submitter"
 TICK_S = 0.1
 RETRY_S = 1.0
 FETCH_S = 60.0
 FIND_S = 8.0  # how long members may take to find a new leader
-MOST_REFUSALS = 16
-"""So many of one account in one round are told in the journal."""
-NO_FAULT = {"FP-411", "FP-421"}
-"""Refusals that say nothing of the sender: its receipt is late or said again, or we are still starting."""
 
 Body = dict[str, Any]
 
@@ -90,8 +84,7 @@ class Leader:
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
         self._watch = Stopwatch()
-        self._refusals: Counter[tuple[str, int]] = Counter()
-        """By account and round."""
+        self._verdicts = Verdicts(run)
 
     # ------------------------------------------------------------------ life
 
@@ -106,8 +99,8 @@ class Leader:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = LeaderTasks(tasks)
             ticking = tasks.create_task(self._ticks())
-            if (self.run.folder / CANCELLED).exists():
-                self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
+            if reason := wish.kept(self.run):
+                self._tell(rounds.Cancel(reason=reason))
             if self._machine.phase is not Phase.CLOSED:
                 await self._closed.wait()
             ticking.cancel()
@@ -118,7 +111,7 @@ class Leader:
 
     def cancel(self, reason: str) -> None:
         """End the run: what was delivered is settled, the rest of its credits goes back. A restart does not undo it."""
-        write_atomic(self.run.folder / CANCELLED, reason.encode())
+        wish.keep(self.run, reason)
         self._tell(rounds.Cancel(reason=reason))
 
     def peers(self) -> list[str]:
@@ -164,20 +157,19 @@ class Leader:
                 raise Refused("FP-416", f"receipt of {receipt.account[:16]}: delivered by {account[:16]}")
             receipt.verify()
             known = self._machine is not None and receipt.account in self._machine.delivered
-            self._tell(rounds.Delivered(receipt=receipt))
+            self._take(receipt)
         except (ForgeError, LedgerError) as exc:
-            await self._journal_refusal(account, exc)
+            await self._verdicts.refuse(account, exc)
             raise Refused(exc.code, exc.message) from exc
         if not known:
             self._watch.mark("last_receipt")
         return {}
 
-    async def _journal_refusal(self, account: str, exc: ForgeError | LedgerError) -> None:
-        """Tell a person; but whoever is refused again and again must not fill the disk."""
-        number = self.run.log.round + 1
-        if exc.code not in NO_FAULT and self._refusals[account, number] < MOST_REFUSALS:
-            self._refusals[account, number] += 1
-            await self.run.journal.add("refused", account=account, round=number, code=exc.code, reason=exc.message)
+    def _take(self, receipt: Receipt) -> None:
+        try:
+            self._tell(rounds.Delivered(receipt=receipt))
+        except RoundError as exc:
+            raise self._verdicts.late(receipt, exc) from exc
 
     async def on_cancel(self, caller: str, body: Body) -> Body:
         """`run.cancel`: the run's submitter wants it to end."""
@@ -215,6 +207,7 @@ class Leader:
             case Log():
                 await self._log(effect)
             case Report():
+                self._verdicts.note(effect.event, effect.fields)
                 await self.run.journal.add(effect.event, **effect.fields)
 
     async def _until_done(self, work: Callable[[], Any]) -> Any:
@@ -230,24 +223,25 @@ class Leader:
         """Fetch an update, say who has it, decode it."""
         peer = self._joined.peer_of(receipt.account)
         refusal: tuple[str, str] | None
+        norm: int | None = None
         try:
             async with asyncio.timeout(FETCH_S):
                 if peer is not None:
                     self._gossip(Gossip(run=self.run.id, update=receipt.update, peer=peer), receipt.account)
                 path = await self._worker.fetch(receipt.update, [peer] if peer else [])
-                refusal = await self._until_checked(path)
+                refusal, norm = await self._until_checked(path)
         except TimeoutError:
             refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")
         except (ForgeError, OSError) as exc:
             refusal = ("FP-417", f"update {receipt.update[:16]}: {exc}")
         self._watch.mark("checked")
-        self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
+        self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal, norm=norm))
 
     def _gossip(self, gossip: Gossip, sender: str) -> None:
         assert self._tasks is not None
         self._push.gossip(self._tasks, self._joined.peers(self._alive() - {sender}), gossip)
 
-    async def _until_checked(self, path: Any) -> tuple[str, str] | None:
+    async def _until_checked(self, path: Any) -> tuple[tuple[str, str] | None, int | None]:
         """Decode an update; our own worker's death is not the member's fault."""
         while True:
             try:

@@ -35,9 +35,11 @@ from peer.rounds.messages import (
     Train,
     Welcomed,
 )
+from peer.runs import wish
 from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
+from peer.runs.standing import Standing
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
 
@@ -93,6 +95,8 @@ class Member:
         self._logs = logs
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
+        self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
+        """How the leader treats us."""
         self._behind_since: tuple[int, float] | None = None
         self._by = "replay"
 
@@ -121,7 +125,9 @@ class Member:
         self.machine = self._machine(held)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            works = (self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks())
+            works = [self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks(), self.standing.serve()]
+            if self.run.spec["submitter"] == self._key.public:
+                works.append(wish.insist(self.run, self.heart.ask))
             helpers = [tasks.create_task(work) for work in works]
             self.tell(LogGrew())
             await self._finished.wait()
@@ -150,6 +156,7 @@ class Member:
         while True:
             seen = await self._logs.grown(self.run.origin, seen)
             await self.run.refresh()
+            await self.standing.look(self.machine.state)
             self.tell(LogGrew())
 
     # ------------------------------------------------------------------ effects
@@ -274,4 +281,5 @@ class Member:
                 raise
             log.warning("receipt_refused", run=self.run.id[:16], round=receipt.round, reason=str(exc))
             return Answered(round=receipt.round, refusal=(exc.code, exc.message))
+        self.standing.taken(receipt)
         return Answered(round=receipt.round, refusal=None)

@@ -263,6 +263,7 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
             max_tokens=int(training.get("max_tokens", 0)),
             target_loss=round(float(training.get("target_loss", 0)) * 1e6),
             patience=int(evaluation.get("patience", 0)),
+            clipped=bool(training.get("clip_updates", True)),
             most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
         )
     except (KeyError, TypeError, ValueError) as exc:

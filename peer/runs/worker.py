@@ -220,18 +220,18 @@ class RunWorker:
         if self._worker is not None and self._worker.alive:
             await self._worker.call("stop")
 
-    async def check(self, update: Path) -> tuple[str, str] | None:
-        """Strictly decode an update while training goes on; (code, reason) where it is refused."""
+    async def check(self, update: Path) -> tuple[tuple[str, str] | None, int | None]:
+        """Strictly decode an update while training goes on: (code, reason) where it is refused, else its norm."""
         worker = self._worker
         if worker is None or not worker.alive:
             raise BlobMissing(f"run {self.run.id[:16]}: no worker to decode {update.name[:16]} with yet")
         try:
-            await worker.call("check", update=str(update))
+            answer = await worker.call("check", update=str(update))
         except WorkerRefused as exc:
             if exc.code != UNSOUND:
                 raise  # our own worker's trouble (not open yet, no disk) says nothing of the update
-            return exc.code, exc.message
-        return None
+            return (exc.code, exc.message), None
+        return None, int(answer["norm_units"]) if "norm_units" in answer else None
 
     async def apply(self, *, round_number: int, state: str, receipts: Sequence[Receipt], account: str) -> Fields:
         """Apply a round's updates to `state`; returns the worker's answer, with `state` and `seconds`.
