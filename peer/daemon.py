@@ -37,6 +37,7 @@ from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.resources import measure
 from peer.runs import evaluating
 from peer.runs.host import Host
+from peer.runs.offenders import Offenders
 from peer.runs.submission import Submitter
 from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
@@ -179,6 +180,9 @@ class Daemon:
         self.logs.start()
         self.host.start(keeper)
         await self.host.resume()
+        offenders = Offenders(account_of=self.host.account_of, runs=self.host.runs.values)
+        self._network.emit.listen(offenders.noted)
+        keeper.keep("offenders", offenders.serve)
         keeper.keep("directory", self.directory.serve)
         keeper.keep("host", self.host.look)
         peers, witnesses, followed = self.directory.peers, self.directory.witness_peers, self.host.followed

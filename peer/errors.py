@@ -7,6 +7,7 @@
         KeyDamaged           FP-504  a key file is not what it should be
       NetworkFileInvalid     FP-505  network.json
       RunError               FP-40x  a run's life: unknown, refused, over
+        Unfit                FP-438  this version cannot work with its spec or files
       RoundError             FP-41x  a round's message that does not fit (the code names the rule)
       WorkerError
         WorkerDied           FP-520  the training subprocess ended
@@ -94,6 +95,10 @@ class NetworkFileInvalid(CodedError):
 
 class RunError(ForgeError):
     """A run that is unknown, refused or over; the code names the rule."""
+
+
+class Unfit(RunError):
+    """A run whose spec or files this version of the software cannot work with."""
 
 
 class RoundError(ForgeError):

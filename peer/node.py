@@ -15,8 +15,8 @@ from peer.errors import RunError
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
 from peer.network.network import Network
-from peer.runs.host import Host
 from peer.runs import wish
+from peer.runs.host import Host
 from peer.runs.run import Run
 from peer.runs.submission import Submitter
 from peer.supervisor import Fields

@@ -47,11 +47,11 @@ ORDER = {
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/delivery rounds/follow rounds/treatment
-        rounds/roster rounds/copies rounds/norms rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
-        rounds/refusals rounds/lead
+        rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms rounds/speed rounds/desk
+        rounds/heldout rounds/opening rounds/refusals rounds/lead
         runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/wish runs/verdicts
-        runs/standing runs/member
-        runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
+        runs/unfit runs/disk runs/standing runs/offenders runs/member
+        runs/departures runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

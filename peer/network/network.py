@@ -27,6 +27,7 @@ from peer.network.rpc import (
     Body,
     BytesHandler,
     Dispatcher,
+    Events,
     Handler,
     OnEvent,
     deadline,
@@ -58,24 +59,23 @@ class Network:
     ) -> None:
         self.identity = identity
         self.genesis = genesis
-        self.emit = on_event
+        self.emit = Events(on_event)
         """Tells the operator something."""
         self.allowance = Allowance(limits)
-        self.dispatcher = Dispatcher(self.allowance, on_event)
+        self.dispatcher = Dispatcher(self.allowance, self.emit)
         self._prefix = f"/p2p-llm-forge/{genesis.id[:16]}/"
         self._rpc = self._prefix + "rpc/1"
         self._validator = RecordValidator(genesis.id, time.time, own=identity.account)
-        self._hello_dispatcher = Dispatcher(self.allowance, on_event)
+        self._hello_dispatcher = Dispatcher(self.allowance, self.emit)
         self._hello_dispatcher.add(HELLO, self._on_hello, 0)
         self._book: OrderedDict[str, list[str]] = OrderedDict()
-        self._bootstrap = Bootstrap(self, on_event)
+        self._bootstrap = Bootstrap(self, self.emit)
         self._addresses: list[str] = []
         self._uplink = Uplink(
             prefix=self._prefix,
             validator=self._validator,
-            allowance=self.allowance,
-            attach=self._attach,
-            on_event=on_event, client=client,
+            allowance=self.allowance, attach=self._attach,
+            on_event=self.emit, client=client,
         )
 
     @classmethod

@@ -58,6 +58,23 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
+class Events:
+    """Tells everybody who listens."""
+
+    def __init__(self, *listeners: OnEvent) -> None:
+        """These are told first."""
+        self._listeners = list(listeners)
+
+    def listen(self, listener: OnEvent) -> None:
+        """Tell this one too."""
+        self._listeners.append(listener)
+
+    def __call__(self, event: Event) -> None:
+        """It happened."""
+        for listener in self._listeners:
+            listener(event)
+
+
 def log_event(event: Event) -> None:
     """Where events go unless told otherwise."""
     log.info("%s peer=%s %s", event.kind, event.peer_id, " ".join(f"{k}={v!r}" for k, v in event.detail.items()))
@@ -93,6 +110,9 @@ class Dispatcher:
                 raise Oversize(f"a request of {size} bytes, the limit is {FRAME_LIMIT}")
             self._allowance.enter(caller, size, time.monotonic())
         except ForgeError as exc:
+            if refused := self._allowance.flood(caller, time.monotonic()):
+                detail: dict[str, str | int | float] = {"reason": exc.message, "refused": refused}
+                self._on_event(Event(kind="flood", peer_id=caller, detail=detail))
             return pack_error(exc)
         reply_bytes = 0
         try:

@@ -92,7 +92,7 @@ class Candidate:
                 await self._lead(term.number > 1)
                 keeping.cancel()
         except* (TermOver, SelfFork) as group:
-            reason = _first(group)
+            reason = first_of(group)
             log.warning("leads_no_more", run=run.id[:16], term=term.number, reason=str(reason))
             await run.journal.add("stepped_down", account=term.leader, term=term.number, reason=str(reason))
             if isinstance(reason, SelfFork):
@@ -116,6 +116,6 @@ class Candidate:
                 raise over
 
 
-def _first(exc: BaseException) -> BaseException:
+def first_of(exc: BaseException) -> BaseException:
     """The first error in groups of groups."""
-    return _first(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+    return first_of(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc

@@ -26,6 +26,7 @@ from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
 from peer.runs import evaluating, wish
+from peer.runs.disk import Disk
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.push import LeaderTasks, Push
@@ -85,6 +86,7 @@ class Leader:
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
         self._watch = Stopwatch()
         self._verdicts = Verdicts(run)
+        self._disk = Disk(run, account)
 
     # ------------------------------------------------------------------ life
 
@@ -118,6 +120,10 @@ class Leader:
         """PeerIDs of the members whose heartbeats arrive."""
         return self._joined.peers(self._alive())
 
+    def account_of(self, peer: str) -> str:
+        """Account of a peer that joined, or ""."""
+        return self._joined.account(peer)
+
     def _alive(self) -> frozenset[str]:
         return frozenset(member.account for member in self._machine.roll.alive()) if self._machine else frozenset()
 
@@ -136,7 +142,7 @@ class Leader:
 
     async def on_join(self, caller: str, body: Body) -> Body:
         """`run.join`: bind the caller's PeerID to its account by its advert."""
-        self._joined.join(caller, body)
+        self._joined.join(caller, body, self._alive())
         return {}
 
     async def on_beat(self, caller: str, body: Body) -> Body:
@@ -157,19 +163,17 @@ class Leader:
                 raise Refused("FP-416", f"receipt of {receipt.account[:16]}: delivered by {account[:16]}")
             receipt.verify()
             known = self._machine is not None and receipt.account in self._machine.delivered
-            self._take(receipt)
+            self._tell(rounds.Delivered(receipt=receipt))
+        except RoundError as exc:
+            told = self._verdicts.late(receipt, exc)
+            await self._verdicts.refuse(account, told)
+            raise Refused(told.code, told.message) from exc
         except (ForgeError, LedgerError) as exc:
             await self._verdicts.refuse(account, exc)
             raise Refused(exc.code, exc.message) from exc
         if not known:
             self._watch.mark("last_receipt")
         return {}
-
-    def _take(self, receipt: Receipt) -> None:
-        try:
-            self._tell(rounds.Delivered(receipt=receipt))
-        except RoundError as exc:
-            raise self._verdicts.late(receipt, exc) from exc
 
     async def on_cancel(self, caller: str, body: Body) -> Body:
         """`run.cancel`: the run's submitter wants it to end."""
@@ -182,8 +186,10 @@ class Leader:
 
     async def on_leave(self, caller: str, body: Body) -> Body:
         """`run.leave`: the member goes; nobody waits for it."""
-        goodbye = Goodbye.read(body)
-        self._tell(rounds.Left(account=self._joined.account_of(caller), reason=goodbye.reason))
+        goodbye, account = Goodbye.read(body), self._joined.account_of(caller)
+        if self.run.log.open is None or self.run.log.open.seat(account) is None:
+            await self._verdicts.left(account, goodbye.reason)
+        self._tell(rounds.Left(account=account, reason=goodbye.reason))
         return {}
 
     # ------------------------------------------------------------------ effects
@@ -217,6 +223,7 @@ class Leader:
                 return await work()
             except (ForgeError, OSError) as exc:
                 log.error("leader_effect_broke", run=self.run.id[:16], reason=str(exc))
+                await self._disk.failed(exc)
                 await asyncio.sleep(RETRY_S)
 
     async def _check(self, receipt: Receipt) -> None:
@@ -228,7 +235,8 @@ class Leader:
             async with asyncio.timeout(FETCH_S):
                 if peer is not None:
                     self._gossip(Gossip(run=self.run.id, update=receipt.update, peer=peer), receipt.account)
-                path = await self._worker.fetch(receipt.update, [peer] if peer else [])
+                providers = [peer] if peer else []
+                path = await self._disk.until_room(lambda: self._worker.fetch(receipt.update, providers))
                 refusal, norm = await self._until_checked(path)
         except TimeoutError:
             refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")

@@ -14,7 +14,7 @@ import structlog
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
-from peer.errors import ForgeError, Refused, WorkerError
+from peer.errors import ForgeError, Refused, WorkerError, WorkerRefused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Delivery
@@ -36,10 +36,12 @@ from peer.rounds.messages import (
     Welcomed,
 )
 from peer.runs import wish
+from peer.runs.disk import Disk
 from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
 from peer.runs.standing import Standing
+from peer.runs.unfit import unless_unfit
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
 
@@ -95,6 +97,7 @@ class Member:
         self._logs = logs
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
+        self._disk = Disk(run, key.public)
         self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
         """How the leader treats us."""
         self._behind_since: tuple[int, float] | None = None
@@ -121,11 +124,16 @@ class Member:
         held = self._worker.newest_state()
         if held is not None:
             self._fell_behind(held[0])
-            await self._worker.load(*held)
+            try:
+                await self._worker.load(*held)
+            except WorkerRefused as exc:
+                await unless_unfit(exc, self.run, self.heart.ask)
+                raise
         self.machine = self._machine(held)
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            works = [self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks(), self.standing.serve()]
+            works = [self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks()]
+            works.append(self.standing.serve())
             if self.run.spec["submitter"] == self._key.public:
                 works.append(wish.insist(self.run, self.heart.ask))
             helpers = [tasks.create_task(work) for work in works]
@@ -173,12 +181,18 @@ class Member:
         try:
             answer = await self._do(effect)
         except (ForgeError, LedgerError, OSError) as exc:
+            await unless_unfit(exc, self.run, self.heart.ask)
+            await self._disk.failed(exc)
             if not isinstance(effect, Stop):
                 log.warning("effect_broke", run=self.run.id[:16], effect=type(effect).__name__.lower(), reason=str(exc))
                 self.tell(Broke(effect=effect, reason=str(exc)))
             return
         if answer is not None:
             self.tell(answer)
+
+    def finish(self) -> None:
+        """Take part no more, though the run is not over."""
+        self._finished.set()
 
     async def _do(self, effect: MemberEffect) -> MemberMessage | None:
         match effect:

@@ -41,6 +41,13 @@ class Verdicts:
             "refused", account=account, round=number, code=exc.code, reason=exc.message, **proof
         )
 
+    async def left(self, account: str, reason: str) -> None:
+        """Somebody without a seat goes, or cannot take part; told within the same bounds."""
+        number = self._run.log.round + 1
+        if self._told[account, number] < MOST_REFUSALS:
+            self._told[account, number] += 1
+            await self._run.journal.add("left", account=account, reason=reason)
+
     def note(self, event: str, fields: dict[str, object]) -> None:
         """The machine reports something; refusals of the last rounds are kept."""
         if event not in ("refused", "late"):

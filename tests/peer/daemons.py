@@ -43,6 +43,7 @@ FAST = {
     "peer.ledger.bidding.GRACE_S": 0.05,
     "peer.ledger.bidding.ASK_S": 0.3,
     "peer.runs.leader.RETRY_S": 0.05,
+    "peer.runs.disk.RETRY_S": 0.05,
     "peer.runs.member.TICK_S": 0.02,
     "peer.rounds.delivery.REMIND_S": 0.3,
     "peer.rounds.pause.RETRY_S": 0.05,

@@ -18,7 +18,7 @@ from ledger.keys import PrivateKey
 from peer.errors import Unreachable
 from peer.identity import PeerIdentity
 from peer.network.limits import Allowance, Limits
-from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Handler, deadline, write_request
+from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Events, Handler, deadline, write_request
 from peer.peerkey import Binding, PeerKey
 from peer.records import PeerAdvert, Record
 from peer.wire import Reply, unpack_reply
@@ -65,7 +65,7 @@ class MemoryNetwork:
     def __init__(self, air: Air, identity: PeerIdentity, genesis: Genesis) -> None:
         self.identity, self.genesis, self._air = identity, genesis, air
         self.events: list[Event] = []
-        self.emit = self.events.append
+        self.emit = Events(self.events.append)
         self.allowance = Allowance(Limits())
         self.dispatcher = Dispatcher(self.allowance, self.emit)
         air.peers[self.peer_id] = self
