@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -205,7 +204,7 @@ class Daemon:
             self._identity.account_key,
             self._identity.binding,
             network=self.logs.genesis.id,
-            now=time.time(),
+            now=self._network.clock.now(),
             name=self._settings.name,
             addresses=(await self._network.addresses())[:16],
             device=self._device,
@@ -222,7 +221,7 @@ class Daemon:
         return [
             RunAdvert.create(
                 self._identity.account_key,
-                now=time.time(),
+                now=self._network.clock.now(),
                 network=self.logs.genesis.id,
                 peer_id=self._network.peer_id,
                 run=run.id,

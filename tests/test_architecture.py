@@ -39,7 +39,7 @@ ORDER = {
     """.split(),
     "peer": """
         errors files addressbook config peerkey identity resources wire messages records
-        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
+        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/clock network/uplink
         network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher
         supervisor

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +19,7 @@ from peer.config import Settings
 from peer.errors import DeadlineExceeded, ForgeError, RecordInvalid, Refused, Unreachable, WrongNetwork
 from peer.identity import Home, PeerIdentity
 from peer.network.bootstrap import Bootstrap
+from peer.network.clock import NetworkClock
 from peer.network.hello import HELLO, Hello, check_hello
 from peer.network.limits import Allowance, Limits
 from peer.network.p2pd import P2pdOptions
@@ -65,18 +65,18 @@ class Network:
         self.dispatcher = Dispatcher(self.allowance, self.emit)
         self._prefix = f"/p2p-llm-forge/{genesis.id[:16]}/"
         self._rpc = self._prefix + "rpc/1"
-        self._validator = RecordValidator(genesis.id, time.time, own=identity.account)
+        self.clock = NetworkClock()
+        """What time the network has."""
+        self._validator = RecordValidator(genesis.id, self.clock.now, own=identity.account)
         self._hello_dispatcher = Dispatcher(self.allowance, self.emit)
         self._hello_dispatcher.add(HELLO, self._on_hello, 0)
         self._book: OrderedDict[str, list[str]] = OrderedDict()
         self._bootstrap = Bootstrap(self, self.emit)
         self._addresses: list[str] = []
         self._uplink = Uplink(
-            prefix=self._prefix,
-            validator=self._validator,
-            allowance=self.allowance, attach=self._attach,
-            on_event=self.emit, client=client,
-        )
+            prefix=self._prefix, validator=self._validator, allowance=self.allowance,
+            attach=self._attach, on_event=self.emit, client=client,
+        )  # fmt: skip
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -249,16 +249,21 @@ class Network:
         except Refused as exc:
             raise (WrongNetwork(exc.message) if exc.code == WrongNetwork.CODE else exc) from exc
         hello = check_hello(Hello.read(reply.body), peer_id, self.genesis)
-        self.remember(peer_id, hello.addresses)
+        self._met(hello, dialed=True)
         return hello
 
     def _own_hello(self) -> Hello:
-        return Hello.of(self.genesis, self.identity.binding, self._addresses)
+        return Hello.of(self.genesis, self.identity.binding, self._addresses, self.clock.now())
 
     async def _on_hello(self, caller: str, body: Body, payload: bytes) -> Reply:
-        hello = check_hello(Hello.read(body), caller, self.genesis)
-        self.remember(caller, hello.addresses)
+        self._met(check_hello(Hello.read(body), caller, self.genesis), dialed=False)
         return Reply(self._own_hello().body())
+
+    def _met(self, hello: Hello, *, dialed: bool) -> None:
+        self.remember(hello.peer_id, hello.addresses)
+        if told := self.clock.compare(hello, dialed=dialed):
+            self._uplink.follow(self.clock.now)
+            self.emit(told)
 
     def remember(self, peer_id: str, addresses: list[str]) -> None:
         """Where a peer says that it can be found, for when p2pd does not know; what it says may be wrong."""

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ Handler = Callable[[str, Body], Awaitable[Body]]
 BytesHandler = Callable[[str, Body, bytes], Awaitable[Reply]]
 """(PeerID of the caller, body, payload) -> answer."""
 
+_RECENT = 64
 MAX_TIMEOUT_S = 600.0
 """No handler runs longer, whatever the caller asks."""
 _FAULTS = (
@@ -64,13 +65,17 @@ class Events:
     def __init__(self, *listeners: OnEvent) -> None:
         """These are told first."""
         self._listeners = list(listeners)
+        self._recent: deque[Event] = deque(maxlen=_RECENT)
 
     def listen(self, listener: OnEvent) -> None:
-        """Tell this one too."""
+        """Tell this one too, and what happened of late."""
         self._listeners.append(listener)
+        for event in self._recent:
+            listener(event)
 
     def __call__(self, event: Event) -> None:
         """It happened."""
+        self._recent.append(event)
         for listener in self._listeners:
             listener(event)
 

@@ -59,6 +59,10 @@ class Uplink:
             await self._linked.wait()
         return self._link
 
+    def follow(self, clock: Callable[[], float]) -> None:
+        """The DHT goes by this clock from now on."""
+        import_module("peer.network.link").follow(clock)
+
     async def run(self, pid_file: Path, key_file: Path, options: P2pdOptions) -> None:
         """Until cancelled.
 

@@ -48,7 +48,7 @@ class Candidate:
         """Lead whenever it is our turn, until the run is closed."""
         if len(self._run.leaders) == 1:
             return await self._lead(False)
-        while self._run.log.close is None:
+        while self._run.log.close is None and not being_cancelled():
             self._term = await self._turn()
             if self._term is not None:
                 await self._serve_term(self._term)
@@ -119,3 +119,9 @@ class Candidate:
 def first_of(exc: BaseException) -> BaseException:
     """The first error in groups of groups."""
     return first_of(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+
+
+def being_cancelled() -> bool:
+    """Whether our task is to end: an error that comes at the same time hides that, once it is caught."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

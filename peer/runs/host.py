@@ -27,7 +27,7 @@ from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Bundle, Gossip
 from peer.network.network import Network
-from peer.runs.candidate import Candidate, first_of
+from peer.runs.candidate import Candidate, being_cancelled, first_of
 from peer.runs.departures import Departures
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
@@ -161,12 +161,12 @@ class Host:
 
     async def _serve_when_whole(self, run: Run) -> None:
         """Serve the run; while a log of ours must not be written to, which is told elsewhere, try again later."""
-        while run.id not in self._departures.left:
+        while run.id not in self._departures.left and not being_cancelled():
             try:
                 return await self._serve_run(run)
             except* SelfFork:
                 log.warning("run_waits", run=run.id[:16], reason="a log of ours is not written to", again_in_s=WHOLE_S)
-                await asyncio.sleep(WHOLE_S)
+                await asyncio.sleep(0 if being_cancelled() else WHOLE_S)
             except* Unfit as group:
                 await self._departures.unfit(run, first_of(group))
 

@@ -191,7 +191,8 @@ class Member:
             self.tell(answer)
 
     def finish(self) -> None:
-        """Take part no more, though the run is not over."""
+        """Take part no more, though the run is not over; what is trained just now is not waited for."""
+        self._carry_out([Stop()])
         self._finished.set()
 
     async def _do(self, effect: MemberEffect) -> MemberMessage | None:

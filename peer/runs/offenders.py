@@ -9,6 +9,7 @@ IO: the journals of runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -26,6 +27,10 @@ CODES = {"bad_chunk": BlobInvalid.CODE, "flood": Busy.CODE, "clock": "FP-313"}
 AGAIN_S = 60.0
 MOST_TOLD = 1024
 WAITING = 256
+MOST_CLOCKS = 64
+LOOK_S = 1.0
+
+Fields = dict[str, str | int | float]
 
 
 class Offenders:
@@ -37,6 +42,9 @@ class Offenders:
         self._runs = runs
         self._told: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._news: asyncio.Queue[Event] = asyncio.Queue(WAITING)
+        self._clocks: OrderedDict[str, Fields] = OrderedDict()
+        """By PeerID: those whose clocks are wrong, of whom runs that begin later are told, too."""
+        self._knowing: set[str] = set()
 
     def noted(self, event: Event) -> None:
         """The network tells of something; what is no offence, or was told of just now, is passed over."""
@@ -53,10 +61,27 @@ class Offenders:
     async def serve(self) -> None:
         """Write what is noted into the journals, until cancelled."""
         while True:
-            event = await self._news.get()
-            fields = {**event.detail, "account": self._account_of(event.peer_id), "peer": event.peer_id}
-            fields["code"] = CODES[event.kind]
-            log.warning(event.kind, **fields)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._told_of(await self._news.get())
             for run in list(self._runs()):
-                if run.log.close is None:
-                    await run.journal.add(event.kind, **fields)
+                if run.id not in self._knowing:
+                    self._knowing.add(run.id)
+                    for fields in self._clocks.values():
+                        await self._tell(run, "clock", fields)
+
+    async def _told_of(self, event: Event) -> None:
+        account = self._account_of(event.peer_id)
+        fields: Fields = {"account": account, **event.detail, "peer": event.peer_id, "code": CODES[event.kind]}
+        log.warning(event.kind, **fields)
+        if event.kind == "clock":
+            self._clocks[event.peer_id] = fields
+            if len(self._clocks) > MOST_CLOCKS:
+                self._clocks.popitem(last=False)
+        for run in list(self._runs()):
+            if event.kind != "clock" or run.id in self._knowing:
+                await self._tell(run, event.kind, fields)
+
+    async def _tell(self, run: Run, kind: str, fields: Fields) -> None:
+        if run.log.close is None:
+            await run.journal.add(kind, **fields)
