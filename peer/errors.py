@@ -26,6 +26,7 @@
         HandlerFailed        FP-310  a fault inside the handler of the other side
       IdentityInvalid        FP-311  a PeerID, or a binding that does not verify
       RecordInvalid          FP-312  a DHT record
+      (an event only)        FP-313  a peer's clock is far from ours
       BlobError              FP-320
         BlobUnavailable      FP-321  no provider gave the whole blob
         BlobInvalid          FP-322  bytes that do not belong to the id

@@ -39,8 +39,8 @@ ORDER = {
     """.split(),
     "peer": """
         errors files addressbook config peerkey identity resources wire messages records
-        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/clock network/uplink
-        network/validator network/network
+        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/clock
+        network/uplink network/validator network/network
         blobs/chunks blobs/partial blobs/store blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads

@@ -1,7 +1,8 @@
 """The network's time: our clock, corrected where it is far from those of the peers that we join through.
 
-Records expire by wall time, so a peer whose clock is off by minutes would believe nobody and be believed by nobody. Only
-peers that we chose to dial correct us; whoever dials us is only told of. Rounds, terms and leases go by monotonic clocks.
+Records expire by wall time, so a peer whose clock is off by minutes would believe nobody and be believed by nobody.
+Only peers that we chose to dial correct us; whoever dials us is only told of. Rounds, terms and leases go by monotonic
+clocks.
 
 Pure: the wall clock is an argument.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from statistics import median_high, median_low
 
 from peer.network.hello import Hello
-from peer.network.rpc import Event
+from peer.network.rpc import Event, OnEvent
 
 TOLERANCE_S = 45.0
 """Clocks that differ by less do no harm: records live longer than that."""
@@ -24,8 +25,9 @@ _DIALED = 64
 class NetworkClock:
     """What time it is, as far as the network is concerned."""
 
-    def __init__(self, wall: Callable[[], float] = time.time) -> None:
-        """`wall` is the clock of this machine, Unix time in seconds."""
+    def __init__(self, tell: OnEvent, wall: Callable[[], float] = time.time) -> None:
+        """`tell` is told of clocks that are far from ours; `wall` is this machine's, Unix time in seconds."""
+        self._tell = tell
         self._wall = wall
         self._offsets: OrderedDict[str, float] = OrderedDict()
 
@@ -42,10 +44,10 @@ class NetworkClock:
         middle = min(median_low(offsets), median_high(offsets), key=abs)
         return middle if abs(middle) > TOLERANCE_S else 0.0
 
-    def compare(self, hello: Hello, *, dialed: bool) -> Event | None:
-        """A peer says what time it is; what the operator is to be told, if that is far from ours."""
+    def compare(self, hello: Hello, *, dialed: bool) -> None:
+        """A peer says what time it is; `dialed`: we chose to ask it."""
         if not hello.time:
-            return None
+            return
         apart = hello.time - self.now()
         if dialed:
             self._offsets[hello.peer_id] = hello.time - self._wall()
@@ -53,12 +55,12 @@ class NetworkClock:
             if len(self._offsets) > _DIALED:
                 self._offsets.popitem(last=False)
         if abs(apart) <= TOLERANCE_S:
-            return None
+            return
         reason = f"clock of peer {hello.peer_id} differs by {span(apart)}"
         if dialed and self.offset_s:
             reason += f"; ours is taken to be {span(-self.offset_s)} until it is set right"
         detail: dict[str, str | int | float] = {"account": hello.account, "offset_s": round(apart), "reason": reason}
-        return Event(kind="clock", peer_id=hello.peer_id, detail=detail)
+        self._tell(Event(kind="clock", peer_id=hello.peer_id, detail=detail))
 
 
 def span(seconds: float) -> str:

@@ -83,7 +83,7 @@ def split_address(address: str) -> tuple[str, str]:
 
 
 def follow(clock: Callable[[], float]) -> None:
-    """hivemind goes by this clock from now on, in the whole process."""
+    """hivemind goes by this clock from now on, in the whole process: the time of the last network that was begun."""
     for module in (timed_storage, hivemind_node, hivemind_protocol, hivemind_routing):
         module.get_dht_time = clock
 

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ledger.genesis import Genesis
 from peer.config import Settings
@@ -65,8 +65,7 @@ class Network:
         self.dispatcher = Dispatcher(self.allowance, self.emit)
         self._prefix = f"/p2p-llm-forge/{genesis.id[:16]}/"
         self._rpc = self._prefix + "rpc/1"
-        self.clock = NetworkClock()
-        """What time the network has."""
+        self.clock = NetworkClock(self.emit)
         self._validator = RecordValidator(genesis.id, self.clock.now, own=identity.account)
         self._hello_dispatcher = Dispatcher(self.allowance, self.emit)
         self._hello_dispatcher.add(HELLO, self._on_hello, 0)
@@ -75,7 +74,7 @@ class Network:
         self._addresses: list[str] = []
         self._uplink = Uplink(
             prefix=self._prefix, validator=self._validator, allowance=self.allowance,
-            attach=self._attach, on_event=self.emit, client=client,
+            attach=self._attach, on_event=self.emit, client=client, clock=self.clock.now,
         )  # fmt: skip
 
     @classmethod
@@ -249,21 +248,18 @@ class Network:
         except Refused as exc:
             raise (WrongNetwork(exc.message) if exc.code == WrongNetwork.CODE else exc) from exc
         hello = check_hello(Hello.read(reply.body), peer_id, self.genesis)
-        self._met(hello, dialed=True)
+        self.remember(peer_id, hello.addresses)
+        self.clock.compare(hello, dialed=True)
         return hello
 
     def _own_hello(self) -> Hello:
         return Hello.of(self.genesis, self.identity.binding, self._addresses, self.clock.now())
 
     async def _on_hello(self, caller: str, body: Body, payload: bytes) -> Reply:
-        self._met(check_hello(Hello.read(body), caller, self.genesis), dialed=False)
+        hello = check_hello(Hello.read(body), caller, self.genesis)
+        self.remember(caller, hello.addresses)
+        self.clock.compare(hello, dialed=False)
         return Reply(self._own_hello().body())
-
-    def _met(self, hello: Hello, *, dialed: bool) -> None:
-        self.remember(hello.peer_id, hello.addresses)
-        if told := self.clock.compare(hello, dialed=dialed):
-            self._uplink.follow(self.clock.now)
-            self.emit(told)
 
     def remember(self, peer_id: str, addresses: list[str]) -> None:
         """Where a peer says that it can be found, for when p2pd does not know; what it says may be wrong."""
@@ -298,7 +294,6 @@ class Network:
                     record = self._validator.read(kind, value)
                     if isinstance(record, kind) and record.subkey == subkey:
                         records.append(record)
-                        addresses: Any = getattr(record, "addresses", None)
-                        if addresses:
+                        if addresses := getattr(record, "addresses", None):
                             self.remember(record.peer_id, list(addresses))
         return records

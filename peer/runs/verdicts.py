@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ledger.entries import Receipt
+from ledger.entries import Entry, Receipt
 from ledger.errors import LedgerError
 from peer.errors import ForgeError, RoundError
 from peer.runs.run import Run
@@ -58,12 +58,12 @@ class Verdicts:
         why = str(fields.get("code", CUT)), str(fields.get("reason", "the round was cut before it was decoded"))
         self._refused[str(fields["account"]), int(str(fields["round"]))] = why
 
-    def late(self, receipt: Receipt, exc: RoundError) -> RoundError:
+    def late(self, receipt: Entry, exc: RoundError) -> RoundError:
         """What a member is told that delivers a receipt of a round that is over: if it was refused, why.
 
         A different one than the log has is a contradiction, which the two signatures prove.
         """
-        if exc.code != OVER or receipt.round > self._run.log.round:
+        if not isinstance(receipt, Receipt) or exc.code != OVER or receipt.round > self._run.log.round:
             return exc
         place = f"receipt of {receipt.account[:16]}"
         given = next((one for one in self._run.log.settled[receipt.round - 1].receipts

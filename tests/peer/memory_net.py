@@ -68,9 +68,9 @@ class MemoryNetwork:
         self, air: Air, identity: PeerIdentity, genesis: Genesis, wall: Callable[[], float] = time.time
     ) -> None:
         self.identity, self.genesis, self._air = identity, genesis, air
-        self.clock = NetworkClock(wall)
         self.events: list[Event] = []
         self.emit = Events(self.events.append)
+        self.clock = NetworkClock(self.emit, wall)
         self.allowance = Allowance(Limits())
         self.dispatcher = Dispatcher(self.allowance, self.emit)
         air.peers[self.peer_id] = self
@@ -133,8 +133,7 @@ class MemoryNetwork:
         """The handshake, as `Network.connect` has it."""
         for asked, asker, dialed in ((other, self, False), (self, other, True)):
             hello = Hello.of(asker.genesis, asker.identity.binding, [], asker.clock.now())
-            if told := asked.clock.compare(hello, dialed=dialed):
-                asked.emit(told)
+            asked.clock.compare(hello, dialed=dialed)
 
 
 @contextlib.asynccontextmanager

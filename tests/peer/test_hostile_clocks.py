@@ -6,6 +6,7 @@ import pytest
 
 from peer.network.clock import TOLERANCE_S, NetworkClock
 from peer.network.hello import Hello
+from peer.network.rpc import Event
 from tests.peer.daemons import World, finish
 from tests.peer.memory_net import Air, MemoryNetwork, new_identity
 from tests.peer.test_joined import GENESIS
@@ -60,12 +61,19 @@ def hello_at(now: float) -> Hello:
     return Hello.of(GENESIS, identity.binding, [], now)
 
 
+def machine(told: list[Event]) -> NetworkClock:
+    """A clock that stands at 10,000 s."""
+    return NetworkClock(told.append, lambda: 10_000.0)
+
+
 def test_only_peers_that_we_dial_correct_our_clock_and_most_of_them_must_agree() -> None:
-    clock = NetworkClock(lambda: 10_000.0)
+    told: list[Event] = []
+    clock = machine(told)
     for _ in range(5):
-        assert clock.compare(hello_at(10_000 + HOURS_S), dialed=False) is not None
+        clock.compare(hello_at(10_000 + HOURS_S), dialed=False)
+    assert [event.detail["offset_s"] for event in told] == [HOURS_S] * 5
     assert clock.now() == 10_000.0, "whoever dials us does not"
-    assert clock.compare(hello_at(10_000), dialed=True) is None
+    clock.compare(hello_at(10_000), dialed=True)
     clock.compare(hello_at(10_000 + HOURS_S), dialed=True)
     assert clock.now() == 10_000.0, "one of two is not most"
     clock.compare(hello_at(10_000 + HOURS_S), dialed=True)
@@ -73,14 +81,15 @@ def test_only_peers_that_we_dial_correct_our_clock_and_most_of_them_must_agree()
 
 
 def test_small_differences_and_peers_that_tell_no_time_change_nothing() -> None:
-    clock = NetworkClock(lambda: 10_000.0)
+    told: list[Event] = []
+    clock = machine(told)
     for now in (0.0, 10_000 + TOLERANCE_S, 10_000 - TOLERANCE_S):
-        assert clock.compare(hello_at(now), dialed=True) is None
-    assert clock.now() == 10_000.0
+        clock.compare(hello_at(now), dialed=True)
+    assert (clock.now(), told) == (10_000.0, [])
 
 
-def test_many_dialed_peers_are_forgotten_oldest_first() -> None:
-    clock = NetworkClock(lambda: 10_000.0)
+def test_dialed_peers_are_forgotten_oldest_first() -> None:
+    clock = machine([])
     for _ in range(100):
         clock.compare(hello_at(10_000 + HOURS_S), dialed=True)
     for _ in range(64):

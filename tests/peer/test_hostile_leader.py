@@ -1,4 +1,4 @@
-"""Leaders that do not play by the rules, and disks that are full, on whole daemons: who did it is told, nothing is lost."""
+"""Leaders that do not play by the rules, and full disks, on whole daemons: who did it is told, and nothing is lost."""
 
 from __future__ import annotations
 

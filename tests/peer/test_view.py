@@ -39,6 +39,10 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         {"event": "not_carried", "round": 11, "reason": "not kept: the disk is full"},
         {"event": "late", "round": 12, "account": ME, "quota": 24},
         {"event": "benched", "account": ME, "until": 14, "reason": "dropped again and again"},
+        {"event": "omitted", "round": 15, "account": ME, "code": "FP-435", "reason": "no reason given"},
+        {"event": "flood", "account": "", "peer": "12D3KooWabc", "code": "FP-305", "reason": "too many"},
+        {"event": "left", "account": ME, "reason": "no use for us"},
+        {"event": "cannot_take_part", "code": "FP-438", "reason": "too old"},
     ]
     assert seen(*events).notes == (
         "round 3: Ada joined",
@@ -50,6 +54,10 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         "round 11: not kept: the disk is full",
         "round 12: Ada was too slow for 24 samples, gets fewer",
         "Ada pauses until round 14: dropped again and again",
+        "round 15: Ada omitted: FP-435 no reason given",
+        "12D3KooW flood: FP-305 too many",
+        "Ada left: no use for us",
+        "cannot take part: FP-438 too old",
     )
 
 
