@@ -99,7 +99,6 @@ class Member:
         self._finished = asyncio.Event()
         self._disk = Disk(run, key.public)
         self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
-        """How the leader treats us."""
         self._behind_since: tuple[int, float] | None = None
         self._by = "replay"
 
