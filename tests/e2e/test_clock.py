@@ -56,7 +56,7 @@ def test_a_peer_whose_clock_is_hours_off_trains_and_is_named(
         second.wait_ready()
         monkeypatch.delenv("CLOCK_AHEAD_S")
         run("forge-peer", "submit", tmp_path / "run.yaml", "--home", first.home)
-        over = wait_until(lambda: job(second)["phase"] == job(first)["phase"] == "closed", PATIENCE_S)
+        over = wait_until(lambda: job(second)["phase"] == job(first)["phase"] == "closed", 2 * PATIENCE_S)
         assert over, second.log.read_text()
         assert job(second)["state"] == job(first)["state"]
         (clock,) = [event for event in told(first, "clock") if event["account"] == second.account]
