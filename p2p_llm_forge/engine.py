@@ -169,12 +169,16 @@ class Engine:
         return path
 
     def check(self, path: Path) -> dict[str, Any]:
-        """Decode an update strictly; safe beside `train`. Raises UpdateError, DiskError."""
+        """Decode an update strictly; safe beside `train`.
+
+        Raises:
+            UpdateError: also for one that is zero throughout, which no training comes to. DiskError.
+        """
         update, _ = self._decode(path)
-        return {
-            "values": update.count,
-            "norm_units": round(outer.check_norm(update, self.spec.max_update_rms) * 1e6),
-        }
+        found = outer.check_norm(update, self.spec.max_update_rms)
+        if found == 0.0:
+            raise UpdateError(f"update {path.name}: empty: all of its {update.count} values are zero")
+        return {"values": update.count, "norm_units": round(found * 1e6)}
 
     def _decode(self, path: Path) -> tuple[codec.Update, bytes]:
         spec, size = self.spec.training.codec, self.layout.parameters

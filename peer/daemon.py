@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -38,6 +37,7 @@ from peer.resources import measure
 from peer.runs import evaluating
 from peer.runs.hardware import Hardware
 from peer.runs.host import Host
+from peer.runs.offenders import Offenders
 from peer.runs.presence import Presence
 from peer.runs.submission import Submitter
 from peer.supervisor import Fields, Keeper, Worker
@@ -179,6 +179,9 @@ class Daemon:
         self.logs.start()
         self.host.start(keeper)
         await self.host.resume()
+        offenders = Offenders(account_of=self.host.account_of, runs=self.host.runs.values)
+        self._network.emit.listen(offenders.noted)
+        keeper.keep("offenders", offenders.serve)
         keeper.keep("directory", self.directory.serve)
         keeper.keep("host", self.host.look)
         peers, witnesses, followed = self.directory.peers, self.directory.witness_peers, self.host.followed
@@ -201,7 +204,7 @@ class Daemon:
             self._identity.account_key,
             self._identity.binding,
             network=self.logs.genesis.id,
-            now=time.time(),
+            now=self._network.clock.now(),
             name=self._settings.name,
             addresses=(await self._network.addresses())[:16],
             device=self._device,
@@ -220,7 +223,7 @@ class Daemon:
         return [
             RunAdvert.create(
                 self._identity.account_key,
-                now=time.time(),
+                now=self._network.clock.now(),
                 network=self.logs.genesis.id,
                 peer_id=self._network.peer_id,
                 run=run.id,

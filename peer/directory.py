@@ -110,6 +110,11 @@ class Directory:
         """PeerIDs of the other peers."""
         return [peer for peer in self._peers if peer != self.own.peer_id]
 
+    def account_of(self, peer_id: str) -> str:
+        """Account of a PeerID, as its advert says; empty while there is none."""
+        advert = self._peers.get(peer_id)
+        return advert.account if advert is not None else ""
+
     def peer_of(self, account: str) -> str | None:
         """PeerID of an account, as the newest advert of it or of a run that it leads says."""
         adverts: list[PeerAdvert | RunAdvert] = [*self._peers.values(), *self._runs]

@@ -15,11 +15,9 @@ from peer.directory import Directory
 from peer.errors import RunError
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
-from peer.messages import Cancellation
 from peer.network.network import Network
-from peer.runs import provenance
+from peer.runs import provenance, wish
 from peer.runs.host import Host
-from peer.runs.leader import CANCELLED_BY_SUBMITTER
 from peer.runs.run import Run
 from peer.runs.submission import Submitter
 from peer.runs.worker import RunWorker
@@ -129,22 +127,24 @@ class Node:
             yield event
 
     async def cancel(self, run: str) -> Fields:
-        """End a run that we submitted, whoever leads it.
+        """End a run that we submitted, whoever leads it; while its leader does not hear that, it is told again.
 
         Raises:
-            RunError: we did not, or it is over; NetworkError: its leader cannot be reached.
+            RunError: we did not, or it is over.
         """
         known = self._known(run)
         if known.spec["submitter"] != self._logs.account.public:
             raise RunError("FP-433", f"run {run[:16]}: not submitted by this peer", "cancel it where it was submitted")
         leader, member = self._host.leaders.get(known.id), self._host.members.get(known.id)
-        if leader is not None:
-            leader.cancel(CANCELLED_BY_SUBMITTER)
-        elif member is not None and known.log.close is None:
-            await member.heart.ask("run.cancel", Cancellation(run=known.id).body())
-        else:
+        if known.log.close is not None or (leader is None and member is None):
             raise RunError("FP-433", f"run {run[:16]}: is over", "there is nothing to cancel")
-        return {"run": run, "cancelled": 1}
+        wish.keep(known, wish.CANCELLED_BY_SUBMITTER)
+        heard = True
+        if leader is not None:
+            leader.cancel(wish.CANCELLED_BY_SUBMITTER)
+        elif member is not None:
+            heard = await wish.tell(known, member.heart.ask)
+        return {"run": run, "cancelled": int(heard)}
 
     async def export(self, run: str, to: str, round_number: int | None = None) -> Fields:
         """Write the state after a round, by default the newest that we have, as a Hugging Face folder with its proof.

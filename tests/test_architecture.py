@@ -41,7 +41,7 @@ ORDER = {
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records
         network/limits network/shaper network/traffic network/p2pd network/link network/rpc network/bootstrap
-        network/contacts network/hello network/uplink network/validator network/network
+        network/contacts network/hello network/clock network/uplink network/validator network/network
         blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/pins blobs/store blobs/serving
         blobs/fetcher
         supervisor
@@ -49,12 +49,13 @@ ORDER = {
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
         rounds/log rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/delivery rounds/follow
-        rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
-        rounds/refusals rounds/lead
+        rounds/treatment rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms rounds/speed
+        rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
         runs/journal runs/uncertified runs/stopwatch runs/run runs/lag runs/joined runs/whereabouts runs/push
-        runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/worker
-        runs/past runs/provenance runs/checking runs/member runs/presence runs/evaluating runs/offer runs/leader
-        runs/candidate directory runs/matcher runs/submission runs/host node
+        runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/worker runs/wish
+        runs/verdicts runs/unfit runs/disk runs/standing runs/offenders
+        runs/past runs/provenance runs/checking runs/member runs/presence runs/departures runs/evaluating runs/offer
+        runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

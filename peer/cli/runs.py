@@ -176,10 +176,11 @@ def watch(run: str | None, home: Path, as_json: bool) -> None:
 @with_home
 @with_json
 def cancel(run: str | None, home: Path, as_json: bool) -> None:
-    """Close a run that this peer leads; what was settled stays paid."""
+    """Close a run that this peer submitted; what was settled stays paid."""
     daemon = client(home)
     answer = daemon.post(run_path(choose_run(daemon, run), "cancel"))
-    print_json(answer) if as_json else click.echo("cancelled")
+    said = "cancelled" if answer["cancelled"] else "its leader cannot be reached now; it is told as soon as it can be"
+    print_json(answer) if as_json else click.echo(said)
 
 
 @click.command()

@@ -13,6 +13,9 @@ from typing import Any
 Event = Mapping[str, Any]
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOISE = frozenset({"opened", "receipt", "progress", "training", "delivered", "evaluated", "timing"})
+OFFENCES = frozenset(
+    {"suspicious", "omitted", "not_rostered", "equivocated", "bad_chunk", "flood", "clock", "disk_full"}
+)
 COLUMNS = ("round", "loss", "validation", "members", "tokens/s", "credits", "seconds")
 
 
@@ -123,6 +126,13 @@ class RunView:
             case "refused":
                 reason = f"{event.get('code', '')} {event.get('reason', '')}".strip()
                 return f"{at}{self.who(event['account'])} refused: {reason}"
+            case _ if kind in OFFENCES:
+                what = f"{event.get('code', '')} {event.get('reason', '')}".strip()
+                return f"{at}{self.who(event['account'] or event.get('peer', ''))} {kind.replace('_', ' ')}: {what}"
+            case "left":
+                return f"{at}{self.who(event['account'])} left: {event.get('reason', '')}"
+            case "cannot_take_part":
+                return f"cannot take part: {event.get('code', '')} {event.get('reason', '')}"
             case "caught_up":
                 return f"{at}caught up by {event.get('by', '?')} in {event.get('seconds', 0):.1f} s"
             case "restored":

@@ -37,6 +37,11 @@ class Limits:
     """Size of the table."""
 
 
+FLOOD = 100
+"""So many refused requests of one peer are told to the operator."""
+FLOOD_AGAIN_S = 60.0
+
+
 class Bucket:
     """A token bucket that starts full."""
 
@@ -70,6 +75,8 @@ class _Remote:
         self.bytes = Bucket(limits.bytes_per_s, limits.burst_bytes, now)
         self.count = 0
         self.held_bytes = 0
+        self.refused = 0
+        self.told_at = float("-inf")
 
 
 class Allowance:
@@ -103,10 +110,19 @@ class Allowance:
             reason = f"more than {limits.bytes_per_s:g} bytes/s; try again in {wait_s:.2f} s"
         if reason:
             self.refused += 1
+            remote.refused += 1
             raise Busy(f"peer {peer_id}: {reason}")
         remote.count += 1
         remote.held_bytes += size
         self._held_bytes += size
+
+    def flood(self, peer_id: str, now: float) -> int:
+        """How many requests of this peer were refused since it was asked last; 0 while that is not worth telling."""
+        remote = self._remotes.get(peer_id)
+        if remote is None or remote.refused < FLOOD or now < remote.told_at + FLOOD_AGAIN_S:
+            return 0
+        refused, remote.refused, remote.told_at = remote.refused, 0, now
+        return refused
 
     def leave(self, peer_id: str, size: int, reply_bytes: int) -> None:
         """The request is answered."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ledger.genesis import Genesis
 from peer.config import Settings
 from peer.errors import DeadlineExceeded, ForgeError, RecordInvalid, Refused, Unreachable, WrongNetwork
 from peer.identity import Home, PeerIdentity
 from peer.network.bootstrap import Bootstrap
+from peer.network.clock import NetworkClock
 from peer.network.contacts import Contacts
 from peer.network.hello import HELLO, Hello, check_hello
 from peer.network.limits import Allowance, Limits
@@ -27,6 +27,7 @@ from peer.network.rpc import (
     Body,
     BytesHandler,
     Dispatcher,
+    Events,
     Handler,
     OnEvent,
     deadline,
@@ -59,27 +60,25 @@ class Network:
     ) -> None:
         self.identity = identity
         self.genesis = genesis
-        self.emit = on_event
+        self.emit = Events(on_event)
         """Tells the operator something."""
         self.allowance = Allowance(limits)
         self.traffic = line
         """What goes over our line, and its caps."""
-        self.dispatcher = Dispatcher(self.allowance, on_event, line)
+        self.dispatcher = Dispatcher(self.allowance, self.emit, line)
         self._prefix = f"/p2p-llm-forge/{genesis.id[:16]}/"
         self._rpc = self._prefix + "rpc/1"
-        self._validator = RecordValidator(genesis.id, time.time, own=identity.account)
-        self._hello_dispatcher = Dispatcher(self.allowance, on_event)
+        self.clock = NetworkClock(self.emit)
+        self._validator = RecordValidator(genesis.id, self.clock.now, own=identity.account)
+        self._hello_dispatcher = Dispatcher(self.allowance, self.emit)
         self._hello_dispatcher.add(HELLO, self._on_hello, 0)
         self._contacts = Contacts()
-        self._bootstrap = Bootstrap(self, on_event)
+        self._bootstrap = Bootstrap(self, self.emit)
         self._addresses: list[str] = []
         self._uplink = Uplink(
-            prefix=self._prefix,
-            validator=self._validator,
-            allowance=self.allowance,
-            attach=self._attach,
-            on_event=on_event, client=client,
-        )
+            prefix=self._prefix, validator=self._validator, allowance=self.allowance,
+            attach=self._attach, on_event=self.emit, client=client, clock=self.clock.now,
+        )  # fmt: skip
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -260,14 +259,16 @@ class Network:
             raise (WrongNetwork(exc.message) if exc.code == WrongNetwork.CODE else exc) from exc
         hello = check_hello(Hello.read(reply.body), peer_id, self.genesis)
         self._contacts.remember(peer_id, hello.addresses)
+        self.clock.compare(hello, dialed=True)
         return hello
 
     def _own_hello(self) -> Hello:
-        return Hello.of(self.genesis, self.identity.binding, self._addresses)
+        return Hello.of(self.genesis, self.identity.binding, self._addresses, self.clock.now())
 
     async def _on_hello(self, caller: str, body: Body, payload: bytes) -> Reply:
         hello = check_hello(Hello.read(body), caller, self.genesis)
         self._contacts.remember(caller, hello.addresses)
+        self.clock.compare(hello, dialed=False)
         return Reply(self._own_hello().body())
 
     def recent(self, count: int) -> list[str]:
@@ -293,7 +294,6 @@ class Network:
                     record = self._validator.read(kind, value)
                     if isinstance(record, kind) and record.subkey == subkey:
                         records.append(record)
-                        addresses: Any = getattr(record, "addresses", None)
-                        if addresses:
+                        if addresses := getattr(record, "addresses", None):
                             self._contacts.remember(record.peer_id, list(addresses))
         return records

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,7 @@ Handler = Callable[[str, Body], Awaitable[Body]]
 BytesHandler = Callable[[str, Body, bytes], Awaitable[Reply]]
 """(PeerID of the caller, body, payload) -> answer."""
 
+_RECENT = 64
 MAX_TIMEOUT_S = 600.0
 """No handler runs longer, whatever the caller asks."""
 _FAULTS = (
@@ -57,6 +58,27 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+
+
+class Events:
+    """Tells everybody who listens."""
+
+    def __init__(self, *listeners: OnEvent) -> None:
+        """These are told first."""
+        self._listeners = list(listeners)
+        self._recent: deque[Event] = deque(maxlen=_RECENT)
+
+    def listen(self, listener: OnEvent) -> None:
+        """Tell this one too, and what happened of late."""
+        self._listeners.append(listener)
+        for event in self._recent:
+            listener(event)
+
+    def __call__(self, event: Event) -> None:
+        """It happened."""
+        self._recent.append(event)
+        for listener in self._listeners:
+            listener(event)
 
 
 def log_event(event: Event) -> None:
@@ -99,6 +121,9 @@ class Dispatcher:
                 raise Oversize(f"a request of {size} bytes, the limit is {FRAME_LIMIT}")
             self._allowance.enter(caller, size, time.monotonic())
         except ForgeError as exc:
+            if refused := self._allowance.flood(caller, time.monotonic()):
+                detail: dict[str, str | int | float] = {"reason": exc.message, "refused": refused}
+                self._on_event(Event(kind="flood", peer_id=caller, detail=detail))
             return pack_error(exc)
         reply_bytes = 0
         try:

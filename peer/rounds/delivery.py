@@ -15,7 +15,7 @@ from peer.rounds.messages import Answered, Deliver, MemberEffect, Redeliver
 from peer.rounds.pause import Pause
 
 REMIND_S = 10.0
-FINAL = frozenset({"FP-410", "FP-412", "FP-413", "FP-414", "FP-415", "FP-416", "FP-419"})
+FINAL = frozenset({"FP-410", "FP-412", "FP-413", "FP-414", "FP-415", "FP-416", "FP-419", "FP-427"})
 """Refusals that no repetition can change; so are those of the engine (FP-1xx)."""
 
 

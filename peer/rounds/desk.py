@@ -45,6 +45,8 @@ class Desk:
         """By account: accepted, its update not yet decoded."""
         self.delivered: dict[str, Receipt] = {}
         """By account: decoded and sound."""
+        self.norms: dict[str, int] = {}
+        """By account: the norm of its sound update, where our worker told it."""
         self._open = open_round
         roster = open_round.roster if open_round is not None else ()
         self._roll = roll
@@ -67,6 +69,17 @@ class Desk:
         """Accounts whose receipt is here and not refused."""
         return frozenset(self.delivered) | frozenset(self.checking)
 
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Those that are here and not refused."""
+        return [*self.delivered.values(), *self.checking.values()]
+
+    @property
+    def sound(self) -> list[Receipt]:
+        """Those that were decoded, in roster order."""
+        roster = self._open.roster if self._open is not None else ()
+        return [self.delivered[seat.account] for seat in roster if seat.account in self.delivered]
+
     def refused(self, account: str) -> bool:
         """Whether the update of this account was refused: it cannot send another in this round."""
         return account in self._refused
@@ -83,7 +96,9 @@ class Desk:
             return False
         if old != receipt:
             raise RoundError(
-                "FP-414", f"receipt of {account[:16]}: a different one for round {old.round} is already here"
+                "FP-414",
+                f"receipt of {account[:16]}: a different one for round {old.round} is already here",
+                evidence=(old.encode(), receipt.encode()),
             )
         if refusal is not None:
             code, reason = refusal
@@ -113,6 +128,8 @@ class Desk:
         del self.checking[message.account]
         if message.refusal is None:
             self.delivered[message.account] = receipt
+            if message.norm is not None:
+                self.norms[message.account] = message.norm
             needed_s = now - self.opened_at
             if self._enough_s is None and len(self.delivered) >= ceil(self._seats / ENOUGH):
                 self._enough_s = needed_s

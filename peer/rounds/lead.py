@@ -13,8 +13,8 @@ from enum import StrEnum
 from functools import partial
 
 from ledger.entries import Close, Entry, Receipt, Settle
-from peer.errors import RoundError
 from peer.rounds.attendance import Attendance
+from peer.rounds.copies import Copies
 from peer.rounds.desk import Desk, verdict
 from peer.rounds.heldout import HeldOut
 from peer.rounds.log import RunLog
@@ -36,6 +36,7 @@ from peer.rounds.messages import (
     Report,
     Unevaluated,
 )
+from peer.rounds.norms import weigh
 from peer.rounds.opening import Standing, close_reason, opening, standing_after
 from peer.rounds.pace import Pace
 from peer.rounds.plan import Plan
@@ -76,6 +77,7 @@ class LeaderMachine:
         self._desk = self._new_desk(opened_at=now, open_round=log.open, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
+        self._copies = Copies(log)
         self._next_state = ""
         self._held_out = HeldOut(plan)
         self._closing = ""
@@ -140,10 +142,9 @@ class LeaderMachine:
         if self._desk.has(receipt):
             return []  # sent again after a lost answer
         open_round = self.log.open if self.phase is Phase.COLLECTING else None
-        check_receipt(receipt, plan=self.plan, open_round=open_round, settled=self.log.round)
-        if self.roll.excluded(receipt.account):
-            who, strikes = receipt.account[:16], self.roll.STRIKES
-            raise RoundError("FP-415", f"receipt of {who}: excluded from this run after {strikes} refused updates")
+        excluded = self.roll.excluded(receipt.account)
+        check_receipt(receipt, plan=self.plan, open_round=open_round, settled=self.log.round, excluded=excluded)
+        self._copies.check(receipt, self._desk.receipts)
         self._desk.take(receipt, now)
         return [Check(receipt=receipt)]
 
@@ -200,13 +201,12 @@ class LeaderMachine:
         assert open_round is not None
         working = () if self._closing else self.roll.ready(self._states())
         late = self._desk.late(working, now)
-        delivered = self._desk.delivered
-        self._counted = tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
+        self._counted, odd = weigh(self._desk.sound, self._desk.norms, clipped=self.plan.clipped)
         if not self._counted:
             self._next_state = open_round.state
             return [*late, *self._log_settled()]
         self.phase = Phase.APPLYING
-        return [*late, ApplyRound(round=open_round.round, receipts=self._counted)]
+        return [*late, *odd, ApplyRound(round=open_round.round, receipts=self._counted)]
 
     # ------------------------------------------------------------------ settling
 

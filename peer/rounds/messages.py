@@ -45,6 +45,8 @@ class Checked:
     update: str
     refusal: tuple[str, str] | None
     """(code, reason) where the update was refused."""
+    norm: int | None = None
+    """Of the decoded update, in millionths; None where the worker did not tell it."""
 
     @property
     def unsound(self) -> bool:

@@ -45,6 +45,8 @@ class Plan:
     """The state after every so many rounds is kept for good; 0: only the initial one."""
     max_uncertified: int = 2
     """Rounds that may be opened beyond what is certified."""
+    clipped: bool = True
+    """Whether every update is scaled down to the median norm of its round."""
     lost_after_s: float = 3.0
     """A member without heartbeats for this long is dropped."""
 

@@ -55,7 +55,7 @@ class Candidate:
         """Lead whenever it is our turn, until the run is closed."""
         if len(self._run.leaders) == 1:
             return await self._lead(False)
-        while self._run.log.close is None:
+        while self._run.log.close is None and not being_cancelled():
             self._term = await self._turn()
             if self._term is not None:
                 await self._serve_term(self._term)
@@ -99,7 +99,7 @@ class Candidate:
                 await self._lead(term.number > 1)
                 keeping.cancel()
         except* (TermOver, SelfFork) as group:
-            reason = _first(group)
+            reason = first_of(group)
             log.warning("leads_no_more", run=run.id[:16], term=term.number, reason=str(reason))
             await run.journal.add("stepped_down", account=term.leader, term=term.number, reason=str(reason))
             if isinstance(reason, SelfFork):
@@ -130,6 +130,12 @@ class Candidate:
                 raise over
 
 
-def _first(exc: BaseException) -> BaseException:
+def first_of(exc: BaseException) -> BaseException:
     """The first error in groups of groups."""
-    return _first(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+    return first_of(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+
+
+def being_cancelled() -> bool:
+    """Whether our task is to end: an error that comes at the same time hides that, once it is caught."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -19,6 +19,7 @@ from peer.messages import Gossip
 from peer.network.shaper import patience_s
 from peer.rounds.messages import Checked
 from peer.runs.bulletin import Bulletin
+from peer.runs.disk import Disk
 from peer.runs.joined import Joined
 from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
@@ -36,7 +37,9 @@ GOSSIP_TO = 8
 class Checking:
     """The updates that one leader is about to count."""
 
-    def __init__(self, *, run: Run, worker: RunWorker, joined: Joined, push: Push, rng: Random) -> None:
+    def __init__(
+        self, *, run: Run, worker: RunWorker, joined: Joined, push: Push, disk: Disk, rng: Random
+    ) -> None:  # fmt: skip
         """Check the updates of `run` with `worker`; `joined` knows where members are, `push` reaches them."""
         self.bulletin = Bulletin()
         """What has arrived."""
@@ -44,6 +47,7 @@ class Checking:
         self._worker = worker
         self._joined = joined
         self._push = push
+        self._disk = disk
         self._rng = rng
         self._fetching_bytes = 0
 
@@ -55,26 +59,27 @@ class Checking:
             others = [peer for peer in members if peer != maker]
             self._push.gossip(tasks, self._rng.sample(others, min(GOSSIP_TO, len(others))), gossip)
         refusal: tuple[str, str] | None
+        norm: int | None = None
         try:
             path = await self._fetch(receipt.update, [maker] if maker else [])
-            refusal = await self._until_decoded(path, receipt.state_in)
+            refusal, norm = await self._until_decoded(path, receipt.state_in)
         except (ForgeError, OSError, TimeoutError) as exc:
             reason = "not here in time" if isinstance(exc, TimeoutError) else exc
             refusal = ("FP-417", f"update {receipt.update[:16]}: {reason}")
         if refusal is None:
             self.bulletin.arrived(receipt.round, receipt.update)
-        return Checked(account=receipt.account, update=receipt.update, refusal=refusal)
+        return Checked(account=receipt.account, update=receipt.update, refusal=refusal, norm=norm)
 
     async def _fetch(self, update: str, makers: Sequence[str]) -> Path:
         length = BlobName.parse(update).length
         self._fetching_bytes += length
         try:
             async with asyncio.timeout(FETCH_S + patience_s(self._fetching_bytes)):
-                return await self._worker.fetch(update, makers)
+                return await self._disk.until_room(lambda: self._worker.fetch(update, makers))
         finally:
             self._fetching_bytes -= length
 
-    async def _until_decoded(self, path: Path, state: str) -> tuple[str, str] | None:
+    async def _until_decoded(self, path: Path, state: str) -> tuple[tuple[str, str] | None, int | None]:
         """Decode an update; our own worker's death is not the member's fault."""
         while True:
             try:

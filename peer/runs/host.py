@@ -22,14 +22,15 @@ from ledger.errors import LedgerError, SelfFork
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.directory import Directory
-from peer.errors import ForgeError, Refused
+from peer.errors import ForgeError, Refused, Unfit
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Ahead, Bundle, Gossip
 from peer.network.network import Network
 from peer.runs import past
-from peer.runs.candidate import Candidate
+from peer.runs.candidate import Candidate, being_cancelled, first_of
+from peer.runs.departures import Departures
 from peer.runs.hardware import Hardware
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
@@ -88,6 +89,7 @@ class Host:
         self.leaders: dict[str, Leader] = {}
         self._candidates: dict[str, Candidate] = {}
         self._not_before: dict[str, float] = {}
+        self._departures = Departures(logs=logs, members=self.members, may_lead=self._may_lead)
         self._serve_runs()
 
     # ------------------------------------------------------------------ life
@@ -99,7 +101,7 @@ class Host:
     @property
     def busy(self) -> int:
         """How many runs we work on."""
-        return sum(run.log.close is None for run in self.runs.values())
+        return sum(run.log.close is None and run.id not in self._departures.left for run in self.runs.values())
 
     def led(self) -> list[Run]:
         """The runs that we lead just now."""
@@ -135,7 +137,11 @@ class Host:
             adverts = self._directory.runs()
             now = time.monotonic()
             adverts = [advert for advert in adverts if self._not_before.get(advert.peer_id, now) <= now]
-            for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy, max_runs=self._max_runs):
+            await self._departures.leave_the_accused()
+            idle = self._departures.idle()
+            for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy - len(idle), max_runs=self._max_runs):
+                if self.busy >= self._max_runs and idle:
+                    await self._departures.leave(idle.pop(), "its leader has no use for us, another run may")
                 if advert.run not in self.runs:
                     await self._join(advert.run, advert.peer_id)
 
@@ -166,12 +172,14 @@ class Host:
 
     async def _serve_when_whole(self, run: Run) -> None:
         """Serve the run; while a log of ours must not be written to, which is told elsewhere, try again later."""
-        while True:
+        while run.id not in self._departures.left and not being_cancelled():
             try:
                 return await self._serve_run(run)
             except* SelfFork:
                 log.warning("run_waits", run=run.id[:16], reason="a log of ours is not written to", again_in_s=WHOLE_S)
-            await asyncio.sleep(WHOLE_S)
+                await asyncio.sleep(0 if being_cancelled() else WHOLE_S)
+            except* Unfit as group:
+                await self._departures.unfit(run, first_of(group))
 
     async def _serve_run(self, run: Run) -> None:
         """Host one run until it is closed and our claims are in."""
@@ -269,6 +277,11 @@ class Host:
         goodbyes = [candidate.leave() for candidate in self._candidates.values()]
         goodbyes += [member.heart.say_goodbye("the peer stops") for member in self.members.values()]
         await asyncio.gather(*goodbyes, return_exceptions=True)
+
+    def account_of(self, peer: str) -> str:
+        """The account of a peer, from its advert or as it joined a run that we lead; or ""."""
+        joined = (leader.account_of(peer) for leader in self.leaders.values())
+        return self._directory.account_of(peer) or next(filter(None, joined), "")
 
     # ------------------------------------------------------------------ other peers' calls
 

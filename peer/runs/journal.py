@@ -14,6 +14,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 Event = dict[str, Any]
 
 
@@ -24,6 +28,8 @@ class Journal:
         """Take up the journal at `path`; a half-written last line is dropped."""
         self._path = path
         self._events: list[Event] = []
+        self._torn = False
+        """Whether the last line could not be written, so that the next begins on one of its own."""
         self._news = asyncio.Condition()
         if path.exists():
             whole, _, half = path.read_bytes().rpartition(b"\n")
@@ -46,8 +52,13 @@ class Journal:
         """Note that `what` happened."""
         event = {"event": what, "time": round(time.time(), 3), **fields}
         self._events.append(event)
-        with self._path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
+        try:
+            with self._path.open("a") as file:
+                file.write("\n" * self._torn + json.dumps(event) + "\n")
+            self._torn = False
+        except OSError as exc:
+            self._torn = True  # a part of the line may be there
+            log.error("journal_not_written", path=str(self._path), happened=what, reason=str(exc))
         async with self._news:
             self._news.notify_all()
 

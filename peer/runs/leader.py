@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -19,8 +18,7 @@ import structlog
 
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, Refused
-from peer.files import write_atomic
+from peer.errors import ForgeError, Refused, RoundError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import AheadQuery, Beat, Cancellation, Delivery, Goodbye
@@ -28,27 +26,24 @@ from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
 from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, LeaderMessage, Log, Report
-from peer.runs import evaluating
+from peer.runs import evaluating, wish
 from peer.runs.checking import Checking
+from peer.runs.disk import Disk
 from peer.runs.joined import Joined
 from peer.runs.member import Member
 from peer.runs.offer import Offer
 from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
+from peer.runs.verdicts import Verdicts
+from peer.runs.wish import CANCELLED_BY_SUBMITTER
 from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 
-CANCELLED = "cancelled"
-CANCELLED_BY_SUBMITTER = "cancelled by the submitter"
 TICK_S = 0.1
 RETRY_S = 1.0
 FIND_S = 8.0  # how long members may take to find a new leader
-MOST_REFUSALS = 16
-"""So many of one account in one round are told in the journal."""
-NO_FAULT = {"FP-411", "FP-421"}
-"""Refusals that say nothing of the sender: its receipt is late or said again, or we are still starting."""
 
 Body = dict[str, Any]
 
@@ -92,10 +87,12 @@ class Leader:
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
-        self._checking = Checking(run=run, worker=worker, joined=self._joined, push=self._push, rng=Random())
+        self._disk = Disk(run, account)
+        self._checking = Checking(
+            run=run, worker=worker, joined=self._joined, push=self._push, disk=self._disk, rng=Random()
+        )
         self._watch = Stopwatch()
-        self._refusals: Counter[tuple[str, int]] = Counter()
-        """By account and round."""
+        self._verdicts = Verdicts(run)
 
     # ------------------------------------------------------------------ life
 
@@ -109,8 +106,8 @@ class Leader:
                 plan=self.run.plan, log=self.run.log, balance=balance, now=time.monotonic(), grace_s=self._grace_s
             )
             working = [tasks.create_task(work) for work in (self._ticks(), self.offer.serve(self._tasks))]
-            if (self.run.folder / CANCELLED).exists():
-                self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
+            if reason := wish.kept(self.run):
+                self._tell(rounds.Cancel(reason=reason))
             if self._machine.phase is not Phase.CLOSED:
                 await self._closed.wait()
             for work in working:
@@ -118,12 +115,16 @@ class Leader:
 
     def cancel(self, reason: str) -> None:
         """End the run: what was delivered is settled, the rest of its credits goes back. A restart does not undo it."""
-        write_atomic(self.run.folder / CANCELLED, reason.encode())
+        wish.keep(self.run, reason)
         self._tell(rounds.Cancel(reason=reason))
 
     def peers(self) -> list[str]:
         """PeerIDs of the members whose heartbeats arrive."""
         return self._joined.peers(self._alive())
+
+    def account_of(self, peer: str) -> str:
+        """Account of a peer that joined, or ""."""
+        return self._joined.account(peer)
 
     def _alive(self) -> frozenset[str]:
         return frozenset(member.account for member in self._machine.roll.alive()) if self._machine else frozenset()
@@ -145,7 +146,7 @@ class Leader:
 
     async def on_join(self, caller: str, body: Body) -> Body:
         """`run.join`: bind the caller's PeerID to its account by its advert."""
-        self._joined.join(caller, body)
+        self._joined.join(caller, body, self._alive())
         return {}
 
     async def on_beat(self, caller: str, body: Body) -> Body:
@@ -174,19 +175,16 @@ class Leader:
             receipt.verify()
             known = self._machine is not None and receipt.account in self._machine.delivered
             self._tell(rounds.Delivered(receipt=receipt))
+        except RoundError as exc:
+            told = self._verdicts.late(receipt, exc)
+            await self._verdicts.refuse(account, told)
+            raise Refused(told.code, told.message) from exc
         except (ForgeError, LedgerError) as exc:
-            await self._journal_refusal(account, exc)
+            await self._verdicts.refuse(account, exc)
             raise Refused(exc.code, exc.message) from exc
         if not known:
             self._watch.mark("last_receipt")
         return {}
-
-    async def _journal_refusal(self, account: str, exc: ForgeError | LedgerError) -> None:
-        """Tell a person; but whoever is refused again and again must not fill the disk."""
-        number = self.run.log.round + 1
-        if exc.code not in NO_FAULT and self._refusals[account, number] < MOST_REFUSALS:
-            self._refusals[account, number] += 1
-            await self.run.journal.add("refused", account=account, round=number, code=exc.code, reason=exc.message)
 
     async def on_cancel(self, caller: str, body: Body) -> Body:
         """`run.cancel`: the run's submitter wants it to end."""
@@ -199,8 +197,10 @@ class Leader:
 
     async def on_leave(self, caller: str, body: Body) -> Body:
         """`run.leave`: the member goes; nobody waits for it."""
-        goodbye = Goodbye.read(body)
-        self._tell(rounds.Left(account=self._joined.account_of(caller), reason=goodbye.reason))
+        goodbye, account = Goodbye.read(body), self._joined.account_of(caller)
+        if self.run.log.open is None or self.run.log.open.seat(account) is None:
+            await self._verdicts.left(account, goodbye.reason)
+        self._tell(rounds.Left(account=account, reason=goodbye.reason))
         return {}
 
     # ------------------------------------------------------------------ effects
@@ -224,6 +224,7 @@ class Leader:
             case Log():
                 await self._log(effect)
             case Report():
+                self._verdicts.note(effect.event, effect.fields)
                 await self.run.journal.add(effect.event, **effect.fields)
 
     async def _until_done(self, work: Callable[[], Any]) -> Any:
@@ -233,6 +234,7 @@ class Leader:
                 return await work()
             except (ForgeError, OSError) as exc:
                 log.error("leader_effect_broke", run=self.run.id[:16], reason=str(exc))
+                await self._disk.failed(exc)
                 await asyncio.sleep(RETRY_S)
 
     async def _check(self, receipt: Receipt) -> None:

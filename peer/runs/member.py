@@ -16,7 +16,7 @@ import structlog
 from ledger.entries import Receipt
 from ledger.errors import Behind, LedgerError
 from ledger.keys import PrivateKey
-from peer.errors import ForgeError, Refused, RunError, WorkerError
+from peer.errors import ForgeError, Refused, RunError, WorkerError, WorkerRefused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
 from peer.messages import Ahead, Delivery
@@ -39,11 +39,15 @@ from peer.rounds.messages import (
     Train,
     Welcomed,
 )
+from peer.runs import wish
+from peer.runs.disk import Disk
 from peer.runs.heart import NOT_LEADING, Heart
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.lag import Lag
 from peer.runs.prefetch import Prefetcher
 from peer.runs.run import Run
+from peer.runs.standing import Standing
+from peer.runs.unfit import unless_unfit
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
 
@@ -109,6 +113,8 @@ class Member:
         self._quiet = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
         self._lag = Lag(run)
+        self._disk = Disk(run, key.public)
+        self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
         return MemberMachine(
@@ -129,12 +135,18 @@ class Member:
         held = self._worker.newest_state()
         if held is not None:
             self._lag.fell(held[0], empty=self.machine.held is None)
-            await self._worker.load(*held)
+            try:
+                await self._worker.load(*held)
+            except WorkerRefused as exc:
+                await unless_unfit(exc, self.run, self.heart.ask)
+                raise
         self.machine = self._machine(held)
+        works = [self.heart.serve(), self.prefetcher.serve(), self.follow_log(), self._ticks(), self.standing.serve()]
+        if self.run.spec["submitter"] == self._key.public:
+            works.append(wish.insist(self.run, self.heart.ask))
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                works = (self.heart.serve(), self.prefetcher.serve(), self.follow_log(), self._ticks())
                 helpers = [tasks.create_task(work) for work in works]
                 self._beating = helpers[0]
                 self.tell(LogGrew())
@@ -192,6 +204,7 @@ class Member:
         while not (until_closed and self.run.log.close is not None):
             seen = await self._logs.grown(self.run.origin, seen)
             await self.run.refresh()
+            await self.standing.look(self.machine.state)
             self.tell(LogGrew())
 
     # ------------------------------------------------------------------ effects
@@ -210,12 +223,19 @@ class Member:
         try:
             answer = await self._do(effect)
         except (ForgeError, LedgerError, OSError) as exc:
+            await unless_unfit(exc, self.run, self.heart.ask)
+            await self._disk.failed(exc)
             if not isinstance(effect, Stop):
                 log.warning("effect_broke", run=self.run.id[:16], effect=type(effect).__name__.lower(), reason=str(exc))
                 self.tell(Broke(effect=effect, reason=str(exc)))
             return
         if answer is not None:
             self.tell(answer)
+
+    def finish(self) -> None:
+        """Take part no more, though the run is not over; what is trained just now is not waited for."""
+        self._carry_out([Stop()])
+        self._finished.set()
 
     async def _do(self, effect: MemberEffect) -> MemberMessage | None:
         match effect:
@@ -306,4 +326,5 @@ class Member:
                 raise
             log.warning("receipt_refused", run=self.run.id[:16], round=receipt.round, reason=str(exc))
             return Answered(round=receipt.round, refusal=(exc.code, exc.message))
+        self.standing.taken(receipt)
         return Answered(round=receipt.round, refusal=None)

@@ -291,6 +291,7 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
             patience=int(evaluation.get("patience", 0)),
             keep_last=max(1, int(checkpoints.get("keep_last", 3))),
             checkpoint_every=max(0, int(checkpoints.get("every", 0))),
+            clipped=str(training.get("clip_updates", "true")) != "false",
             most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as exc:

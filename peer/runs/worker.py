@@ -191,19 +191,19 @@ class RunWorker:
         if self._worker is not None and self._worker.alive:
             await self._worker.call("stop")
 
-    async def check(self, update: Path, state: str) -> tuple[str, str] | None:
-        """Strictly decode an update of `state` while training goes on; (code, reason) where it is refused."""
+    async def check(self, update: Path, state: str) -> tuple[tuple[str, str] | None, int | None]:
+        """Strictly decode an update of `state` while training goes on: (code, reason) where refused, else its norm."""
         worker = self._worker
         if worker is None or not worker.alive:
             async with self._turn:
                 worker = await self._ready(state)  # a leader that does not train has had no need of one yet
         try:
-            await worker.call("check", update=str(update))
+            answer = await worker.call("check", update=str(update))
         except WorkerRefused as exc:
             if exc.code != UNSOUND:
                 raise  # our own worker's trouble (not open yet, no disk) says nothing of the update
-            return exc.code, exc.message
-        return None
+            return (exc.code, exc.message), None
+        return None, int(answer["norm_units"]) if "norm_units" in answer else None
 
     async def apply(self, *, round_number: int, state: str, receipts: Sequence[Receipt], account: str) -> Fields:
         """Apply a round's updates to `state`; returns the worker's answer, with `state` and `seconds`.

@@ -181,8 +181,10 @@ class FakeWorker(Worker):
         return {}
 
     async def _check(self, tell: OnEvent, *, update: str) -> Fields:
-        read_update(Path(update))
-        return {}
+        value = abs(json.loads(read_update(Path(update)))["value"])
+        if value == 0:
+            raise WorkerRefused("FP-107", "update: empty: all of its values are zero")
+        return {"norm_units": round(value * 1e6)}
 
     async def _apply(self, tell: OnEvent, *, round: int, updates: list[Fields]) -> Fields:
         parts = [self._state, *(read_update(Path(one["path"])) for one in updates)]

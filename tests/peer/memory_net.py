@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from peer.errors import Unreachable
+from peer.errors import RecordInvalid, Unreachable
 from peer.identity import PeerIdentity
+from peer.network.clock import NetworkClock
+from peer.network.hello import Hello
 from peer.network.limits import Allowance, Limits
-from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Handler, deadline, write_request
+from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Events, Handler, deadline, write_request
 from peer.network.shaper import patience_s
 from peer.network.traffic import Traffic
 from peer.peerkey import Binding, PeerKey
@@ -64,10 +66,13 @@ class Air:
 class MemoryNetwork:
     """A `Network` over `Air`."""
 
-    def __init__(self, air: Air, identity: PeerIdentity, genesis: Genesis) -> None:
+    def __init__(
+        self, air: Air, identity: PeerIdentity, genesis: Genesis, wall: Callable[[], float] = time.time
+    ) -> None:
         self.identity, self.genesis, self._air = identity, genesis, air
         self.events: list[Event] = []
-        self.emit = self.events.append
+        self.emit = Events(self.events.append)
+        self.clock = NetworkClock(self.emit, wall)
         self.allowance = Allowance(Limits())
         self.traffic = Traffic()
         self.dispatcher = Dispatcher(self.allowance, self.emit, self.traffic)
@@ -126,8 +131,18 @@ class MemoryNetwork:
 
     async def lookup(self, kind: type[R]) -> list[R]:
         keys = kind.keys(self.genesis.id)
-        found = [data for (key, _), data in self._air.records.items() if key in keys]
-        return [kind.verify(data, network=self.genesis.id, now=time.time()) for data in found]
+        found = []
+        for (key, _), data in self._air.records.items():
+            if key in keys:
+                with contextlib.suppress(RecordInvalid):
+                    found.append(kind.verify(data, network=self.genesis.id, now=self.clock.now()))
+        return found
+
+    def dial(self, other: MemoryNetwork) -> None:
+        """The handshake, as `Network.connect` has it."""
+        for asked, asker, dialed in ((other, self, False), (self, other, True)):
+            hello = Hello.of(asker.genesis, asker.identity.binding, [], asker.clock.now())
+            asked.clock.compare(hello, dialed=dialed)
 
 
 @contextlib.asynccontextmanager

@@ -48,6 +48,10 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         {"event": "uncertified", "round": 15, "rounds": 2, "since": 1.0},
         {"event": "certified_again", "round": 15, "seconds": 7.25},
         {"event": "rolled_back", "round": 13, "lost": 2},
+        {"event": "omitted", "round": 15, "account": ME, "code": "FP-435", "reason": "no reason given"},
+        {"event": "flood", "account": "", "peer": "12D3KooWabc", "code": "FP-305", "reason": "too many"},
+        {"event": "left", "account": ME, "reason": "no use for us"},
+        {"event": "cannot_take_part", "code": "FP-438", "reason": "too old"},
     ]
     assert seen(*events).notes == (
         "round 3: Ada joined",
@@ -62,6 +66,10 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         "round 15: too few witnesses sign: 2 rounds are open and not certified",
         "round 15: certified again after 7.2 s",
         "round 13: went back to it, 2 later rounds were never certified",
+        "round 15: Ada omitted: FP-435 no reason given",
+        "12D3KooW flood: FP-305 too many",
+        "Ada left: no use for us",
+        "cannot take part: FP-438 too old",
     )
 
 
