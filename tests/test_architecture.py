@@ -43,7 +43,7 @@ ORDER = {
         network/limits network/shaper network/traffic network/p2pd network/link network/rpc network/bootstrap
         network/contacts network/hello network/clock network/uplink network/validator network/network
         blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/pins blobs/store blobs/serving
-        blobs/fetcher
+        blobs/wanted blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
@@ -53,9 +53,9 @@ ORDER = {
         rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
         runs/journal runs/uncertified runs/stopwatch runs/run runs/lag runs/joined runs/whereabouts runs/push
         runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/worker runs/wish
-        runs/verdicts runs/unfit runs/disk runs/standing runs/offenders
+        runs/verdicts runs/unfit runs/disk runs/standing runs/receipts runs/offenders
         runs/past runs/provenance runs/checking runs/member runs/presence runs/departures runs/evaluating runs/offer
-        runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
+        runs/leader runs/calls runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,34 +23,15 @@ from peer.blobs.pieces import LEAST_BYTES, Pieces
 from peer.blobs.plan import Ask, Plan
 from peer.blobs.serving import AskChunk, AskLeaves, BlobServer, ChunkAnswer, Clock, Transport
 from peer.blobs.store import BlobStore
+from peer.blobs.wanted import OnProgress, Source, Wanted
 from peer.errors import BlobError, BlobInvalid, BlobMissing, BlobUnavailable, Busy, NetworkError, Refused
 from peer.network.rpc import Event
-
-OnProgress = Callable[[int, int], None]
-"""(bytes here, bytes in all)."""
-Source = Callable[[], Sequence[str]]
-"""PeerIDs that may have the blob, as they are known by now."""
 
 CHUNK_TIMEOUT_S = 30.0
 LEAVES_TIMEOUT_S = 10.0
 MAX_CHUNKS_IN_FLIGHT = 16
 """Over all downloads: what arrives is at most so many chunks ahead of the disk."""
 _NOTED = 1024
-
-
-class _Shared:
-    """One blob that somebody wants."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-        self.providers: dict[str, None] = {}
-        self.others: dict[str, None] = {}
-        self.here = asyncio.Event()
-        """Set when the blob is here, or nobody wants it any more."""
-        self.plan: Plan | None = None
-        self.on_progress: list[OnProgress] = []
-        self.sources: list[Source] = []
 
 
 class BlobFetcher:
@@ -63,7 +44,7 @@ class BlobFetcher:
         self._rng = rng or Random()
         self._store = store
         self._network = network
-        self._shared: dict[str, _Shared] = {}
+        self._shared: dict[str, Wanted] = {}
         self._noted: dict[tuple[str, str], str] = {}
         self._slots = asyncio.Semaphore(MAX_CHUNKS_IN_FLIGHT)
         self._pieces = Pieces()
@@ -97,7 +78,7 @@ class BlobFetcher:
             QuotaFull, DiskFull.
         """
         BlobName.parse(blob)
-        shared = self._shared.setdefault(blob, _Shared())
+        shared = self._shared.setdefault(blob, Wanted())
         shared.users += 1
         if on_progress is not None:
             shared.on_progress.append(on_progress)
@@ -120,7 +101,7 @@ class BlobFetcher:
                 shared.here.set()
                 self._shared.pop(blob, None)
 
-    def _offer(self, blob: str, shared: _Shared, providers: Sequence[str], others: Sequence[str]) -> None:
+    def _offer(self, blob: str, shared: Wanted, providers: Sequence[str], others: Sequence[str]) -> None:
         for names, known in ((providers, shared.providers), (others, shared.others)):
             for name in names:
                 if self._may_ask(blob, name):
@@ -132,10 +113,10 @@ class BlobFetcher:
     def _may_ask(self, blob: str, name: str) -> bool:
         return name != self._network.peer_id and (blob, name) not in self._noted
 
-    def _plan(self, chunks: Iterable[int], shared: _Shared) -> Plan:
+    def _plan(self, chunks: Iterable[int], shared: Wanted) -> Plan:
         return Plan(chunks, shared.providers, shared.others, rng=self._rng)
 
-    async def _download(self, blob: str, shared: _Shared) -> None:
+    async def _download(self, blob: str, shared: Wanted) -> None:
         name = BlobName.parse(blob)
         if name.chunks <= 1:
             await self._fetch_small(blob, name, shared)
@@ -144,7 +125,7 @@ class BlobFetcher:
         async with self._store.download(blob, leaves) as partial:
             await self._fill(blob, partial, shared)
 
-    async def _fetch_small(self, blob: str, name: BlobName, shared: _Shared) -> None:
+    async def _fetch_small(self, blob: str, name: BlobName, shared: Wanted) -> None:
         """One chunk, whose leaf hash is the root itself."""
         if name.chunks == 0:
             if name.root != merkle.root([]):
@@ -159,7 +140,7 @@ class BlobFetcher:
         await self._run(blob, self._plan([0], shared), [name.root], shared, keep)
         await self._store.add_verified(blob, found[0], [name.root])
 
-    async def _fill(self, blob: str, partial: Partial, shared: _Shared) -> None:
+    async def _fill(self, blob: str, partial: Partial, shared: Wanted) -> None:
         todo = [index for index in range(partial.name.chunks) if index not in partial.have]
 
         async def keep(index: int, chunk: bytes) -> None:
@@ -170,7 +151,7 @@ class BlobFetcher:
 
         await self._run(blob, self._plan(todo, shared), partial.leaves, shared, keep)
 
-    async def _run(self, blob: str, plan: Plan, leaves: list[bytes], shared: _Shared, keep: Any) -> None:
+    async def _run(self, blob: str, plan: Plan, leaves: list[bytes], shared: Wanted, keep: Any) -> None:
         """Carries out a plan to its end; nothing of it is left running afterwards."""
         shared.plan = plan
         arrived = asyncio.Event()
@@ -251,7 +232,7 @@ class BlobFetcher:
             plan.moved(ask, now)
         return bytes(chunk), []
 
-    async def _leaf_list(self, blob: str, name: BlobName, shared: _Shared) -> list[bytes]:
+    async def _leaf_list(self, blob: str, name: BlobName, shared: Wanted) -> list[bytes]:
         """The verified leaf hashes: of an earlier attempt, or of the first provider that gives the right ones."""
         kept = _split(self._store.kept_leaves(blob))
         if len(kept) == name.chunks and merkle.root(kept) == name.root:

@@ -133,6 +133,11 @@ class RunView:
                 return f"{at}{self.who(event['account'])} left: {event.get('reason', '')}"
             case "cannot_take_part":
                 return f"cannot take part: {event.get('code', '')} {event.get('reason', '')}"
+        return self._line_of_the_run(kind, event, at)
+
+    def _line_of_the_run(self, kind: str, event: Event, at: str) -> str | None:
+        """As `line`, for what happened to this peer or to the run as a whole."""
+        match kind:
             case "caught_up":
                 return f"{at}caught up by {event.get('by', '?')} in {event.get('seconds', 0):.1f} s"
             case "restored":

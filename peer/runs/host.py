@@ -13,7 +13,6 @@ import random
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -22,13 +21,13 @@ from ledger.errors import LedgerError, SelfFork
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.directory import Directory
-from peer.errors import ForgeError, Refused, Unfit
+from peer.errors import ForgeError, Unfit
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Ahead, Bundle, Gossip
 from peer.network.network import Network
 from peer.runs import past
+from peer.runs.calls import Calls
 from peer.runs.candidate import Candidate, being_cancelled, first_of
 from peer.runs.departures import Departures
 from peer.runs.hardware import Hardware
@@ -40,7 +39,7 @@ from peer.runs.run import Run
 from peer.runs.submission import begin
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
-from peer.supervisor import Fields, Keeper
+from peer.supervisor import Keeper
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +89,7 @@ class Host:
         self._candidates: dict[str, Candidate] = {}
         self._not_before: dict[str, float] = {}
         self._departures = Departures(logs=logs, members=self.members, may_lead=self._may_lead)
-        self._serve_runs()
+        Calls(network=network, logs=logs, members=self.members, leaders=self.leaders)
 
     # ------------------------------------------------------------------ life
 
@@ -283,49 +282,6 @@ class Host:
         joined = (leader.account_of(peer) for leader in self.leaders.values())
         return self._directory.account_of(peer) or next(filter(None, joined), "")
 
-    # ------------------------------------------------------------------ other peers' calls
-
-    def _serve_runs(self) -> None:
-        for method in ("join", "beat", "receipt", "leave", "cancel"):
-            self._network.serve(f"run.{method}", self._for_leader(f"on_{method}"))
-        self._network.serve("run.tail", self._for_leader("on_tail"), reply_bytes=TAIL_REPLY_BYTES)
-        self._network.serve("run.ahead", self._on_ahead)
-        self._network.serve("run.news", self._on_news)
-        self._network.serve("run.gossip", self._on_gossip)
-
-    def _for_leader(self, method: str) -> Any:
-        async def handle(caller: str, body: Fields) -> Fields:
-            leader = self.leaders.get(str(body.get("run")))
-            if leader is None:
-                raise Refused("FP-423", f"run {str(body.get('run'))[:16]}: not led by this peer")
-            answer: Fields = await getattr(leader, method)(caller, body)
-            return answer
-
-        return handle
-
-    async def _on_news(self, caller: str, body: Fields) -> Fields:
-        bundle = Bundle.read(body)
-        if bundle.start <= await self._logs.size(bundle.origin) and self._follows(bundle.origin):
-            await self._logs.accept([bundle])
-        return {}
-
-    async def _on_ahead(self, caller: str, body: Fields) -> Fields:
-        ahead = Ahead.read(body)
-        member = self.members.get(ahead.run)
-        if member is not None and caller == member.leader.peer:
-            await member.go_ahead(ahead, member.leader.account)
-        return {}
-
     def followed(self) -> frozenset[str]:
         """The logs of the runs that we know, wanted whether or not a certified entry refers to them."""
         return frozenset(map(self._logs.genesis.run_origin, self.runs))
-
-    def _follows(self, origin: str) -> bool:
-        return any(self._logs.genesis.run_origin(run) == origin for run in self.members)
-
-    async def _on_gossip(self, caller: str, body: Fields) -> Fields:
-        gossip = Gossip.read(body)
-        member = self.members.get(gossip.run)
-        if member is not None and caller == member.leader.peer:
-            member.prefetcher.want(gossip.update, [gossip.peer])
-        return {}

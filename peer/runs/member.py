@@ -13,18 +13,16 @@ from random import Random
 
 import structlog
 
-from ledger.entries import Receipt
 from ledger.errors import Behind, LedgerError
 from ledger.keys import PrivateKey
-from peer.errors import ForgeError, Refused, RunError, WorkerError, WorkerRefused
+from peer.errors import ForgeError, WorkerRefused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Ahead, Delivery
+from peer.messages import Ahead
 from peer.network.network import Network
 from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
-    Answered,
     Broke,
     Deliver,
     Holds,
@@ -41,10 +39,10 @@ from peer.rounds.messages import (
 )
 from peer.runs import wish
 from peer.runs.disk import Disk
-from peer.runs.heart import NOT_LEADING, Heart
-from peer.runs.joined import UNKNOWN_MEMBER
+from peer.runs.heart import Heart
 from peer.runs.lag import Lag
 from peer.runs.prefetch import Prefetcher
+from peer.runs.receipts import Receipts
 from peer.runs.run import Run
 from peer.runs.standing import Standing
 from peer.runs.unfit import unless_unfit
@@ -115,6 +113,7 @@ class Member:
         self._lag = Lag(run)
         self._disk = Disk(run, key.public)
         self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
+        self._receipts = Receipts(run=run, key=key, leader=leader, call=self.heart.call, taken=self.standing.taken)
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
         return MemberMachine(
@@ -257,14 +256,9 @@ class Member:
                 await self._worker.stop()
                 return None
             case Deliver():
-                receipt = self._sign(effect)
-                await self.run.journal.add(
-                    "delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6,
-                    seconds=round(effect.trained.seconds, 3),
-                )  # fmt: skip
-                return await self._deliver(receipt)
+                return await self._receipts.deliver(effect)
             case Redeliver():
-                return await self._redeliver(effect.round)
+                return await self._receipts.deliver_again(effect.round)
 
     async def _load(self, effect: Load) -> MemberMessage:
         self._lag.fell(effect.round, empty=self.machine.held is None)
@@ -286,45 +280,3 @@ class Member:
             log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
         await self._lag.reached(settled.round)
         return Holds(round=settled.round, state=str(answer["state"]))
-
-    # ------------------------------------------------------------------ receipts
-
-    def _sign(self, effect: Deliver) -> Receipt:
-        trained = effect.trained
-        seat = effect.open.seat(self._key.public)
-        assert seat is not None  # the machine trains only on our seat
-        receipt = Receipt.create(
-            network=self.run.plan.network,
-            run=self.run.id,
-            round=trained.round,
-            state_in=effect.open.state,
-            update=trained.update,
-            tokens=trained.tokens,
-            slots=(seat.start, trained.slots),
-            loss=trained.loss,
-            steps=trained.steps,
-            leaves=trained.leaves,
-            key=self._key,
-        )
-        self.run.promise(receipt)
-        return receipt
-
-    async def _redeliver(self, round_number: int) -> MemberMessage:
-        receipt = next((receipt for receipt in self.run.promised() if receipt.round == round_number), None)
-        if receipt is None:
-            raise WorkerError(f"run {self.run.id[:16]}: the promised receipt is gone from {self.run.folder}")
-        return await self._deliver(receipt)
-
-    async def _deliver(self, receipt: Receipt) -> MemberMessage:
-        body = Delivery(run=self.run.id, receipt=receipt.encode().decode()).body()
-        if self.run.log.tail and self.run.ahead_of != self.leader.account:
-            raise RunError("FP-443", f"run {self.run.id[:16]}: what this leader has of the log is not here yet")
-        try:
-            await self.heart.call("run.receipt", body)
-        except Refused as exc:
-            if exc.code in (UNKNOWN_MEMBER, NOT_LEADING):
-                raise
-            log.warning("receipt_refused", run=self.run.id[:16], round=receipt.round, reason=str(exc))
-            return Answered(round=receipt.round, refusal=(exc.code, exc.message))
-        self.standing.taken(receipt)
-        return Answered(round=receipt.round, refusal=None)
