@@ -10,12 +10,13 @@ from typing import Any
 
 from peer.errors import Refused
 from peer.ledger.logs import Logs
-from peer.messages import TAIL_REPLY_BYTES, Ahead, Bundle, Gossip
+from peer.messages import Ahead, Bundle, Gossip
 from peer.network.network import Network
 from peer.runs.leader import Leader
 from peer.runs.member import Member
 
 Body = dict[str, Any]
+TAIL_REPLY_BYTES = 1 << 20
 
 
 class Calls:

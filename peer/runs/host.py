@@ -44,7 +44,6 @@ from peer.supervisor import Keeper
 log = structlog.get_logger(__name__)
 
 LOOK_S = 2.0
-TAIL_REPLY_BYTES = 1 << 20
 WHOLE_S = 10.0
 """Pause before a run whose log we must not write to is served again."""
 LATE_ROUNDS = 64
