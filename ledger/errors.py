@@ -19,7 +19,8 @@
     ├─ ArchiveInvalid        FP-216  a folder of tiles that is missing, malformed, or not what its checkpoints say
     ├─ Unreferenced          FP-217  a log that no certified entry refers to, beyond what one peer may have of those
     ├─ PluginMissing         FP-218  a part of the software that a command needs and that is not installed
-    └─ TermOver              FP-219  a head of a run by a leader other than the one whose term it is
+    ├─ TermOver              FP-219  a head of a run by a leader other than the one whose term it is
+    └─ ExportInvalid         FP-220  an exported model that is not what its card, or the log, says
 
 Pure: no IO.
 """
@@ -197,3 +198,9 @@ class TermOver(_Coded):
     """A head of a run's log by another leader than the one whose term it is."""
 
     code = "FP-219"
+
+
+class ExportInvalid(_Coded):
+    """A folder that is no exported model, or one that differs from its card or from what the log certifies."""
+
+    code = "FP-220"

@@ -19,6 +19,7 @@ from p2p_llm_forge import specfile
 from p2p_llm_forge.errors import SpecError
 from p2p_llm_forge.settings import (
     MAX_INT,
+    CheckpointsSpec,
     CreditsSpec,
     DataSpec,
     EvaluationSpec,
@@ -48,6 +49,8 @@ class RunSpec(Section):
     """How many peers train together."""
     evaluation: EvaluationSpec = EvaluationSpec()
     """When the validation loss is measured."""
+    checkpoints: CheckpointsSpec = CheckpointsSpec()
+    """Which states are kept."""
     credits: CreditsSpec = CreditsSpec()
     """What the run pays."""
 

@@ -18,20 +18,22 @@ import torch
 from torch import Tensor
 
 from p2p_llm_forge import ahead as work_ahead
-from p2p_llm_forge import codec, memory, model, outer
-from p2p_llm_forge.blobs import blob_id, encode_json, leaf_hash, merkle_root, read_blob, write_atomic
+from p2p_llm_forge import answer, codec, memory, model, outer
+from p2p_llm_forge.blobs import blob_id, encode_json, read_blob, write_atomic
 from p2p_llm_forge.carry import Carry, file_name
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data import tokenize
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
-from p2p_llm_forge.errors import BlobError, RequestError, StateError, UpdateError
+from p2p_llm_forge.errors import BlobError, DoesNotFit, RequestError, StateError, UpdateError
+from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.inner import InnerTrainer, Read, Report
 from p2p_llm_forge.kept import Kept, Label
+from p2p_llm_forge.memory import Room
+from p2p_llm_forge.microbatch import Choice, out_of_memory
 from p2p_llm_forge.protocol import Ahead, Contribution, Open, Settled
+from p2p_llm_forge.recent import keep_newest
 from p2p_llm_forge.state import Layout, State
-
-KEPT_FILES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +65,26 @@ class Engine:
         self.tokenizer = tokenize.load(read_blob(Path(request.tokenizer), tokenize.LIMIT_BYTES, "tokenizer blob"))
         self.manifest = load_manifest(Path(request.manifest))
         self._shards = Shards(self.manifest, [Path(path) for path in request.shards]) if request.shards else None
-        self.config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
+        self.model_blob = read_blob(Path(request.model), model.LIMIT_BYTES, "model blob")
+        self.config = model.config_from_blob(self.model_blob)
         self._check_blobs_agree()
+        room = Room.on(device, request.memory_bytes)
         need = memory.estimate(
             self.config,
-            sequences=training.micro_batch_size or training.batch_size,
+            sequences=1 if training.micro_batch_size == "auto" else training.micro_batch_size,
             sequence_length=self.manifest.sequence_length,
             moments=len(training.outer.moments),
+            own_steps=training.mode == "local",
             overlap=training.overlap,
         )
-        free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
-        memory.check_fits(need, free, memory.gpu_bytes(device))
+        memory.check_fits(need, room.main_bytes, room.gpu_bytes)
         built = model.build(self.config, self.spec.seed)
         self.layout = Layout.of(built, training.outer)
         self.state = State.load(Path(request.state), self.layout)
         self.state_id = self.state.id(torch.get_num_threads())
         self.inner = InnerTrainer(built, self.layout, training, device)
+        self.micro_batch = self._choose(need, room) if self._shards and training.micro_batch_size == "auto" else None
+        """What was chosen at the start, where that was ours to do."""
         config = hashlib.sha256(encode_json(request.config)).hexdigest()
         self.kept = Kept(folder / "kept", self.layout, config=config, on=request.keep)
         self.carry = Carry(
@@ -93,6 +99,20 @@ class Engine:
             raise BlobError(f"manifest: sequence_length is {length}, the spec says {self.spec.data.sequence_length}")
         if self.manifest.vocab_size > rows or self.tokenizer.vocab_size > rows:
             raise BlobError(f"tokenizer blob: {self.tokenizer.vocab_size} tokens, the model's vocabulary has {rows}")
+
+    def _choose(self, need: memory.Estimate, room: Room) -> Choice:
+        """Have the trainer take as many sequences at once as fit. Raises DoesNotFit."""
+        try:
+            choice = self.inner.fit(
+                sequence_length=self.manifest.sequence_length,
+                each_bytes=need.activation_bytes,
+                free_bytes=room.beside(need),
+            )
+        except (RuntimeError, MemoryError) as exc:
+            if not out_of_memory(exc):
+                raise
+            raise DoesNotFit("model: not even one sequence fits; choose a smaller model or sequence_length") from exc
+        return choice
 
     def train(
         self, *, round_number: int, start: int, count: int, seconds: float, stopped: Callable[[], bool], report: Report,
@@ -124,16 +144,9 @@ class Engine:
             stopped=stopped,
             report=report,
         )
-        slots = [(start + offset, round(loss * 1e6)) for offset, loss in enumerate(result.losses) if loss == loss]
-        reply = {
-            "update": "",
-            "tokens": len(result.losses) * self.manifest.sequence_length,
-            "slots": len(result.losses),
-            "steps": result.steps,
-            "loss": round(sum(loss for _, loss in slots) / max(len(slots), 1)),
-            "leaves": leaves_root(slots),
-            "seconds": round(result.seconds, 6),
-        }
+        reply = answer.trained(
+            result, start=start, sequence_length=self.manifest.sequence_length, micro_batch=self.inner.micro
+        )
         if result.steps:
             change_P = self.inner.change(start_P)
             if ahead is not None:
@@ -172,7 +185,7 @@ class Engine:
     def _write_update(self, round_number: int, change_P: Tensor, settled: Sequence[Settled] | None) -> Path:
         """Fold the round's change into the residual and encode what is sent of it."""
         training = self.spec.training
-        if not bool(torch.isfinite(change_P).all()):
+        if not is_finite(change_P):
             self.inner.reset()
             raise UpdateError("own update: not finite, the training diverged; lower training.learning_rate")
         if (carried_P := self.carry.carried(round_number, settled)) is not None:
@@ -181,17 +194,21 @@ class Engine:
         name = blob_id(data)
         path = self.folder / "updates" / file_name(name)
         write_atomic(path, [data])
-        _prune(path.parent, "*.update", path)
+        keep_newest(path.parent, "*.update", path)
         self.carry.leave(Label(round=round_number, state=self.state_id, update=name), change_P)
         return path
 
     def check(self, path: Path) -> dict[str, Any]:
-        """Decode an update strictly; safe beside `train`. Raises UpdateError, DiskError."""
+        """Decode an update strictly; safe beside `train`.
+
+        Raises:
+            UpdateError: also for one that is zero throughout, which no training comes to. DiskError.
+        """
         update, _ = self._decode(path)
-        return {
-            "values": update.count,
-            "norm_units": round(outer.check_norm(update, self.spec.max_update_rms) * 1e6),
-        }
+        found = outer.check_norm(update, self.spec.max_update_rms)
+        if found == 0.0:
+            raise UpdateError(f"update {path.name}: empty: all of its {update.count} values are zero")
+        return {"values": update.count, "norm_units": round(found * 1e6)}
 
     def _decode(self, path: Path) -> tuple[codec.Update, bytes]:
         spec, size = self.spec.training.codec, self.layout.parameters
@@ -239,7 +256,7 @@ class Engine:
     def _write_state(self, state: State, name: str) -> Path:
         path = self.folder / "states" / f"{name.partition('-')[0]}.safetensors"
         state.write(path)
-        _prune(path.parent, "*.safetensors", path)
+        keep_newest(path.parent, "*.safetensors", path)
         return path
 
     def load(self, path: Path) -> str:
@@ -277,16 +294,3 @@ class Engine:
         shards = self._shards
         assert shards is not None
         return lambda first, count: torch.from_numpy(shards.read(windows[first : first + count]))
-
-
-def leaves_root(slots: Sequence[tuple[int, int]]) -> str:
-    """Merkle root (hex) over leaves slot u64be ‖ loss in micro-nats u64be."""
-    return merkle_root(leaf_hash(slot.to_bytes(8, "big") + loss.to_bytes(8, "big")) for slot, loss in slots).hex()
-
-
-def _prune(folder: Path, pattern: str, newest: Path) -> None:
-    """Keep the newest files of a kind."""
-    newest.touch()
-    files = sorted(folder.glob(pattern), key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    for file in files[KEPT_FILES:]:
-        file.unlink(missing_ok=True)

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from p2p_llm_forge import microbatch
+from p2p_llm_forge.microbatch import Choice
 from p2p_llm_forge.schedule import learning_rate
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.state import Layout
@@ -74,6 +76,8 @@ class InnerTrainer:
         named = dict(model.named_parameters())
         self._parameters = [named[name] for name in layout.names]
         self._precision = _precision(spec.precision, device)
+        self.micro = spec.batch_size if spec.micro_batch_size == "auto" else spec.micro_batch_size
+        """Sequences that go through the model at once; fewer after memory ran out."""
         self.reset()
 
     def reset(self) -> None:
@@ -148,8 +152,12 @@ class InnerTrainer:
             if self._gradient_P is None:
                 self._set_learning_rate(round_number - 1 + step / steps)
                 losses.append(self._step(tokens))
-            else:
-                losses.append(self._accumulate(tokens, float(tokens.shape[1] - 1)))
+            elif (added := self._try(tokens, float(tokens.shape[1] - 1))) is not None:
+                losses.append(added)
+            else:  # half of this batch is in the sum already: add up anew, in smaller parts
+                self._gradient_P.zero_()
+                losses, step = [], 0
+                continue
             step += 1
             now = time.monotonic()
             if now - reported >= REPORT_S or step == steps:
@@ -163,16 +171,51 @@ class InnerTrainer:
 
     def _step(self, tokens: Tensor) -> Tensor:
         """One AdamW step; returns the loss of each sequence, on the device."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss_B = self._accumulate(tokens, 1.0 / len(tokens))
+        loss_B = None
+        while loss_B is None:
+            self._optimizer.zero_grad(set_to_none=True)
+            loss_B = self._try(tokens, 1.0 / len(tokens))
         if self.spec.grad_clip > 0.0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.grad_clip)
         self._optimizer.step()
         return loss_B
 
-    def _accumulate(self, tokens: Tensor, weight: float) -> Tensor:
+    def fit(self, *, sequence_length: int, each_bytes: int, free_bytes: int) -> Choice:
+        """Choose how many sequences go through the model at once, by trying; see `microbatch.choose`."""
+        owned = self._gradient_P is not None
+
+        def once(sequences: int) -> None:
+            self._accumulate(torch.zeros(sequences, sequence_length + 1, dtype=torch.int64), 1.0, sequences)
+
+        try:
+            self.model.train()
+            choice = microbatch.choose(
+                once, batch=self.spec.batch_size, each_bytes=each_bytes, free_bytes=free_bytes,
+                gradient_bytes=0 if owned else 4 * self.local_P.numel(), device=self.device,
+            )  # fmt: skip
+        finally:
+            self._optimizer.zero_grad(set_to_none=not owned)
+        self.micro = choice.sequences
+        return choice
+
+    def _try(self, tokens: Tensor, weight: float) -> Tensor | None:
+        """`_accumulate`; None where memory ran out: the gradients are of no use then, and the next parts smaller."""
+        try:
+            return self._accumulate(tokens, weight, self.micro)
+        except (RuntimeError, MemoryError) as exc:
+            self._halve(exc, len(tokens))
+        microbatch.free_again(self.device)
+        return None
+
+    def _halve(self, exc: RuntimeError | MemoryError, sequences: int) -> None:
+        """Go on with smaller parts after memory ran out; raises the error if it is another one, or nothing helps."""
+        used = min(self.micro, sequences)
+        if used == 1 or not microbatch.out_of_memory(exc):
+            raise exc
+        self.micro = -(-used // 2)
+
+    def _accumulate(self, tokens: Tensor, weight: float, micro: int) -> Tensor:
         """Add `weight` times each sequence's gradient to those held; returns the losses, on the device."""
-        micro = self.spec.micro_batch_size or len(tokens)
         losses: list[Tensor] = []
         for part in torch.split(tokens.to(self.device, non_blocking=True), micro):
             loss_B = self.sequence_losses(part)
@@ -192,11 +235,14 @@ class InnerTrainer:
     def evaluate(self, read: Read, sequences: int) -> float:
         """Mean loss in nats over held-out sequences, with the weights that the model holds now."""
         self.model.eval()
-        micro = self.spec.micro_batch_size or self.spec.batch_size
-        total = 0.0
-        for at in range(0, sequences, micro):
-            tokens = read(at, min(micro, sequences - at)).to(self.device)
-            total += float(self.sequence_losses(tokens).sum())
+        total, at = 0.0, 0
+        while at < sequences:
+            tokens = read(at, min(self.micro, sequences - at)).to(self.device)
+            try:
+                total += float(self.sequence_losses(tokens).sum())
+                at += len(tokens)
+            except (RuntimeError, MemoryError) as exc:
+                self._halve(exc, len(tokens))
         return total / sequences
 
     def _set_learning_rate(self, progress: float) -> None:

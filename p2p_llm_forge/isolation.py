@@ -16,10 +16,12 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when the thread that started it ends."""
+def die_with_parent(parent: int | None = None) -> None:
+    """Ask Linux to kill this process when the thread that started it ends; end now if `parent` is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent:
+        os._exit(0)
 
 
 def leave_network() -> bool:
@@ -41,9 +43,9 @@ def leave_network() -> bool:
     return True
 
 
-def isolate() -> bool:
+def isolate(parent: int | None = None) -> bool:
     """Both; a new user namespace clears the death signal, so it is set again. Returns whether the network is gone."""
-    die_with_parent()
+    die_with_parent(parent)
     isolated = leave_network()
-    die_with_parent()
+    die_with_parent(parent)
     return isolated

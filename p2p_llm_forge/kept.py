@@ -33,6 +33,7 @@ from torch import Tensor
 
 from p2p_llm_forge.blobs import disk_error, sync_file, write_atomic
 from p2p_llm_forge.errors import DiskError, StateError
+from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.inner import Moments
 from p2p_llm_forge.state import Layout
 
@@ -182,7 +183,7 @@ class Kept:
         except OSError as exc:
             raise disk_error(exc, path) from exc
         values = torch.from_numpy(buffer.view("<f4"))
-        if not bool(torch.isfinite(values).all()):
+        if not is_finite(values):
             raise StateError(f"kept {path.name}: holds values that are not finite")
         return label, values
 

@@ -25,12 +25,12 @@ class Estimate:
     parameters: int
     """Distinct parameters."""
     weights_bytes: int
-    """Local weights, gradients and AdamW state: 16 bytes per parameter."""
+    """Local weights and gradients, 8 bytes per parameter, and 8 more for the AdamW state of a member's own steps."""
     state_bytes: int
     """Shared state, residual and aggregation: 20 bytes per parameter, 8 more for each moment of the outer optimizer, 4
     more for work ahead."""
     activation_bytes: int
-    """A rough figure for one micro batch."""
+    """A rough figure for what goes through the model at once."""
 
     @property
     def total_bytes(self) -> int:
@@ -38,12 +38,15 @@ class Estimate:
         return self.weights_bytes + self.state_bytes + self.activation_bytes
 
 
-def estimate(config: Any, *, sequences: int, sequence_length: int, moments: int, overlap: bool = False) -> Estimate:
+def estimate(
+    config: Any, *, sequences: int, sequence_length: int, moments: int, own_steps: bool = True, overlap: bool = False
+) -> Estimate:
     """What training will need, from the shapes alone: nothing of the model's size is allocated.
 
     Args:
         sequences: sequences per micro batch.
         moments: values that the outer optimizer remembers of every parameter.
+        own_steps: whether a member takes AdamW steps of its own; not in mode synchronous.
         overlap: whether a change waits for the settlement of the round before it.
     """
     with torch.device("meta"), _quiet():
@@ -57,7 +60,10 @@ def estimate(config: Any, *, sequences: int, sequence_length: int, moments: int,
     activations = tokens * (layers * hidden * 68 + vocabulary(config) * 12)
     state = parameters * (20 + 8 * moments + 4 * overlap)
     return Estimate(
-        parameters=parameters, weights_bytes=parameters * 16, state_bytes=state, activation_bytes=activations
+        parameters=parameters,
+        weights_bytes=parameters * (16 if own_steps else 8),
+        state_bytes=state,
+        activation_bytes=activations,
     )
 
 
@@ -88,7 +94,7 @@ def check_fits(need: Estimate, free_bytes: int, gpu_bytes: int | None = None) ->
     if need.total_bytes > free_bytes:
         raise DoesNotFit(
             f"model: {need.parameters:,} parameters need about {_gib(need.total_bytes)} "
-            f"({_gib(need.weights_bytes)} weights, gradients and AdamW, {_gib(need.state_bytes)} shared state, "
+            f"({_gib(need.weights_bytes)} local weights, gradients and AdamW, {_gib(need.state_bytes)} shared state, "
             f"{_gib(need.activation_bytes)} activations), {_gib(free_bytes)} are free; "
             "choose a smaller model, micro_batch_size or sequence_length"
         )
@@ -113,3 +119,29 @@ def available_bytes() -> int:
 def gpu_bytes(device: torch.device) -> int | None:
     """Free memory of this accelerator; None for the CPU."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """The memory that a run may take."""
+
+    main_bytes: int
+    """Of the machine."""
+    gpu_bytes: int | None
+    """Of the accelerator that trains; None when the CPU does."""
+
+    @classmethod
+    def on(cls, device: torch.device, limit_bytes: int | None) -> Room:
+        """What is free now, and no more than the limit of each kind."""
+        main, gpu = available_bytes(), gpu_bytes(device)
+        limit = main if limit_bytes is None else limit_bytes
+        return cls(
+            main_bytes=min(main, limit),
+            gpu_bytes=gpu if gpu is None or limit_bytes is None else min(gpu, limit_bytes),
+        )
+
+    def beside(self, need: Estimate) -> int:
+        """What is left for activations where they are."""
+        if self.gpu_bytes is not None:
+            return self.gpu_bytes - need.weights_bytes
+        return self.main_bytes - need.weights_bytes - need.state_bytes

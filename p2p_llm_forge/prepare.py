@@ -61,12 +61,14 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     corpus.size(text)
     tokenizer = tokenize.make(spec.data.tokenizer, corpus.pieces(text, progress, "tokenizer"))
     config = _model_config(spec, tokenizer)
+    training = spec.training
     need = memory.estimate(
         config,
-        sequences=spec.training.micro_batch_size or spec.training.batch_size,
+        sequences=1 if training.micro_batch_size == "auto" else training.micro_batch_size,
         sequence_length=spec.data.sequence_length,
-        moments=len(spec.training.outer.moments),
-        overlap=spec.training.overlap,
+        moments=len(training.outer.moments),
+        own_steps=training.mode == "local",
+        overlap=training.overlap,
     )
     memory.check_fits(need, available_bytes)
     manifest, shard_paths = shards.pack(

@@ -5,6 +5,7 @@ IO: `export` writes one folder, whole or absent; `generate` only computes.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,13 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from p2p_llm_forge import model
-from p2p_llm_forge.blobs import disk_error, sync_folder
+from p2p_llm_forge.blobs import decode_json, disk_error, sync_folder, write_atomic
 from p2p_llm_forge.data.tokenize import TextCodec
 from p2p_llm_forge.errors import RequestError
+from p2p_llm_forge.state import State
+
+CONFIG = "config.json"
+WRITTEN_BY_TRANSFORMERS = ("architectures", "dtype", "transformers_version")
+"""What `config.json` has beyond the model blob."""
+BESIDES_WEIGHTS = "provenance/state"
+"""What of the state is not in the weights' files, for whoever recomputes its id from them."""
 
 
-def export(trained: nn.Module, tokenizer: TextCodec, to: Path) -> list[str]:
-    """Write the model and tokenizer as a folder that `from_pretrained` loads; returns the file names.
+def export(trained: nn.Module, state: State, model_blob: bytes, tokenizer: TextCodec, to: Path) -> list[str]:
+    """Write the model, which has the weights of `state`, and the tokenizer as a folder that `from_pretrained` loads.
+
+    Returns the file names; `ledger.exported` checks the folder by them.
 
     Raises:
         RequestError: `to` exists and is not an empty folder. DiskError: it cannot be written.
@@ -32,11 +42,14 @@ def export(trained: nn.Module, tokenizer: TextCodec, to: Path) -> list[str]:
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        writer: Any = trained
-        writer.save_pretrained(part, state_dict=_own_storage(trained))
+        writer: Any = trained  # in its own names for the tensors, which are those of the state
+        writer.save_pretrained(part, state_dict=_own_storage(trained), save_original_format=False)
+        _write_config(part / CONFIG, model_blob)
         for name, text in tokenizer.files.items():
-            (part / name).write_text(text)
-        for file in part.iterdir():
+            (part / name).write_text(text, "utf-8")
+        write_atomic(part / BESIDES_WEIGHTS, state.besides_weights())
+        files = [file for file in part.rglob("*") if file.is_file()]
+        for file in files:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         sync_folder(part)
@@ -46,7 +59,15 @@ def export(trained: nn.Module, tokenizer: TextCodec, to: Path) -> list[str]:
         raise disk_error(exc, to) from exc
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return sorted(file.name for file in to.iterdir())
+    return sorted(file.relative_to(part).as_posix() for file in files)
+
+
+def _write_config(path: Path, model_blob: bytes) -> None:
+    """The model blob's configuration whole, where `transformers` leaves out what is a default of its version."""
+    saved = json.loads(path.read_bytes())
+    written = {name: saved[name] for name in WRITTEN_BY_TRANSFORMERS if name in saved}
+    values = {**decode_json(model_blob, "model blob")["config"], **written}
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _own_storage(trained: nn.Module) -> dict[str, Tensor]:

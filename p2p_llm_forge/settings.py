@@ -5,7 +5,7 @@ Pure: definitions and validation. Imports no torch.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -102,7 +102,7 @@ class CodecSpec(Section):
     """How a member's update is compressed."""
 
     kind: Literal["topk", "f32", "f16", "int8", "int4"] = "topk"
-    """topk: SparseLoCo, about 0.03 bytes per parameter · int4: 0.56 · int8: 1.06 · f16: 2 · f32: exact, 4."""
+    """topk: SparseLoCo, about 0.02 bytes per parameter · int4: 0.56 · int8: 1.06 · f16: 2 · f32: exact, 4."""
     k: int = Field(default=64, ge=1, le=4096)
     """topk: values kept per chunk."""
     chunk: int = Field(default=4096, ge=16, le=4096)
@@ -168,8 +168,9 @@ class TrainingSpec(Section):
     In mode synchronous, batches that it adds up for the one step."""
     batch_size: int = Field(default=8, ge=1, le=1 << 20)
     """Sequences per AdamW step; synchronous: a member's part of the shared batch is `inner_steps` times this."""
-    micro_batch_size: int | None = Field(default=None, ge=1, le=1 << 20)
-    """Sequences per forward and backward pass; smaller needs less memory. The whole batch when left out."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=1 << 20)] | Literal["auto"] = "auto"
+    """Sequences per forward and backward pass; smaller needs less memory. auto: as many as fit, on each member for
+    itself. Either is halved where a training runs out of memory."""
     learning_rate: float = Field(default=1e-3, gt=0.0, le=1.0)
     """Peak AdamW learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -203,6 +204,9 @@ class TrainingSpec(Section):
     updates are sums over tokens, above this times the tokens of a member's full part."""
     time_budget_s: float = Field(default=60.0, gt=0.0, le=86400.0)
     """Longest time a member trains in one round."""
+    max_uncertified_rounds: int = Field(default=2, ge=0, le=16)
+    """So many rounds may be opened beyond what a quorum of witnesses has certified; then the run waits for one.
+    What was trained in them is lost if other entries are certified instead. 0: a round starts once it is certified."""
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_INT)
     """The run ends with the round in which so many tokens are reached, if `rounds` is not reached before."""
     target_loss: float | None = Field(default=None, ge=1e-6, le=100.0)
@@ -212,7 +216,7 @@ class TrainingSpec(Section):
     def _check(self) -> Self:
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas {list(self.betas)} must lie in [0, 1)")
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} is larger than batch_size {self.batch_size}")
         if self.warmup_rounds > self.rounds:
             raise ValueError(f"warmup_rounds {self.warmup_rounds} is more than rounds {self.rounds}")
@@ -234,16 +238,28 @@ class TrainingSpec(Section):
             raise ValueError("mode synchronous adds gradients up as they are; leave clip_updates out and set grad_clip")
 
 
+ENTRY_BYTES = 16 << 10
+"""The ledger takes no longer entry."""
+OPEN_BYTES, SEAT_BYTES = 143, 103
+"""The longest `open` entry without seats, and one more seat in it: an account and two numbers of 16 digits."""
+MOST_MEMBERS = (ENTRY_BYTES - OPEN_BYTES) // SEAT_BYTES
+
+
 class MembersSpec(Section):
     """How many peers train together."""
 
-    min: int = Field(default=1, ge=1, le=1024)
+    min: int = Field(default=1, ge=1)
     """The run waits until this many peers are ready."""
-    max: int = Field(default=64, ge=1, le=1024)
-    """At most this many are rostered."""
+    max: int = Field(default=64, ge=1)
+    """At most this many are rostered; no more than MOST_MEMBERS, since a round's roster is one entry of the log."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.max > MOST_MEMBERS:
+            raise ValueError(
+                f"max {self.max}: a round's roster is one entry of the run's log, and its {ENTRY_BYTES >> 10} KiB "
+                f"surely hold {MOST_MEMBERS} seats; set {MOST_MEMBERS} or less"
+            )
         if self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")
         return self
@@ -258,6 +274,16 @@ class EvaluationSpec(Section):
     """At most this many held-out sequences."""
     patience: int | None = Field(default=None, ge=1, le=1_000_000)
     """So many evaluations in a row without a better held-out loss end the run; never if unset."""
+
+
+class CheckpointsSpec(Section):
+    """Which states the members keep; with the updates of all rounds they lead to every other. A volunteer's disk quota
+    (`blob_quota_gb`) limits both: the oldest rounds go first."""
+
+    keep_last: int = Field(default=3, ge=1, le=1000)
+    """The newest states that every member keeps; the last three of them whatever else needs room."""
+    every: int = Field(default=100, ge=0, le=1_000_000)
+    """Rounds between states that are kept for good; 0 keeps only the initial one. Fewer states mean longer replays."""
 
 
 class CreditsSpec(Section):

@@ -20,15 +20,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from p2p_llm_forge.blobs import chunks, disk_error, leaf_hash, merkle_root, write_atomic
+from p2p_llm_forge.blobs import CHUNK_BYTES, chunks, disk_error, leaf_hash, merkle_root, write_atomic
 from p2p_llm_forge.errors import StateError
+from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.settings import OuterSpec
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 FORMAT = "p2p-llm-forge/state/v1"
 PREFIX = "outer."
@@ -157,7 +162,7 @@ class State:
 
     def is_finite(self) -> bool:
         """Whether every value is a number."""
-        return all(bool(torch.isfinite(values).all()) for values in (self.weights_P, *self.outer.values()))
+        return all(is_finite(values) for values in (self.weights_P, *self.outer.values()))
 
     def id(self, threads: int = 1) -> str:
         """The state id: the blob id of the canonical bytes; hashing leaves the interpreter lock alone."""
@@ -172,6 +177,16 @@ class State:
     def data(self) -> memoryview:
         """The canonical bytes, not copied."""
         return self._buffer.data
+
+    def besides_weights(self) -> Iterator[Buffer]:
+        """What gives the id together with the weights: the header, what follows the weights up to the end of the chunk
+        in which they end, and the leaf hashes of the chunks after that."""
+        header, data = self.layout.header(), self.data
+        end = len(header) + 4 * self.layout.parameters
+        edge = min(-(-end // CHUNK_BYTES) * CHUNK_BYTES, len(data))
+        yield header
+        yield data[end:edge]
+        yield from map(leaf_hash, chunks(data[edge:]))
 
     def write(self, path: Path) -> None:
         """Write the canonical bytes so that `path` is whole or absent. Raises DiskError."""

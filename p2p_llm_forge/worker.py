@@ -1,6 +1,6 @@
 """The worker subprocess: one run's engine behind JSON lines on stdin and stdout (see `protocol`).
 
-`python -m p2p_llm_forge.worker --folder DIR [--threads N] [--device auto|cpu|cuda]`
+`python -m p2p_llm_forge.worker --folder DIR [--threads N] [--device auto|cpu|cuda] [--parent PID]`
 
 The main thread computes. A reader thread parses requests; it answers `stop` itself, so that a training ends after its
 current step, and hands `check` to a side thread. End of input ends the process at once: the daemon is gone.
@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,9 @@ class Worker:
         self.engine = None  # The memory of the run before is free again for this one.
         self.engine = Engine(request, self.folder, self.device)
         parameters = self.engine.layout.parameters
-        return {"state": self.engine.state_id, "parameters": parameters, "device": self.device.type}
+        answer = {"state": self.engine.state_id, "parameters": parameters, "device": self.device.type}
+        chosen = self.engine.micro_batch
+        return answer if chosen is None else {**answer, "micro_batch": asdict(chosen)}
 
     def _train(self, request: protocol.Train, stopped: threading.Event) -> dict[str, Any]:
         def report(step: int, steps: int, tokens: int, loss: float) -> None:
@@ -208,7 +211,8 @@ class Worker:
 
         engine, to = self._opened(), Path(request.to).absolute()
         engine.inner.take(engine.state.weights_P)
-        return {"folder": str(to), "files": export(engine.inner.model, engine.tokenizer, to)}
+        files = export(engine.inner.model, engine.state, engine.model_blob, engine.tokenizer, to)
+        return {"folder": str(to), "files": files}
 
     def _generate(self, request: protocol.Generate) -> dict[str, Any]:
         from p2p_llm_forge.produce import generate
@@ -250,9 +254,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where updates and states are written")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads to compute with")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--parent", type=int, help="process id of the daemon: without it, a worker has no reason to be")
     options = parser.parse_args(arguments)
     threads = max(1, options.threads)
-    isolated = isolation.isolate()
+    isolated = isolation.isolate(options.parent)
     channel = Channel.over_standard_streams()
     _environment(threads)
     import torch

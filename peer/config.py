@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from peer.errors import ConfigError
 
 PREFIX = "FORGE_"
+LEAST_MBIT = 0.25
 _LISTS = ("listen", "announce", "bootstrap")
 
 
@@ -54,6 +55,13 @@ class Settings(BaseModel):
     """Whether to cosign logs. auto: if the genesis names this peer's witness key; true: it must; false: never."""
     lead: bool = False
     """Whether to lead runs of others while their submitter is away: a witness that is willing is listed as a leader."""
+    upload_mbit: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Most that is sent to other peers, in Mbit/s (10^6 bits); 0: no cap, else at least 0.25. A little below what the
+    line can do keeps heartbeats fast while blobs move."""
+    download_mbit: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Most that is fetched from other peers, in Mbit/s; 0: no cap, else at least 0.25."""
+    memory_gb: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Memory that training may take, in GB (10^9 bytes), of the machine and of the GPU alike; 0: what is free."""
     blob_quota_gb: Annotated[float, Field(gt=0, le=1_000_000)] = 20.0
     """Disk that blobs may take, in GB (10^9 bytes)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -64,6 +72,19 @@ class Settings(BaseModel):
     def _spell_out(cls, value: Any) -> Any:
         """TOML has booleans."""
         return str(value).lower() if isinstance(value, bool) else value
+
+    @field_validator("upload_mbit", "download_mbit")
+    @classmethod
+    def _enough(cls, value: float) -> float:
+        """Below it not even the heartbeats and receipts of a round pass."""
+        if 0 < value < LEAST_MBIT:
+            raise ValueError(f"{value:g} Mbit/s are too few to take part; set 0 for no cap, or at least {LEAST_MBIT}")
+        return value
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The limit in bytes; None for what is free."""
+        return int(self.memory_gb * 1e9) or None
 
     @property
     def blob_quota_bytes(self) -> int:

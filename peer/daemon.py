@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -36,9 +35,11 @@ from peer.node import Node
 from peer.records import PeerAdvert, RunAdvert, witness_binding
 from peer.resources import measure
 from peer.runs import evaluating
+from peer.runs.hardware import Hardware
 from peer.runs.host import Host
+from peer.runs.offenders import Offenders
+from peer.runs.presence import Presence
 from peer.runs.submission import Submitter
-from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Keeper, Worker
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ def run(settings: Settings, *, quiet: bool = False) -> None:
     home = Home(settings.home)
     with home.lock():
         witness_key(home, settings, home.network().genesis)  # refused before anything starts
+        Presence.of(home.path)  # and so is a damaged pause
         asyncio.run(_main(home, settings))
 
 
@@ -124,16 +126,16 @@ class Daemon:
         stop: asyncio.Event,
     ) -> None:
         """Wire the parts; nothing runs yet."""
-        self._home = home
-        self._settings = settings
+        self._home, self._settings = home, settings
         self._identity = identity
         self._network = network
         self._resources = measure(home.path)
         self._gflops = 0
         self._witness_key = witness_key(home, settings, store.genesis)
         self.directory = Directory(
-            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs
-        )
+            network=network, genesis=store.genesis, advertise=self._advertise, advertise_runs=self._advertise_runs,
+            occupied=lambda: self.host.busy >= settings.max_runs,
+        )  # fmt: skip
         self.logs = Logs(
             store=store,
             genesis=store.genesis,
@@ -144,9 +146,7 @@ class Daemon:
             recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
-        self.hardware = Hardware(
-            threads=settings.threads or self._resources.cores, device=settings.device, keep=settings.keep_residuals
-        )
+        self.hardware = Hardware.of(settings, cores=self._resources.cores)
         credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,
@@ -179,6 +179,9 @@ class Daemon:
         self.logs.start()
         self.host.start(keeper)
         await self.host.resume()
+        offenders = Offenders(account_of=self.host.account_of, runs=self.host.runs.values)
+        self._network.emit.listen(offenders.noted)
+        keeper.keep("offenders", offenders.serve)
         keeper.keep("directory", self.directory.serve)
         keeper.keep("host", self.host.look)
         peers, witnesses, followed = self.directory.peers, self.directory.witness_peers, self.host.followed
@@ -201,12 +204,14 @@ class Daemon:
             self._identity.account_key,
             self._identity.binding,
             network=self.logs.genesis.id,
-            now=time.time(),
+            now=self._network.clock.now(),
             name=self._settings.name,
             addresses=(await self._network.addresses())[:16],
             device=self._device,
             memory_bytes=self._resources.device_memory_bytes,
             gflops=self._gflops,
+            up_mbit=round(self._settings.upload_mbit),
+            down_mbit=round(self._settings.download_mbit),
             roles=["member", *(["witness"] if key else []), *([LEADS] if self._settings.lead else [])],
             witness=key.public if key else "",
             witness_signature=key.sign(witness_binding(self._network.peer_id)).hex() if key else "",
@@ -218,7 +223,7 @@ class Daemon:
         return [
             RunAdvert.create(
                 self._identity.account_key,
-                now=time.time(),
+                now=self._network.clock.now(),
                 network=self.logs.genesis.id,
                 peer_id=self._network.peer_id,
                 run=run.id,
@@ -264,7 +269,7 @@ class Daemon:
             idle = False
             while not idle:
                 await asyncio.sleep(MEASURE_AFTER_S)
-                idle = not self.host.busy
+                idle = not self.host.busy and not self.host.presence.paused
             worker = await Worker.start(
                 self._home.runs / ".measure", threads=self.hardware.threads, device=self._settings.device
             )

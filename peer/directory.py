@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 REFRESH_S = 30.0
 LOOK_S = 2.0
+PATIENCE = 8
+"""A peer that takes no more runs looks so many times less often while nothing changes: adverts cost many bytes."""
 LEADS = "leader"
 """The role of a peer that would lead runs of others."""
 
@@ -37,12 +39,17 @@ class Directory:
         genesis: Genesis,
         advertise: Callable[[], Awaitable[PeerAdvert]],
         advertise_runs: Callable[[], Iterable[RunAdvert]],
+        occupied: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Publish what the two callables give; they are asked again at every refresh. `start` it before use."""
+        """Publish what the two callables give; they are asked again at every refresh. `start` it before use.
+
+        `occupied` says whether we work on as many runs as we may.
+        """
         self._network = network
         self._genesis = genesis
         self._advertise = advertise
         self._advertise_runs = advertise_runs
+        self._occupied = occupied
         self._peers: dict[str, PeerAdvert] = {}
         self._runs: list[RunAdvert] = []
         self._own: PeerAdvert | None = None
@@ -60,7 +67,7 @@ class Directory:
 
     async def serve(self) -> None:
         """Publish and look until cancelled."""
-        published = -REFRESH_S
+        published, seen, pause_s = -REFRESH_S, set[str](), LOOK_S
         while True:
             try:
                 if self._refresh.is_set() or time.monotonic() - published >= REFRESH_S:
@@ -70,8 +77,11 @@ class Directory:
                 await self._look()
             except ForgeError as exc:
                 log.info("directory_look_failed", reason=str(exc))
+            known = {*self._peers, *(advert.run for advert in self._runs)}
+            same, seen = known == seen, known
+            pause_s = longer(pause_s) if same and self._occupied() else LOOK_S
             try:
-                await asyncio.wait_for(self._refresh.wait(), LOOK_S)
+                await asyncio.wait_for(self._refresh.wait(), pause_s)
             except TimeoutError:
                 continue
 
@@ -99,6 +109,11 @@ class Directory:
     def peers(self) -> list[str]:
         """PeerIDs of the other peers."""
         return [peer for peer in self._peers if peer != self.own.peer_id]
+
+    def account_of(self, peer_id: str) -> str:
+        """Account of a PeerID, as its advert says; empty while there is none."""
+        advert = self._peers.get(peer_id)
+        return advert.account if advert is not None else ""
 
     def peer_of(self, account: str) -> str | None:
         """PeerID of an account, as the newest advert of it or of a run that it leads says."""
@@ -129,3 +144,8 @@ class Directory:
             {**advert.facts(), "tflops": advert.gflops / 1000, "self": int(advert is self.own)}
             for advert in (self.own, *others)
         ]
+
+
+def longer(pause_s: float) -> float:
+    """The pause after a look that found nothing new and nothing that we could use."""
+    return min(2 * pause_s, PATIENCE * LOOK_S)

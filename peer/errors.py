@@ -7,6 +7,7 @@
         KeyDamaged           FP-504  a key file is not what it should be
       NetworkFileInvalid     FP-505  network.json
       RunError               FP-40x  a run's life: unknown, refused, over
+        Unfit                FP-438  this version cannot work with its spec or files
       RoundError             FP-41x  a round's message that does not fit (the code names the rule)
       WorkerError
         WorkerDied           FP-520  the training subprocess ended
@@ -25,6 +26,7 @@
         HandlerFailed        FP-310  a fault inside the handler of the other side
       IdentityInvalid        FP-311  a PeerID, or a binding that does not verify
       RecordInvalid          FP-312  a DHT record
+      (an event only)        FP-313  a peer's clock is far from ours
       BlobError              FP-320
         BlobUnavailable      FP-321  no provider gave the whole blob
         BlobInvalid          FP-322  bytes that do not belong to the id
@@ -96,8 +98,17 @@ class RunError(ForgeError):
     """A run that is unknown, refused or over; the code names the rule."""
 
 
+class Unfit(RunError):
+    """A run whose spec or files this version of the software cannot work with."""
+
+
 class RoundError(ForgeError):
     """A round's message does not fit the round; the code names the rule."""
+
+    def __init__(self, code: str, message: str, fix: str = "", *, evidence: tuple[bytes, ...] = ()) -> None:
+        super().__init__(code, message, fix)
+        self.evidence = evidence
+        """Signed receipts that together prove what their signer did; empty where there is nothing to prove."""
 
 
 class WorkerError(CodedError):

@@ -16,6 +16,9 @@ EntryText = Annotated[str, StringConstraints(max_length=16384)]
 """One entry's canonical JSON."""
 NoteText = Annotated[str, StringConstraints(max_length=65536)]
 """A signed note."""
+MOST_UPDATES_TOLD = 64
+MOST_PEERS_TOLD = 64
+"""What one heartbeat's answer holds at most, so that it stays small."""
 MaybeBlob = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}-(0|[1-9][0-9]{0,15}))?$")]
 
 
@@ -98,6 +101,12 @@ class Beat(Message):
     """Id of the state that its worker holds, or empty."""
     size: Natural
     """Certified entries of the run's log that it has."""
+    round: Natural = 0
+    """The newest round of which it heard of updates."""
+    heard: Natural = 0
+    """How many of that round."""
+    peers: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")] = ""
+    """Which peers it was told of (`runs.bulletin.digest`)."""
 
 
 class News(Message):
@@ -105,10 +114,32 @@ class News(Message):
 
     size: Natural
     """Certified entries of the run's log that the leader has."""
-    peers: list[PeerIdText]
-    """Peers that take part just now, to fetch blobs from."""
-    updates: list[BlobId]
-    """Updates of the open round that have arrived, to be fetched ahead."""
+    signed: Natural
+    """Entries of it that members may go by: those, and what of its tail the leader has them go on with."""
+    round: Natural
+    """The round that the updates are of."""
+    updates: Annotated[list[BlobId], Field(max_length=MOST_UPDATES_TOLD)]
+    """The next updates of it that have arrived and that the member has not heard of, to be fetched ahead."""
+    peers: Annotated[list[PeerIdText], Field(max_length=MOST_PEERS_TOLD)] | None = None
+    """Some of the peers that take part just now, to fetch blobs from; absent if they are those that it knows."""
+
+
+class AheadQuery(Message):
+    """`run.tail`: what has the leader signed that is not certified?"""
+
+    run: Hash
+
+
+class Ahead(Message):
+    """Answer of `run.tail`, and from a leader `run.ahead`: what it signed beyond what is certified, to go on with."""
+
+    run: Hash
+    start: Natural
+    """Certified entries of the run's log that the leader has."""
+    entries: list[EntryText] = Field(max_length=10_000)
+    """Those that follow, up to the head."""
+    head: NoteText
+    """The head that the leader signed; empty where all it signed is certified."""
 
 
 class Delivery(Message):

@@ -6,6 +6,7 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from peer.directory import Directory
 from peer.errors import RunError
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
-from peer.messages import Cancellation
 from peer.network.network import Network
+from peer.runs import provenance, wish
 from peer.runs.host import Host
-from peer.runs.leader import CANCELLED_BY_SUBMITTER
 from peer.runs.run import Run
 from peer.runs.submission import Submitter
+from peer.runs.worker import RunWorker
 from peer.supervisor import Fields
 
 
@@ -66,9 +67,23 @@ class Node:
             "peers": len(self._directory.peers()),
             "credits": credits,
             "workers": [worker.pid for worker in self._host.workers.values() if worker.pid],
+            "paused": self._paused(),
             "runs": runs,
             "not_written": [f"{origin}: {why}" for origin, why in self._logs.forks.items()],
         }
+
+    async def pause(self, seconds: float | None) -> Fields:
+        """Train no more for so long, or until `resume`; the rest of the peer goes on."""
+        self._host.presence.pause(seconds)
+        return {"paused": self._paused()}
+
+    async def resume(self) -> Fields:
+        """Train again."""
+        return {"resumed": int(self._host.presence.resume())}
+
+    def _paused(self) -> Fields | None:
+        absence = self._host.presence.absence
+        return None if absence is None else {"since": absence.since, "until": absence.until}
 
     async def peers(self) -> list[Fields]:
         """The peers whose adverts we know."""
@@ -101,6 +116,7 @@ class Node:
         summary = known.summary(role=role)
         worker = self._host.workers.get(run)
         summary["progress"] = worker.progress if worker is not None and worker.pid else {}
+        summary["paused"] = self._paused() if known.log.close is None else None
         summary["held"] = worker.state if worker is not None else ""
         summary["folder"] = str(known.folder)
         return summary
@@ -111,46 +127,63 @@ class Node:
             yield event
 
     async def cancel(self, run: str) -> Fields:
-        """End a run that we submitted, whoever leads it.
+        """End a run that we submitted, whoever leads it; while its leader does not hear that, it is told again.
 
         Raises:
-            RunError: we did not, or it is over; NetworkError: its leader cannot be reached.
+            RunError: we did not, or it is over.
         """
         known = self._known(run)
         if known.spec["submitter"] != self._logs.account.public:
             raise RunError("FP-433", f"run {run[:16]}: not submitted by this peer", "cancel it where it was submitted")
         leader, member = self._host.leaders.get(known.id), self._host.members.get(known.id)
-        if leader is not None:
-            leader.cancel(CANCELLED_BY_SUBMITTER)
-        elif member is not None and known.log.close is None:
-            await member.heart.ask("run.cancel", Cancellation(run=known.id).body())
-        else:
+        if known.log.close is not None or (leader is None and member is None):
             raise RunError("FP-433", f"run {run[:16]}: is over", "there is nothing to cancel")
-        return {"run": run, "cancelled": 1}
+        wish.keep(known, wish.CANCELLED_BY_SUBMITTER)
+        heard = True
+        if leader is not None:
+            leader.cancel(wish.CANCELLED_BY_SUBMITTER)
+        elif member is not None:
+            heard = await wish.tell(known, member.heart.ask)
+        return {"run": run, "cancelled": int(heard)}
 
-    async def export(self, run: str, to: str) -> Fields:
-        """Write the newest state that we have as a Hugging Face folder."""
-        return await self._use(run, "export", to=to)
+    async def export(self, run: str, to: str, round_number: int | None = None) -> Fields:
+        """Write the state after a round, by default the newest that we have, as a Hugging Face folder with its proof.
+
+        Raises:
+            RunError: there is no such round yet, or what it takes to compute its state again is lost.
+        """
+        known = self._known(run)
+        newest = self._host.worker(known).newest_state()
+        if round_number is None or (newest is not None and newest[0] == round_number):
+            async with self._worker_with_newest(known) as (worker, number, state):
+                answer = await provenance.export(worker, self._logs, number, Path(to), live=True)
+        else:
+            number, worker = round_number, self._host.worker(known)
+            answer = await provenance.export(worker, self._logs, number, Path(to), live=False)
+            state = known.log.state_after(number)
+        return {**answer, "run": run, "round": number, "state": state}
 
     async def generate(self, run: str, **options: Any) -> Fields:
         """Generate text from the newest state that we have."""
-        return await self._use(run, "generate", **options)
+        async with self._worker_with_newest(self._known(run)) as (worker, number, state):
+            answer = await worker.use(state, "generate", **options)
+        return {**answer, "run": run, "round": number, "state": state}
 
-    async def _use(self, run: str, do: str, **params: Any) -> Fields:
-        known = self._known(run)
-        worker = self._host.worker(known)
+    @contextlib.asynccontextmanager
+    async def _worker_with_newest(self, run: Run) -> AsyncIterator[tuple[RunWorker, int, str]]:
+        """The run's worker, and round and id of the newest state here; a worker that nobody else needs ends."""
+        worker = self._host.worker(run)
         newest = worker.newest_state()
         if newest is None:
             raise RunError(
-                "FP-434", f"run {run[:16]}: no state of it is here yet", "wait until this peer has caught up"
+                "FP-434", f"run {run.id[:16]}: no state of it is here yet", "wait until this peer has caught up"
             )
-        busy = run in self._host.members
+        busy = run.id in self._host.leaders or (run.id in self._host.members and not self._host.presence.paused)
         try:
-            answer = await worker.use(newest[1], do, **params)
+            yield worker, *newest
         finally:
             if not busy:
                 await worker.close()
-        return {**answer, "run": run, "round": newest[0], "state": newest[1]}
 
     async def balance(self, account: str) -> Fields:
         """Micro-credits of an account; "me" is ours."""

@@ -135,9 +135,9 @@ class PeerAdvert(Record):
     gflops: Natural = 0
     """Measured training speed in GFLOP/s (10^9 operations per second); 0: not measured."""
     up_mbit: Natural = 0
-    """Measured upload in Mbit/s; 0: not measured."""
+    """Upload that it lends, in Mbit/s; 0: no cap."""
     down_mbit: Natural = 0
-    """Measured download in Mbit/s; 0: not measured."""
+    """Download that it lends, in Mbit/s; 0: no cap."""
     roles: Annotated[list[Short], Field(max_length=8, default_factory=list)]
     """member, leader, witness …"""
     witness: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""

@@ -33,9 +33,10 @@ STEADY_S = 120.0
 """A task that ran this long before it failed is not in a loop of failures."""
 
 TUNING = {
-    # Else glibc returns the memory of a training step to the system after each one: 15 % slower, in page faults.
+    # Else glibc returns the memory of a training step to the system after each one, 15 % slower, in page faults; and
+    # that of every vector of all parameters, which doubles the time of compressing and applying updates.
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     # Threads wait awake for microseconds, then sleep. Asleep at once is 20 % slower on an idle machine; awake for
     # milliseconds is several times slower on a busy one. Where it is known (GNU), it goes before OMP_WAIT_POLICY.
     "GOMP_SPINCOUNT": "3000",
@@ -113,6 +114,8 @@ class Worker:
             str(threads),
             "--device",
             device,
+            "--parent",
+            str(os.getpid()),
         ]
         environment = {
             **TUNING,

@@ -26,37 +26,42 @@ ORDER = {
         verify/report verify/tasks verify/check verify/accused verify/roots verify/survey verify/frames verify/workers
         verify/verify verify/compare
         describe
-        cli/base cli/progress cli/find cli/read cli/money cli/files cli/proofs cli/accuse
+        exported/weights exported/card exported/check
+        cli/base cli/progress cli/find cli/read cli/money cli/files cli/exported cli/proofs cli/accuse
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings specfile config blobs
+        errors settings specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
-        outer ahead inner kept
-        protocol carry channel engine isolation measure prepare produce worker
+        outer ahead microbatch inner kept
+        protocol carry channel answer recent engine isolation measure prepare produce worker
     """.split(),
     "peer": """
-        errors files addressbook config peerkey identity resources wire messages records
-        network/limits network/p2pd network/link network/rpc network/bootstrap network/hello network/uplink
-        network/validator network/network
-        blobs/chunks blobs/partial blobs/store blobs/fetcher
+        errors absence files addressbook config peerkey identity resources wire messages records
+        network/limits network/shaper network/traffic network/p2pd network/link network/rpc network/bootstrap
+        network/contacts network/hello network/clock network/uplink network/validator network/network
+        blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/pins blobs/store blobs/serving
+        blobs/wanted blobs/fetcher
         supervisor
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
-        rounds/log rounds/messages rounds/pace rounds/plan rounds/pause rounds/ahead rounds/delivery rounds/follow
-        rounds/roster rounds/backoff rounds/attendance rounds/speed rounds/desk rounds/heldout rounds/opening
-        rounds/refusals rounds/lead
-        runs/run runs/stopwatch runs/joined runs/whereabouts runs/push runs/heart runs/worker runs/ahead runs/member
-        runs/evaluating runs/leader runs/candidate directory runs/matcher runs/submission runs/host node
+        rounds/log rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/ahead rounds/delivery
+        rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms
+        rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
+        runs/journal runs/uncertified runs/stopwatch runs/run runs/lag runs/joined runs/whereabouts runs/push
+        runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/worker runs/wish
+        runs/verdicts runs/unfit runs/disk runs/standing runs/receipts runs/offenders
+        runs/past runs/provenance runs/checking runs/ahead runs/member runs/presence runs/departures runs/evaluating
+        runs/offer runs/leader runs/calls runs/candidate directory runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon
         cli/client cli/view cli/screen
         demo/peers demo/plan demo/story demo/proof demo/main
-        cli/base cli/network cli/start cli/runs cli/main
+        cli/base cli/network cli/start cli/presence cli/runs cli/main
     """.split(),
 }
 

@@ -1,6 +1,6 @@
-"""`prove` and `check`: one entry, shown to somebody who has no ledger.
+"""`prove` and `check`: one entry, or one exported model, shown to somebody who has no ledger.
 
-IO: reads one store or one file, writes to the terminal.
+IO: reads one store, file or folder, writes to the terminal.
 """
 
 from dataclasses import asdict
@@ -12,6 +12,7 @@ import click
 from ledger.errors import Behind, LedgerError, ProofInvalid
 
 from .base import FILE, Command, Place, fail, on_ledger, print_json, read_file, read_network, with_json
+from .exported import check_exported
 from .find import find_entry
 
 if TYPE_CHECKING:
@@ -47,20 +48,27 @@ def prove(place: Place, entry: str, as_json: bool) -> None:
         click.echo(data, nl=False)
 
 
-@click.command("check", cls=Command)
-@click.argument("file", type=FILE)
+@click.command("check", cls=Command, short_help="Check a proof, or an exported model, offline.")
+@click.argument("file", type=FILE, metavar="FILE|FOLDER")
 @click.option("--network", type=FILE, required=True, help="The network file: whose witnesses are trusted.")
 @with_json
 def check(file: Path, network: Path, as_json: bool) -> None:
-    """Check a proof that forge-ledger prove wrote, offline. FILE may be "-" for standard input.
+    """Check a proof that forge-ledger prove wrote, or a model that forge-peer export wrote, offline.
+
+    Of a model's folder it proves that a quorum certified this state of this run, and that weights, configuration and
+    tokenizer are those of the state and the run, bit by bit. FILE may be "-" for standard input.
 
     Exit code 0: it proves what is printed, 1: it proves nothing, 2: it or the network file cannot be read.
     """
     from ledger import proof
 
     genesis = read_network(network)[0]
-    parsed = proof.parse(read_file(file, proof.MAX_FILE, ProofInvalid, "a proof"))
+    exported = (file / "provenance").is_dir()
+    parsed = None if exported else proof.parse(read_file(file, proof.MAX_FILE, ProofInvalid, "a proof or a model"))
     try:
+        if parsed is None:
+            check_exported(file, genesis, as_json=as_json)
+            return
         proven = proof.check(parsed, genesis)
     except LedgerError as exc:
         if not as_json:

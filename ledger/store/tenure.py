@@ -6,7 +6,7 @@ IO: one SQLite file.
 from collections.abc import Sequence
 
 from ledger import notes
-from ledger.errors import Behind, KeyInvalid, TermOver
+from ledger.errors import Behind, Conflict, KeyInvalid, TermOver
 from ledger.notes import Checkpoint
 from ledger.terms import NONE, Bid, Term, may_have
 
@@ -89,6 +89,26 @@ class Tenure(OwnLogs):
             log = self._logs.get(origin)
             staged = self._logs.stage(log, start, entries, None, self._fixed(log))
             return sum(head.size > staged.size or staged.root(head.size) == head.root for head in heads)
+
+    def check_tail(self, origin: str, start: int, entries: Sequence[bytes], head_note: bytes, leader: str) -> None:
+        """Check what a leader has signed of a log beyond what is certified here; nothing of it is stored.
+
+        The entries from `start` on, which is not behind the end of what is certified, lead to the head that it signed.
+
+        Raises:
+            Behind: entries between are missing; Conflict, NoteInvalid, EntryInvalid: they do not.
+        """
+        with self._lock:
+            offer, log, certificate = head_of(head_note, origin, leader), self._logs.get(origin), None
+            if log.row is not None:
+                certificate = self._db.head("certificate", log.row)
+            certified = certificate.size if certificate is not None else 0
+            if start > certified:
+                raise Behind(certified)
+            if start + len(entries) != offer.head.size:
+                got = f"entries {start} to {start + len(entries)}"
+                raise Conflict(f"{origin}: {got}, and the head is signed at {offer.head.size}")
+            self._logs.stage(log, start, entries, offer, self._fixed(log))
 
     def may_lead(self, origin: str, key: str) -> bool:
         """Whether our key can go on with the log: not where it signed what others were certified in place of."""

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from p2p_llm_forge.codec import dense, grouped, topk
 from p2p_llm_forge.codec.update import HEADER_BYTES, U8, Update, header
 from p2p_llm_forge.errors import UpdateError
+from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.settings import CodecSpec
 
 
@@ -64,7 +64,7 @@ def encode(update_P: Tensor, spec: CodecSpec) -> tuple[bytes, Update]:
     Raises:
         UpdateError: a value is not finite (training diverged), or outside the range of the codec.
     """
-    if not bool(torch.isfinite(update_P).all()):
+    if not is_finite(update_P):
         raise UpdateError("own update: not finite, the local training diverged; lower training.learning_rate")
     body, update = _FAMILIES[spec.kind].encode(update_P, spec)
     return _header(spec, update_P.numel()) + body, update

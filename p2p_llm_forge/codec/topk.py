@@ -1,17 +1,19 @@
 """topk (SparseLoCo): the largest values of every chunk, each as a sign and one of two magnitudes of its chunk.
 
 Body, little-endian: all whole chunks together, then the shorter last chunk if there is one; each as scales [rows, 2]
-fp32 (small ≤ large), indices [rows, k] of 12 bits, codes [rows, k] of 2 bits (1: large, 2: negative), each row padded
-with zero bits to a byte. Indices ascend strictly within a row.
+fp32 (small ≤ large), indices [rows, k], codes [rows, k] of 2 bits (1: large, 2: negative). Indices ascend strictly
+within a row and are written as Elias and Fano did (1974): the lowest l = ⌊log2(chunk / k)⌋ bits of each, then a bitmap
+in which bit (index >> l) + i is set for the i-th. That takes l + 2 bits an index, 8 for 64 of 4096, about half a bit
+more than any code must, and all rows have one length. Low bits, bitmap and codes of a row are each padded with zero
+bits to a byte.
 
-Shapes: P parameters, R rows (chunks), K values kept per row, N = R x K.
+Shapes: P parameters, R rows (chunks), K values kept per row, N = R x K, B bits.
 
 Pure: bytes and tensors only.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +40,20 @@ class _Block:
     kept: int
 
     @property
+    def low_bits(self) -> int:
+        return (self.length // self.kept).bit_length() - 1
+
+    @property
+    def low_bytes(self) -> int:
+        return (self.low_bits * self.kept + 7) // 8
+
+    @property
+    def map_bits(self) -> int:
+        return self.kept + (self.length - 1 >> self.low_bits)
+
+    @property
     def index_bytes(self) -> int:
-        return (12 * self.kept + 7) // 8
+        return self.low_bytes + (self.map_bits + 7) // 8
 
     @property
     def code_bytes(self) -> int:
@@ -94,7 +108,7 @@ def _encode_block(update_P: Tensor, block: _Block) -> tuple[bytes, Tensor, Tenso
     indices = picked_RK.numpy().astype(np.uint16)
     scales = scales_R2.numpy().astype("<f4")
     check_finite(scales)
-    data = scales.tobytes() + _pack12(indices).tobytes() + _pack2(codes.numpy()).tobytes()
+    data = scales.tobytes() + _pack_indices(indices, block).tobytes() + _pack2(codes.numpy()).tobytes()
     return data, *_place(indices, codes.numpy(), scales, block)
 
 
@@ -136,7 +150,7 @@ def _decode_block(data: U8, block: _Block) -> tuple[Tensor, Tensor]:
     check_finite(scales)
     if np.signbit(scales).any() or (scales[:, 0] > scales[:, 1]).any():
         raise UpdateError("update: non-canonical scales, expected 0 <= small <= large")
-    indices = _unpack12(data[first:second].reshape(rows, block.index_bytes), kept)
+    indices = _unpack_indices(data[first:second].reshape(rows, block.index_bytes), block)
     if (indices[:, 1:] <= indices[:, :-1]).any():
         raise UpdateError("update: non-canonical indices, expected them to ascend without repeats")
     if indices.size and int(indices[:, -1].max()) >= block.length:
@@ -145,29 +159,38 @@ def _decode_block(data: U8, block: _Block) -> tuple[Tensor, Tensor]:
     return _place(indices, codes, scales, block)
 
 
-def _pack12(indices: npt.NDArray[np.uint16]) -> U8:
-    """[R, K] numbers below 4096 → [R, ceil(1.5 K)] bytes."""
-    rows, kept = indices.shape
-    even = indices if kept % 2 == 0 else np.pad(indices, ((0, 0), (0, 1)))
-    low, high = even[:, 0::2], even[:, 1::2]
-    out = np.empty((rows, low.shape[1], 3), dtype=np.uint8)
-    out[:, :, 0] = low & 0xFF
-    out[:, :, 1] = (low >> 8) | ((high & 0xF) << 4)
-    out[:, :, 2] = high >> 4
-    return np.ascontiguousarray(out.reshape(rows, -1)[:, : (12 * kept + 7) // 8])
+def _pack_indices(indices: npt.NDArray[np.uint16], block: _Block) -> U8:
+    """[R, K] ascending numbers below the block's length → [R, index_bytes]."""
+    low = indices[:, :, None] >> np.arange(block.low_bits, dtype=np.uint16) & 1
+    places = (indices >> block.low_bits) + np.arange(block.kept, dtype=np.uint16)
+    map_RB = np.zeros((block.rows, block.map_bits), dtype=np.uint8)
+    np.put_along_axis(map_RB, places.astype(np.int64), 1, axis=1)
+    return np.concatenate([_pack_bits(low.astype(np.uint8).reshape(block.rows, -1)), _pack_bits(map_RB)], axis=1)
 
 
-def _unpack12(packed: U8, kept: int) -> npt.NDArray[np.uint16]:
-    rows, width = packed.shape
-    if kept % 2:
-        if (packed[:, -1] & 0xF0).any():
-            raise UpdateError("update: non-canonical indices, expected zero padding bits")
-        packed = np.pad(packed, ((0, 0), (0, 3 * math.ceil(kept / 2) - width)))
-    triples = packed.reshape(rows, -1, 3).astype(np.uint16)
-    out = np.empty((rows, triples.shape[1], 2), dtype=np.uint16)
-    out[:, :, 0] = triples[:, :, 0] | ((triples[:, :, 1] & 0xF) << 8)
-    out[:, :, 1] = (triples[:, :, 1] >> 4) | (triples[:, :, 2] << 4)
-    return out.reshape(rows, -1)[:, :kept]
+def _unpack_indices(packed: U8, block: _Block) -> npt.NDArray[np.uint16]:
+    """Raises UpdateError: padding that is not zero, or a bitmap with another number of bits set."""
+    rows, kept, width = block.rows, block.kept, block.low_bits
+    low_RB = _unpack_bits(packed[:, : block.low_bytes], width * kept)
+    map_RB = _unpack_bits(packed[:, block.low_bytes :], block.map_bits)
+    if (np.count_nonzero(map_RB, axis=1) != kept).any():
+        raise UpdateError(f"update: non-canonical indices, expected {kept} in each chunk")
+    high = np.nonzero(map_RB)[1].reshape(rows, kept) - np.arange(kept)
+    low = low_RB.reshape(rows, kept, width).astype(np.uint16) << np.arange(width, dtype=np.uint16)
+    found: npt.NDArray[np.uint16] = (high << width).astype(np.uint16) + low.sum(axis=2, dtype=np.uint16)
+    return found
+
+
+def _pack_bits(bits_RB: U8) -> U8:
+    return np.packbits(bits_RB, axis=1, bitorder="little")
+
+
+def _unpack_bits(packed: U8, count: int) -> U8:
+    """[R, B] zeros and ones. Raises UpdateError: padding that is not zero."""
+    bits_RB = np.unpackbits(packed, axis=1, bitorder="little")
+    if bits_RB[:, count:].any():
+        raise UpdateError("update: non-canonical indices, expected zero padding bits")
+    return bits_RB[:, :count]
 
 
 def _pack2(codes: U8) -> U8:

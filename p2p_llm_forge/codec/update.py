@@ -20,7 +20,7 @@ from p2p_llm_forge.errors import UpdateError
 VERSION = 1
 _MAGIC = b"FRGU"
 _HEADER = struct.Struct("<4sBBHIIQQ")
-_CODES = {"f32": 1, "topk": 2, "f16": 3, "int8": 4, "int4": 5}
+_CODES = {"f32": 1, "f16": 3, "int8": 4, "int4": 5, "topk": 6}  # 2 was topk with indices of 12 bits
 
 HEADER_BYTES = _HEADER.size
 U8 = npt.NDArray[np.uint8]

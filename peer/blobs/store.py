@@ -1,8 +1,8 @@
 """The blob store: files named by their ids, whole or not there, within a quota.
 
 A file appears under its name only after its bytes were hashed, synced and renamed. What no owner pins may be evicted,
-least recently used first; pin before you fetch. Parts of unfinished downloads survive a restart and are verified
-again before they are believed.
+least recently used first, after that what owners merely keep (`pins`); pin before you fetch. Parts of unfinished
+downloads survive a restart and are verified again before they are believed.
 
 IO: the store's folder; hashing and disk work run in threads.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from peer.blobs.chunks import CHUNK_BYTES, BlobName, blob_id, leaf_of, leaves_of
 from peer.blobs.partial import Partial
+from peer.blobs.pins import Pins
 from peer.errors import BlobError, BlobMissing, Oversize, QuotaFull
 from peer.files import TEMPORARY, disk_errors, make_folder, write_atomic
 
@@ -31,10 +32,10 @@ class BlobStore:
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         """Reads the folder: temporary files of a crash are deleted, parts of downloads kept. Raises HomeError."""
         self._folder = folder
-        self._quota = quota_bytes
+        self.quota_bytes = quota_bytes
         self._sizes: dict[str, int] = {}  # in order of use, oldest first
         self._leaves: dict[str, list[bytes]] = {}
-        self._pins: dict[str, set[str]] = {}
+        self.pins = Pins()
         self._stale: dict[str, int] = {}  # parts that no download is busy with
         self._active: dict[str, Partial] = {}
         self._reserved = 0
@@ -96,15 +97,15 @@ class BlobStore:
             self._leaves[blob] = await asyncio.to_thread(hash_file, self.path(blob))
         return self._leaves[blob]
 
-    async def chunk(self, blob: str, index: int) -> bytes:
-        """One chunk of a blob, or of the verified part of a download; raises BlobMissing."""
+    async def chunk(self, blob: str, index: int, start: int = 0, most: int = CHUNK_BYTES) -> bytes:
+        """One chunk of a blob, or of the verified part of a download; or a piece of it. Raises BlobMissing."""
         name = BlobName.parse(blob)
-        partial = self._active.get(blob)
-        if partial is not None and index in partial.have:
-            return await asyncio.to_thread(partial.read, index)
         if not 0 <= index < name.chunks:
             raise BlobMissing(f"blob {blob[:16]}: has no chunk {index}")
-        return await asyncio.to_thread(_read_at, self.path(blob), name.size_of(index), index * CHUNK_BYTES)
+        partial, size = self._active.get(blob), max(0, min(most, name.size_of(index) - start))
+        if partial is not None and index in partial.have:
+            return (await asyncio.to_thread(partial.read, index))[start : start + size]
+        return await asyncio.to_thread(_read_at, self.path(blob), size, index * CHUNK_BYTES + start)
 
     def ids(self) -> list[str]:
         """Every whole blob, least recently used first."""
@@ -153,11 +154,11 @@ class BlobStore:
 
     async def pin(self, blobs: Iterable[str], owner: str) -> None:
         """Adds to what an owner needs: these are never evicted, even when they arrive only later."""
-        self._pins.setdefault(owner, set()).update(blobs)
+        self.pins.need(blobs, owner)
 
     async def unpin(self, owner: str) -> None:
         """The owner needs nothing any more."""
-        self._pins.pop(owner, None)
+        self.pins.drop(owner)
 
     def discard(self, blob: str) -> None:
         """Deletes a blob, whoever needs it."""
@@ -168,7 +169,7 @@ class BlobStore:
     @contextlib.contextmanager
     def _room(self, blob: str, size: int) -> Iterator[None]:
         """Sets room aside while a blob is written; evicts what may be evicted. Raises QuotaFull."""
-        missing = self.used_bytes + size - self._quota
+        missing = self.used_bytes + size - self.quota_bytes
         if missing > 0:
             self._evict(blob, size, missing)
         self._reserved += size
@@ -178,13 +179,12 @@ class BlobStore:
             self._reserved -= size
 
     def _evict(self, blob: str, size: int, missing: int) -> None:
-        pinned = set().union(*self._pins.values())
         parts = [name for name in self._stale if name != blob]
-        whole = [name for name in self._sizes if name not in pinned]
+        whole = self.pins.evictable(self._sizes)
         free = sum(self._stale[name] for name in parts) + sum(self._sizes[name] for name in whole)
         if free < missing:
             raise QuotaFull(
-                f"blob {blob[:16]}: {size} bytes do not fit, {self.used_bytes} of {self._quota} are used and only "
+                f"blob {blob[:16]}: {size} bytes do not fit, {self.used_bytes} of {self.quota_bytes} are used and only "
                 f"{free} may be evicted", "raise blob_quota_gb in peer.toml",
             )  # fmt: skip
         for name in parts + whole:

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from peer.cli import network, runs, start
+from peer.cli import network, presence, runs, start
 from peer.cli.base import call, client, print_facts, print_json, print_table, with_home, with_json
 from peer.cli.view import credits as in_credits
 from peer.cli.view import size
@@ -103,7 +103,7 @@ def demo(**options: Any) -> int:
     return run_demo(DemoOptions(**options))
 
 
-for _command in (*network.COMMANDS, *start.COMMANDS, *runs.COMMANDS):
+for _command in (*network.COMMANDS, *start.COMMANDS, *presence.COMMANDS, *runs.COMMANDS):
     forge_peer.add_command(_command)
 
 

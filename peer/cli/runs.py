@@ -15,7 +15,7 @@ import click
 from peer.cli.base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
 from peer.cli.client import Client, run_path
 from peer.cli.screen import on_a_terminal, screen
-from peer.cli.view import Event, RunView, credits, nats
+from peer.cli.view import Event, RunView, credits, nats, pause_end
 from peer.errors import ForgeError
 
 RUN = click.argument("run", required=False)
@@ -25,7 +25,7 @@ RUN = click.argument("run", required=False)
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--follow/--detach", default=False, help="Watch the run until it closes, or return once it is submitted.")
 @click.option("--budget", type=float, help="Credits to fund the run with.  [default: what it can cost at most]")
-@click.option("--min-peers", type=click.IntRange(1, 1024), help="Start when this many peers are ready.")
+@click.option("--min-peers", type=click.IntRange(1), help="Start when this many peers are ready.")
 @click.option("--leaders", metavar="ACCOUNT,…", help="Who may lead besides you, in this order.  [default: witnesses]")
 @with_home
 @with_json
@@ -147,7 +147,9 @@ def status(run: str | None, home: Path, as_json: bool) -> None:
 def flat(facts: Event, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Nested facts as dotted names and readable values."""
     for name, value in facts.items():
-        if isinstance(value, dict):
+        if name == "paused" and value:
+            yield prefix + name, pause_end(value)
+        elif isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield prefix + name, ", ".join(str(item.get("name") or item.get("run", ""))[:16] for item in value)
@@ -174,25 +176,37 @@ def watch(run: str | None, home: Path, as_json: bool) -> None:
 @with_home
 @with_json
 def cancel(run: str | None, home: Path, as_json: bool) -> None:
-    """Close a run that this peer leads; what was settled stays paid."""
+    """Close a run that this peer submitted; what was settled stays paid."""
     daemon = client(home)
     answer = daemon.post(run_path(choose_run(daemon, run), "cancel"))
-    print_json(answer) if as_json else click.echo("cancelled")
+    said = "cancelled" if answer["cancelled"] else "its leader cannot be reached now; it is told as soon as it can be"
+    print_json(answer) if as_json else click.echo(said)
 
 
 @click.command()
 @RUN
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="Where to write the model.")
+@click.option(
+    "--round", "number", type=click.IntRange(0), help="After this round, 0: the initial one; else the newest."
+)
 @with_home
 @with_json
-def export(run: str | None, folder: Path, home: Path, as_json: bool) -> None:
-    """Write a run's newest model as a Hugging Face folder."""
+def export(run: str | None, folder: Path, number: int | None, home: Path, as_json: bool) -> None:
+    """Write a run's model as a Hugging Face folder.
+
+    In it lies the proof that the run's certified log names this state: forge-ledger check FOLDER --network network.json
+    verifies it offline, weights and all. A state of the past is computed again from the nearest one that is kept, here
+    or by another peer, and the updates since.
+    """
     daemon, started = client(home), time.monotonic()
-    answer = daemon.post(run_path(choose_run(daemon, run), "export"), to=str(folder.expanduser().absolute()))
+    chosen = {} if number is None else {"round": number}
+    answer = daemon.post(run_path(choose_run(daemon, run), "export"), to=str(folder.expanduser().absolute()), **chosen)
     if as_json:
         print_json(answer)
-    else:
-        click.echo(f"{answer['folder']}: {', '.join(answer['files'])} in {time.monotonic() - started:.1f} s")
+        return
+    click.echo(f"{answer['folder']}: {', '.join(answer['files'])} in {time.monotonic() - started:.1f} s")
+    if answer.get("unproven"):
+        click.echo(f"the model can be used, but not proven: {answer['unproven']}", err=True)
 
 
 @click.command()

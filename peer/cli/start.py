@@ -72,6 +72,9 @@ def adopt_network(home: Path, file: Path) -> None:
 @click.option("--listen", multiple=True, metavar="MADDR", help="Where to listen, such as /ip4/0.0.0.0/tcp/4001.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads for training.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="What to train on.")
+@click.option("--memory-gb", type=float, metavar="GB", help="Memory that training may take; 0: what is free.")
+@click.option("--upload-mbit", type=float, metavar="MBIT", help="Most Mbit/s to send; 0: no cap.")
+@click.option("--download-mbit", type=float, metavar="MBIT", help="Most Mbit/s to fetch; 0: no cap.")
 @click.option("--witness-key", type=click.Path(path_type=Path), metavar="FILE",
               help="Be a witness of the network: take this key into the home, once.")  # fmt: skip
 @click.option("--name", metavar="TEXT", help="What other peers see as this peer's name.")

@@ -5,6 +5,7 @@ Pure: events in, values out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 Event = Mapping[str, Any]
 BLOCKS = "▁▂▃▄▅▆▇█"
 NOISE = frozenset({"opened", "receipt", "progress", "training", "delivered", "evaluated", "timing"})
+OFFENCES = frozenset(
+    {"suspicious", "omitted", "not_rostered", "equivocated", "bad_chunk", "flood", "clock", "disk_full"}
+)
 COLUMNS = ("round", "loss", "validation", "members", "tokens/s", "credits", "seconds")
 
 
@@ -122,6 +126,18 @@ class RunView:
             case "refused":
                 reason = f"{event.get('code', '')} {event.get('reason', '')}".strip()
                 return f"{at}{self.who(event['account'])} refused: {reason}"
+            case _ if kind in OFFENCES:
+                what = f"{event.get('code', '')} {event.get('reason', '')}".strip()
+                return f"{at}{self.who(event['account'] or event.get('peer', ''))} {kind.replace('_', ' ')}: {what}"
+            case "left":
+                return f"{at}{self.who(event['account'])} left: {event.get('reason', '')}"
+            case "cannot_take_part":
+                return f"cannot take part: {event.get('code', '')} {event.get('reason', '')}"
+        return self._line_of_the_run(kind, event, at)
+
+    def _line_of_the_run(self, kind: str, event: Event, at: str) -> str | None:
+        """As `line`, for what happened to this peer or to the run as a whole."""
+        match kind:
             case "caught_up":
                 return f"{at}caught up by {event.get('by', '?')} in {event.get('seconds', 0):.1f} s"
             case "restored":
@@ -137,6 +153,16 @@ class RunView:
                 return f"{self.who(event['account'])} leads in term {event.get('term', '?')}"
             case "stepped_down":
                 return f"{self.who(event['account'])} leads no more: {event.get('reason', '')}"
+            case "paused":
+                return f"this peer does not train {pause_end(event)}"
+            case "resumed":
+                return "this peer trains again"
+            case "uncertified":
+                return f"{at}too few witnesses sign: {event.get('rounds', 0)} rounds are open and not certified"
+            case "certified_again":
+                return f"{at}certified again after {event.get('seconds', 0):.1f} s"
+            case "rolled_back":
+                return f"{at}went back to it, {event.get('lost', 0)} later rounds were never certified"
             case "claimed":
                 return f"claimed {credits(event.get('micro_credits', 0))} credits"
             case "error":
@@ -190,6 +216,13 @@ def nats(loss: float | None) -> str:
 def credits(micro_credits: int) -> str:
     """Micro-credits as credits with all their digits."""
     return f"{micro_credits // 1_000_000}.{micro_credits % 1_000_000:06d}"
+
+
+def pause_end(paused: Mapping[str, Any]) -> str:
+    """How long a pause lasts, in this machine's time."""
+    if paused.get("until") is None:
+        return "until it is resumed"
+    return time.strftime("until %Y-%m-%d %H:%M", time.localtime(paused["until"]))
 
 
 def size(count: float) -> str:

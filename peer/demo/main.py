@@ -163,6 +163,8 @@ class Demo:
         home, run_id = self.first.home, self.facts["run"]
         exported = run_json("forge-peer", "export", run_id, "--to", model, "--home", home)
         self.say(f"▸ the model lies in {model}: {', '.join(exported['files'])}")
+        checked = run_json("forge-ledger", "check", model, "--network", home / "network.json")
+        self.say(f"▸ anybody can check offline that its weights are the state after round {checked['card']['round']}")
         words = ("--prompt", PROMPT, "--tokens", 48, "--temperature", 0.5, "--home", home)
         text = " ".join((PROMPT + str(run_json("forge-peer", "generate", run_id, *words)["text"])).split())
         self.say(f"▸ it says: {text} …")
@@ -172,6 +174,7 @@ class Demo:
         owned = {account: answer["balance"] for account, answer in balances.items()}
         self.facts |= {"model_folder": str(model), "text": text, "credits": owned}
         self.checks["the model speaks"] = len(text) > len(PROMPT)
+        self.checks["the model is proven"] = checked["ok"] is True
         self.checks["the model is a Hugging Face folder"] = (model / "config.json").is_file()
         self.checks["every member earned credits"] = all(owned.values())
 

@@ -102,13 +102,21 @@ class DemoPeer:
         """Its gateway."""
         return Client(self.home)
 
+    @property
+    def command(self) -> list[str]:
+        """What starts its daemon."""
+        return [*program("forge-peer"), "start", "--home", str(self.home)]
+
     def start(self, *words: object) -> None:
         """Starts `forge-peer start` in a session of its own; does not wait."""
-        command = [*program("forge-peer"), "start", "--home", str(self.home), *map(str, words)]
         self.asked = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [*self.command, *map(str, words)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def is_ready(self) -> bool:

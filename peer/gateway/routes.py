@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.errors import LedgerError
 from p2p_llm_forge.errors import EngineError
+from peer.absence import MOST_S
 from peer.errors import ForgeError, RunError
 from peer.gateway.events import Event, stream
 from peer.wire import Account
@@ -51,6 +52,8 @@ class Export(Body):
 
     to: str = Field(min_length=1, max_length=4096)
     """An absolute folder of this machine."""
+    round: int | None = Field(default=None, ge=0, lt=1 << 53)
+    """After which round; the newest state here when left out."""
 
 
 class Prompt(Body):
@@ -66,6 +69,13 @@ class Prompt(Body):
     """Draw among this many tokens; 0 draws among all."""
     seed: int = Field(default=0, ge=0, lt=1 << 53)
     """Equal seeds give equal text."""
+
+
+class Rest(Body):
+    """For how long this peer shall not train."""
+
+    seconds: float | None = Field(default=None, gt=0, le=MOST_S)
+    """Until it is resumed when left out."""
 
 
 def the_node(request: Request) -> Node:
@@ -111,6 +121,20 @@ async def ending_in_an_error(source: AsyncIterator[Event]) -> AsyncIterator[Even
 async def status(node: TheNode) -> Answer:
     """This peer: identity, network, addresses, workers."""
     answer: Answer = await node.status()
+    return answer
+
+
+@router.post("/pause")
+async def pause(body: Rest, node: TheNode) -> Answer:
+    """Trains no more, for a while or until it is resumed; a training under way ends with its current step."""
+    answer: Answer = await node.pause(body.seconds)
+    return answer
+
+
+@router.post("/resume")
+async def resume(node: TheNode) -> Answer:
+    """Trains again."""
+    answer: Answer = await node.resume()
     return answer
 
 
@@ -163,8 +187,8 @@ async def cancel(run: TheRun, node: TheNode) -> Answer:
 
 @router.post("/jobs/{run}/export")
 async def export(run: TheRun, body: Export, node: TheNode) -> Answer:
-    """Writes the model as a Hugging Face folder."""
-    answer: Answer = await node.export(run, body.to)
+    """Writes the model as a Hugging Face folder with a proof of where it comes from."""
+    answer: Answer = await node.export(run, body.to, body.round)
     return answer
 
 

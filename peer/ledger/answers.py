@@ -61,10 +61,15 @@ class Answers:
 
     async def _proof(self, caller: str, body: dict[str, Any]) -> dict[str, Any]:
         asked = ProofRequest.read(body)
-        return {"proof": await self._logs.on_store(lambda store: _proof_of(store, asked.origin, asked.index))}
+        return {"proof": await self._logs.on_store(lambda store: proof_of(store, asked.origin, asked.index))}
 
 
-def _proof_of(store: Store, origin: str, index: int) -> str:
+def proof_of(store: Store, origin: str, index: int) -> str:
+    """The proof that an entry is certified, with what names the leaders of its run.
+
+    Raises:
+        Behind: it is not certified here.
+    """
     inclusion = store.inclusion(origin, index)
     entry = store.entries(origin, index, index + 1)[0]
     begin = store.entries(origin, 0, 1)[0] if store.genesis.terms.owner(origin).startswith("run/") else b""

@@ -84,6 +84,15 @@ class Writer:
             self._task = errands.start(f"writer {self._origin[-20:]}", self._work())
         await call.done
 
+    async def sign(self, entries: Sequence[bytes]) -> bytes:
+        """Append and sign at once, whatever waits for its certificate; `append` has it certified. Returns the head.
+
+        Raises:
+            LedgerError: as `append`.
+        """
+        await self._cleared(self._origin)
+        return await self._storage.use(lambda store: store.append(self._origin, entries, self._key))
+
     async def _work(self) -> None:
         while self._calls:
             calls = self._next()

@@ -201,6 +201,14 @@ class Logs:
         """
         await self._writer(origin).append([entry.encode() for entry in entries], self._errands)
 
+    async def sign(self, origin: str, entries: Sequence[Entry]) -> bytes:
+        """Append to a log of ours and sign, without waiting for a certificate, which `certify` gets; returns the head.
+
+        Raises:
+            LedgerError: as `append`.
+        """
+        return await self._writer(origin).sign([entry.encode() for entry in entries])
+
     async def certify(self, origin: str) -> None:
         """Have all that we have of a log of ours certified; unreachable witnesses are tried until a quorum has signed.
 

@@ -32,9 +32,11 @@ class Hello(Message):
     peer_signature: Signature
     addresses: Annotated[list[Word], Field(max_length=16)]
     """Where the peer can be found, for when the connection is gone."""
+    time: Natural = 0
+    """Unix time in seconds, as the peer takes it to be; 0: not told."""
 
     @classmethod
-    def of(cls, genesis: Genesis, binding: Binding, addresses: list[str]) -> Hello:
+    def of(cls, genesis: Genesis, binding: Binding, addresses: list[str], now: float = 0.0) -> Hello:
         """Our own."""
         return cls(
             network=genesis.id,
@@ -45,6 +47,7 @@ class Hello(Message):
             account_signature=binding.account_signature,
             peer_signature=binding.peer_signature,
             addresses=addresses[:16],
+            time=max(0, int(now)),
         )
 
 

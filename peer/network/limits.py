@@ -37,6 +37,11 @@ class Limits:
     """Size of the table."""
 
 
+FLOOD = 100
+"""So many refused requests of one peer are told to the operator."""
+FLOOD_AGAIN_S = 60.0
+
+
 class Bucket:
     """A token bucket that starts full."""
 
@@ -48,15 +53,19 @@ class Bucket:
 
     def take(self, amount: float, now: float) -> float:
         """Takes the tokens and returns 0, or takes none and returns the seconds until they will be there."""
+        if wait_s := self.lacks(amount, now):
+            return wait_s
+        self._tokens -= amount
+        return 0.0
+
+    def lacks(self, amount: float, now: float) -> float:
+        """Seconds until so many tokens will be there; 0 if they are."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
-        self._at = now
-        if amount <= self._tokens:
-            self._tokens -= amount
-            return 0.0
-        return (amount - self._tokens) / self._rate
+        self._at = max(self._at, now)
+        return max(0.0, amount - self._tokens) / self._rate
 
     def owe(self, amount: float) -> None:
-        """Takes tokens that are already spent, below zero where needed."""
+        """Takes tokens that are already spent, below zero where needed; gives back where negative."""
         self._tokens -= amount
 
 
@@ -66,6 +75,8 @@ class _Remote:
         self.bytes = Bucket(limits.bytes_per_s, limits.burst_bytes, now)
         self.count = 0
         self.held_bytes = 0
+        self.refused = 0
+        self.told_at = float("-inf")
 
 
 class Allowance:
@@ -99,10 +110,19 @@ class Allowance:
             reason = f"more than {limits.bytes_per_s:g} bytes/s; try again in {wait_s:.2f} s"
         if reason:
             self.refused += 1
+            remote.refused += 1
             raise Busy(f"peer {peer_id}: {reason}")
         remote.count += 1
         remote.held_bytes += size
         self._held_bytes += size
+
+    def flood(self, peer_id: str, now: float) -> int:
+        """How many requests of this peer were refused since it was asked last; 0 while that is not worth telling."""
+        remote = self._remotes.get(peer_id)
+        if remote is None or remote.refused < FLOOD or now < remote.told_at + FLOOD_AGAIN_S:
+            return 0
+        refused, remote.refused, remote.told_at = remote.refused, 0, now
+        return refused
 
     def leave(self, peer_id: str, size: int, reply_bytes: int) -> None:
         """The request is answered."""

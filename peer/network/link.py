@@ -25,10 +25,14 @@ from peer.peerkey import public_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # hivemind imports torch.jit, which is deprecated
+    from hivemind.dht import node as hivemind_node
+    from hivemind.dht import protocol as hivemind_protocol
+    from hivemind.dht import routing as hivemind_routing
     from hivemind.dht.node import DHTNode
     from hivemind.p2p import P2P, P2PContext, PeerID
     from hivemind.p2p.p2p_daemon_bindings.control import P2PDaemonError, P2PHandlerError
     from hivemind.p2p.p2p_daemon_bindings.utils import ControlFailure
+    from hivemind.utils import timed_storage
     from hivemind.utils.logging import use_hivemind_log_handler
     from hivemind.utils.multiaddr import Multiaddr
     from hivemind.utils.multiaddr.exceptions import Error as MultiaddrError
@@ -76,6 +80,12 @@ def split_address(address: str) -> tuple[str, str]:
     except (ValueError, LookupError, MultiaddrError, IdentityInvalid) as exc:
         raise AddressInvalid(f"address {address!r}: {exc}", "copy it from `forge-peer id` of that peer") from exc
     return base, peer_id
+
+
+def follow(clock: Callable[[], float]) -> None:
+    """hivemind goes by this clock from now on, in the whole process: the time of the last network that was begun."""
+    for module in (timed_storage, hivemind_node, hivemind_protocol, hivemind_routing):
+        module.get_dht_time = clock
 
 
 class Link:

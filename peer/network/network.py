@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ledger.genesis import Genesis
 from peer.config import Settings
 from peer.errors import DeadlineExceeded, ForgeError, RecordInvalid, Refused, Unreachable, WrongNetwork
 from peer.identity import Home, PeerIdentity
 from peer.network.bootstrap import Bootstrap
+from peer.network.clock import NetworkClock
+from peer.network.contacts import Contacts
 from peer.network.hello import HELLO, Hello, check_hello
 from peer.network.limits import Allowance, Limits
 from peer.network.p2pd import P2pdOptions
@@ -27,6 +27,7 @@ from peer.network.rpc import (
     Body,
     BytesHandler,
     Dispatcher,
+    Events,
     Handler,
     OnEvent,
     deadline,
@@ -34,6 +35,8 @@ from peer.network.rpc import (
     read_request,
     write_request,
 )
+from peer.network.shaper import patience_s
+from peer.network.traffic import Traffic
 from peer.network.uplink import Uplink, split_address
 from peer.network.validator import RecordValidator
 from peer.records import Record
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
 HELLO_PROTOCOL = "/p2p-llm-forge/hello/1"
 CONNECT_TIMEOUT_S = 15.0
 DHT_TIMEOUT_S = 10.0
-_BOOK = 4096
 
 R = TypeVar("R", bound=Record)
 
@@ -54,29 +56,29 @@ class Network:
     """Made by `start`; every method may be called from any task of its loop."""
 
     def __init__(
-        self, identity: PeerIdentity, genesis: Genesis, on_event: OnEvent, limits: Limits, client: bool
+        self, identity: PeerIdentity, genesis: Genesis, on_event: OnEvent, limits: Limits, client: bool, line: Traffic
     ) -> None:
         self.identity = identity
         self.genesis = genesis
-        self.emit = on_event
+        self.emit = Events(on_event)
         """Tells the operator something."""
         self.allowance = Allowance(limits)
-        self.dispatcher = Dispatcher(self.allowance, on_event)
+        self.traffic = line
+        """What goes over our line, and its caps."""
+        self.dispatcher = Dispatcher(self.allowance, self.emit, line)
         self._prefix = f"/p2p-llm-forge/{genesis.id[:16]}/"
         self._rpc = self._prefix + "rpc/1"
-        self._validator = RecordValidator(genesis.id, time.time, own=identity.account)
-        self._hello_dispatcher = Dispatcher(self.allowance, on_event)
+        self.clock = NetworkClock(self.emit)
+        self._validator = RecordValidator(genesis.id, self.clock.now, own=identity.account)
+        self._hello_dispatcher = Dispatcher(self.allowance, self.emit)
         self._hello_dispatcher.add(HELLO, self._on_hello, 0)
-        self._book: OrderedDict[str, list[str]] = OrderedDict()
-        self._bootstrap = Bootstrap(self, on_event)
+        self._contacts = Contacts()
+        self._bootstrap = Bootstrap(self, self.emit)
         self._addresses: list[str] = []
         self._uplink = Uplink(
-            prefix=self._prefix,
-            validator=self._validator,
-            allowance=self.allowance,
-            attach=self._attach,
-            on_event=on_event, client=client,
-        )
+            prefix=self._prefix, validator=self._validator, allowance=self.allowance,
+            attach=self._attach, on_event=self.emit, client=client, clock=self.clock.now,
+        )  # fmt: skip
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -104,7 +106,8 @@ class Network:
             Unreachable: nobody answered there and `settings.require_bootstrap` is set.
             AddressInvalid: a bootstrap address that is none.
         """
-        self = cls(identity, genesis, on_event, limits or Limits(), client)
+        line = Traffic(upload_mbit=settings.upload_mbit, download_mbit=settings.download_mbit)
+        self = cls(identity, genesis, on_event, limits or Limits(), client, line)
         addresses = self._bootstrap.take([*settings.bootstrap, *bootstrap])
         self._bootstrap.take(known, quiet=True)
         options = P2pdOptions(listen=settings.listen, announce=settings.announce, relay=settings.relay)
@@ -164,9 +167,11 @@ class Network:
 
         self.dispatcher.add(method, handle, reply_bytes)
 
-    def serve_bytes(self, method: str, handler: BytesHandler, *, reply_bytes: int = 1 << 20) -> None:
-        """Serves a method whose requests or answers carry raw bytes."""
-        self.dispatcher.add(method, handler, reply_bytes)
+    def serve_bytes(
+        self, method: str, handler: BytesHandler, *, reply_bytes: int = 1 << 20, bulk: bool = False
+    ) -> None:
+        """Serves a method whose requests or answers carry raw bytes; those of a `bulk` one wait for all others."""
+        self.dispatcher.add(method, handler, reply_bytes, bulk=bulk)
 
     async def call(self, peer_id: str, method: str, body: Body, *, timeout_s: float = 10.0) -> Body:
         """Asks a peer; our own PeerID is answered here.
@@ -178,14 +183,18 @@ class Network:
         return (await self.exchange(peer_id, method, body, timeout_s=timeout_s)).body
 
     async def exchange(
-        self, peer_id: str, method: str, body: Body, *, payload: bytes = b"", timeout_s: float = 10.0
+        self, peer_id: str, method: str, body: Body, *, payload: bytes = b"", timeout_s: float = 10.0, expects: int = 0
     ) -> Reply:
-        """`call` with raw bytes beside both bodies."""
+        """`call` with raw bytes beside both bodies, of which at most `expects` come; they lengthen the deadline."""
         frame = write_request(method, body, payload, timeout_s)
         if peer_id == self.peer_id:
             return await self._here(frame, timeout_s, method)
-        async with deadline(f"peer {peer_id}: {method}", timeout_s):
-            return unpack_reply(await self._send(peer_id, self._rpc, frame))
+
+        async def send() -> bytes:
+            async with deadline(f"peer {peer_id}: {method}", timeout_s + patience_s(len(frame) + expects)):
+                return await self._send(peer_id, self._rpc, frame)
+
+        return unpack_reply(await self.traffic.exchange(peer_id, len(frame), expects, send))
 
     async def _here(self, frame: bytes, timeout_s: float, method: str) -> Reply:
         """A call to ourselves: no network and no limits, the same encoding and the same errors."""
@@ -208,7 +217,7 @@ class Network:
             if "protocols not supported" in exc.message and protocol != HELLO_PROTOCOL:
                 await self._hello(link, peer_id)  # raises WrongNetwork where that is the reason
                 raise
-            addresses = self._book.get(peer_id)
+            addresses = self._contacts.of(peer_id)
             if addresses is None or "stream reset" in exc.message:
                 raise
             await link.connect(peer_id, addresses)  # p2pd forgot, or never knew, the way; nothing was sent yet
@@ -229,7 +238,7 @@ class Network:
             link = await self._uplink.link()
             await link.connect(peer_id, [base])
             await self._hello(link, peer_id)
-            self.remember(peer_id, [address])
+            self._contacts.remember(peer_id, [address])
             await link.join_dht(peer_id)
         return peer_id
 
@@ -249,30 +258,22 @@ class Network:
         except Refused as exc:
             raise (WrongNetwork(exc.message) if exc.code == WrongNetwork.CODE else exc) from exc
         hello = check_hello(Hello.read(reply.body), peer_id, self.genesis)
-        self.remember(peer_id, hello.addresses)
+        self._contacts.remember(peer_id, hello.addresses)
+        self.clock.compare(hello, dialed=True)
         return hello
 
     def _own_hello(self) -> Hello:
-        return Hello.of(self.genesis, self.identity.binding, self._addresses)
+        return Hello.of(self.genesis, self.identity.binding, self._addresses, self.clock.now())
 
     async def _on_hello(self, caller: str, body: Body, payload: bytes) -> Reply:
         hello = check_hello(Hello.read(body), caller, self.genesis)
-        self.remember(caller, hello.addresses)
+        self._contacts.remember(caller, hello.addresses)
+        self.clock.compare(hello, dialed=False)
         return Reply(self._own_hello().body())
-
-    def remember(self, peer_id: str, addresses: list[str]) -> None:
-        """Where a peer says that it can be found, for when p2pd does not know; what it says may be wrong."""
-        own = f"/p2p/{peer_id}"
-        bases = [address.removesuffix(own) for address in addresses if address.endswith(own) and address != own]
-        self._book[peer_id] = list(dict.fromkeys([*bases, *self._book.get(peer_id, [])]))[:16]  # newest first
-        self._book.move_to_end(peer_id)
-        if len(self._book) > _BOOK:
-            self._book.popitem(last=False)
 
     def recent(self, count: int) -> list[str]:
         """Addresses of the peers that we learnt of last, one each."""
-        newest = [(peer_id, bases) for peer_id, bases in self._book.items() if bases][-count:]
-        return [f"{bases[0]}/p2p/{peer_id}" for peer_id, bases in reversed(newest)]
+        return self._contacts.recent(count)
 
     # ------------------------------------------------------------------ records
 
@@ -293,7 +294,6 @@ class Network:
                     record = self._validator.read(kind, value)
                     if isinstance(record, kind) and record.subkey == subkey:
                         records.append(record)
-                        addresses: Any = getattr(record, "addresses", None)
-                        if addresses:
-                            self.remember(record.peer_id, list(addresses))
+                        if addresses := getattr(record, "addresses", None):
+                            self._contacts.remember(record.peer_id, list(addresses))
         return records

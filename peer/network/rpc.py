@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from ledger.errors import LedgerError
 from peer.errors import DeadlineExceeded, ForgeError, HandlerFailed, MethodUnknown, Oversize
 from peer.network.limits import Allowance
+from peer.network.traffic import Traffic
 from peer.wire import FRAME_LIMIT, Reply, Request, check, pack, pack_error, pack_reply, unpack
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ Handler = Callable[[str, Body], Awaitable[Body]]
 BytesHandler = Callable[[str, Body, bytes], Awaitable[Reply]]
 """(PeerID of the caller, body, payload) -> answer."""
 
+_RECENT = 64
 MAX_TIMEOUT_S = 600.0
 """No handler runs longer, whatever the caller asks."""
 _FAULTS = (
@@ -58,6 +60,27 @@ class Event:
 OnEvent = Callable[[Event], None]
 
 
+class Events:
+    """Tells everybody who listens."""
+
+    def __init__(self, *listeners: OnEvent) -> None:
+        """These are told first."""
+        self._listeners = list(listeners)
+        self._recent: deque[Event] = deque(maxlen=_RECENT)
+
+    def listen(self, listener: OnEvent) -> None:
+        """Tell this one too, and what happened of late."""
+        self._listeners.append(listener)
+        for event in self._recent:
+            listener(event)
+
+    def __call__(self, event: Event) -> None:
+        """It happened."""
+        self._recent.append(event)
+        for listener in self._listeners:
+            listener(event)
+
+
 def log_event(event: Event) -> None:
     """Where events go unless told otherwise."""
     log.info("%s peer=%s %s", event.kind, event.peer_id, " ".join(f"{k}={v!r}" for k, v in event.detail.items()))
@@ -66,20 +89,24 @@ def log_event(event: Event) -> None:
 class Dispatcher:
     """The methods that this peer serves, and how often each failed."""
 
-    def __init__(self, allowance: Allowance, on_event: OnEvent) -> None:
+    def __init__(self, allowance: Allowance, on_event: OnEvent, traffic: Traffic | None = None) -> None:
         self._allowance = allowance
+        self._traffic = traffic or Traffic()
         self._on_event = on_event
         self._methods: dict[str, tuple[BytesHandler, int]] = {}
+        self._bulk: set[str] = set()
         self.calls: Counter[str] = Counter()
         """Requests by method."""
         self.failures: Counter[str] = Counter()
         """Handler faults by method."""
 
-    def add(self, method: str, handler: BytesHandler, reply_bytes: int) -> None:
-        """Serves a method; `reply_bytes` is the memory to set aside for its answer."""
+    def add(self, method: str, handler: BytesHandler, reply_bytes: int, *, bulk: bool = False) -> None:
+        """Serves a method; `reply_bytes` is the memory to set aside for its answer, `bulk` ones go last."""
         if method in self._methods:
             raise ValueError(f"method {method!r} is served already")
         self._methods[method] = (handler, reply_bytes)
+        if bulk:
+            self._bulk.add(method)
 
     def remove(self, method: str) -> None:
         """Stops serving it."""
@@ -88,11 +115,15 @@ class Dispatcher:
     async def answer(self, frame: bytes, caller: str) -> bytes:
         """The response frame to a request frame; never raises what a remote peer can cause."""
         size = len(frame)
+        self._traffic.down.count(size)
         try:
             if size > FRAME_LIMIT:
                 raise Oversize(f"a request of {size} bytes, the limit is {FRAME_LIMIT}")
             self._allowance.enter(caller, size, time.monotonic())
         except ForgeError as exc:
+            if refused := self._allowance.flood(caller, time.monotonic()):
+                detail: dict[str, str | int | float] = {"reason": exc.message, "refused": refused}
+                self._on_event(Event(kind="flood", peer_id=caller, detail=detail))
             return pack_error(exc)
         reply_bytes = 0
         try:
@@ -100,12 +131,19 @@ class Dispatcher:
             reserved = self._methods.get(request.method, (None, 0))[1]
             with self._allowance.reserve(caller, reserved):
                 response = pack_reply(await self.run(caller, request, payload))
+                await self._send(caller, request, len(response))
             reply_bytes = len(response)
             return response
         except ForgeError as exc:
             return pack_error(exc)
         finally:
             self._allowance.leave(caller, size, reply_bytes)
+
+    async def _send(self, caller: str, request: Request, size: int) -> None:
+        """Waits until an answer may go; raises Busy or DeadlineExceeded where too much waits."""
+        wait_s = min(request.timeout_ms / 1000, MAX_TIMEOUT_S)
+        async with deadline(f"{request.method}: the line", wait_s):
+            await self._traffic.up.send(caller, size, bulk=request.method in self._bulk, bounded=True)
 
     async def run(self, caller: str, request: Request, payload: bytes) -> Reply:
         """Runs the handler of one request under its deadline.

@@ -42,14 +42,16 @@ class Uplink:
         attach: Callable[[Link], Awaitable[list[str]]],
         on_event: OnEvent,
         client: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`attach` registers everything on a new link and returns our addresses."""
+        """`attach` registers everything on a new link and returns our addresses; the DHT goes by `clock`."""
         self._prefix = prefix
         self._validator = validator
         self._allowance = allowance
         self._attach = attach
         self._on_event = on_event
         self._client = client
+        self._clock = clock
         self._link: Link | None = None
         self._linked = asyncio.Event()
 
@@ -87,7 +89,9 @@ class Uplink:
         self, pid_file: Path, key_file: Path, options: P2pdOptions, port_file: Path
     ) -> tuple[P2pdOptions, str]:
         """One p2pd from start to death; returns the options to start the next one with, and why it died."""
-        kind = import_module("peer.network.link").Link  # imports hivemind and torch: seconds
+        module = import_module("peer.network.link")  # imports hivemind and torch: seconds
+        module.follow(self._clock)
+        kind = module.Link
         async with (
             P2pd.start(pid_file=pid_file, key_file=key_file, options=options) as p2pd,
             kind.open(p2pd, self._prefix, self._validator, self._allowance, self._client) as link,

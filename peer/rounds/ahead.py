@@ -128,6 +128,18 @@ class Ahead:
             return None
         return basis(log.settled[-1], log.open.roster, self._account, self._width)
 
+    def deliverable(self, log: RunLog) -> bool:
+        """Whether what was trained waits for no other round than the open one."""
+        return self._done is not None and log.open is not None and log.open.round == self._done[0].basis.round
+
+    def leave(self, log: RunLog) -> list[MemberEffect]:
+        """Nothing more is begun: lets go of all but what can be delivered in the open round."""
+        self._next = None
+        if self._done is None or self.deliverable(log):
+            return self.throw_away(log)
+        (effect, slots), self._done = self._done, None
+        return [ThrowAway(round=effect.basis.round, slots=slots, reason="we pause before its round is open")]
+
     def throw_away(self, log: RunLog) -> list[MemberEffect]:
         """Lets go of work that cannot count any more."""
         if self._next is not None and self.lost(self._next, log):
@@ -149,7 +161,7 @@ class Ahead:
         if log.round >= number:
             return f"round {number} was settled without it"
         if log.round < number - 1:
-            return ""
+            return "" if self._goes_on(log, effect.basis) else f"round {number - 1} is not open as it was any more"
         ours = {receipt.update for receipt in log.settled[-1].receipts if receipt.account == self._account}
         if effect.basis.update not in ours:
             return f"our receipt of round {number - 1} does not count"
@@ -157,11 +169,22 @@ class Ahead:
             return f"our seat in round {number} is another one, or none"
         return ""
 
-    def shorter(self, effect: TrainAhead, log: RunLog) -> bool:
+    def _goes_on(self, log: RunLog, basis: Basis) -> bool:
+        """Whether the round before is open as it was when we delivered in it: a log's tail may give way."""
+        before = log.open
+        if before is None or (before.round, before.state) != (basis.round - 1, basis.state):
+            return False
+        return expected_start(before.roster, self._account, self._width) == basis.start
+
+    def in_vain(self, effect: TrainAhead, log: RunLog) -> bool:
+        """Whether this training shall end now."""
+        return bool(self.lost(effect, log)) or self._shorter(effect, log)
+
+    def _shorter(self, effect: TrainAhead, log: RunLog) -> bool:
         """Whether our seat in its round, open by now, has fewer slots than this training was given."""
         seat = log.open.seat(self._account) if log.open is not None and log.open.round == effect.basis.round else None
         return seat is not None and seat.quota < effect.quota
 
     def _too_much(self, effect: TrainAhead, slots: int, log: RunLog) -> str:
-        seat = log.open.seat(self._account) if self.shorter(effect, log) and log.open is not None else None
+        seat = log.open.seat(self._account) if self._shorter(effect, log) and log.open is not None else None
         return f"{slots} slots, our seat has {seat.quota}" if seat is not None and slots > seat.quota else ""

@@ -8,13 +8,30 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
-from peer.rounds.log import RunLog
+from typing import NamedTuple
+
+from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Answered, Deliver, MemberEffect, Redeliver
 from peer.rounds.pause import Pause
 
 REMIND_S = 10.0
-FINAL = frozenset({"FP-410", "FP-412", "FP-413", "FP-414", "FP-415", "FP-416", "FP-419"})
+FINAL = frozenset({"FP-410", "FP-412", "FP-413", "FP-414", "FP-415", "FP-416", "FP-419", "FP-427"})
 """Refusals that no repetition can change; so are those of the engine (FP-1xx)."""
+
+
+class Promise(NamedTuple):
+    """A receipt that we signed: for which round, from which state, for which slots."""
+
+    round: int
+    state: str
+    start: int
+    slots: int
+
+    def fits(self, open_round: OpenRound, account: str) -> bool:
+        """Whether it may count in this round."""
+        seat = open_round.seat(account)
+        same = (open_round.round, open_round.state) == (self.round, self.state)
+        return same and seat is not None and seat.start == self.start and self.slots <= seat.quota
 
 
 class Delivery:
@@ -23,7 +40,13 @@ class Delivery:
     def __init__(self) -> None:
         self._effect: Deliver | Redeliver | None = None
         self._sending = False
+        self._taken = False
         self._pause = Pause()
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the leader has not answered it yet, while it may still count."""
+        return self._effect is not None and not self._taken
 
     @property
     def due(self) -> float:
@@ -32,7 +55,7 @@ class Delivery:
 
     def start(self, effect: Deliver | Redeliver) -> None:
         """There is a receipt to deliver."""
-        self._effect, self._sending = effect, False
+        self._effect, self._sending, self._taken = effect, False, False
         self._pause.rest(0.0)
 
     def next(self, log: RunLog, now: float) -> list[MemberEffect]:
@@ -60,6 +83,7 @@ class Delivery:
         if code:
             self._pause.failed(now)  # a leader that is just cutting, starting or restarting
         else:
+            self._taken = True
             self._pause.rest(now + REMIND_S)
 
     def remind(self) -> None:

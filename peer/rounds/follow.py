@@ -9,8 +9,10 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from peer.rounds.ahead import Ahead
-from peer.rounds.delivery import Delivery
+from peer.rounds.delivery import Delivery, Promise
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
     Answered,
@@ -22,6 +24,7 @@ from peer.rounds.messages import (
     LogGrew,
     MemberEffect,
     MemberMessage,
+    Paused,
     Redeliver,
     Replay,
     Stop,
@@ -34,6 +37,8 @@ from peer.rounds.messages import (
 from peer.rounds.pause import Pause
 
 Effects = list[MemberEffect]
+MOST_PROMISES = 16
+"""No log goes back by more rounds."""
 
 
 class MemberMachine:
@@ -46,7 +51,7 @@ class MemberMachine:
         log: RunLog,
         state_bytes: int,
         held: tuple[int, str] | None,
-        promised: tuple[int, str] | None,
+        promised: Collection[Promise],
         ahead: Ahead | None = None,
     ) -> None:
         """Start, or start again, where the home folder stands.
@@ -56,7 +61,7 @@ class MemberMachine:
             log: the run's log as far as we have it.
             state_bytes: size of a state snapshot, against which replaying is weighed.
             held: (round, state id) that the worker holds, if it holds one.
-            promised: (round, state id it started from) of a receipt that we signed before a restart.
+            promised: receipts that we signed before a restart.
             ahead: our work ahead, in a run with overlap.
         """
         self.account = account
@@ -65,17 +70,21 @@ class MemberMachine:
         self.busy: MemberEffect | None = None
         """The load, replay or training under way."""
         self._state_bytes = state_bytes
-        self._promised = promised
+        self._promised = list(promised)
         self._ahead = ahead
         self._delivery = Delivery()
         self._done_round = 0
         """Newest round for which we have trained (or need not)."""
         self._go_back = held is not None and held[0] > log.round
         """We hold a state that never got into the log."""
+        self._drops = log.drops
+        self._outdated: MemberEffect | None = None
+        """What was under way when the log went back."""
         self._broken: type[MemberEffect] | None = None
         """Which way of catching up broke last."""
         self._held_before: tuple[int, str] | None = None
         self._stopping = False
+        self._leaving = False
         self._pause = Pause()
 
     @property
@@ -94,6 +103,17 @@ class MemberMachine:
         """The run is closed and we hold its final state."""
         return self.log.close is not None and self.held is not None and self.held[1] == self.log.state
 
+    @property
+    def quiet(self) -> bool:
+        """Nothing is trained or on its way to the leader: a member that pauses may go."""
+        working = isinstance(self.busy, Train | TrainAhead | Finish) or self._finishing
+        return not working and not self._delivery.under_way
+
+    @property
+    def _finishing(self) -> bool:
+        """Whether work ahead can be delivered in the open round, as soon as we hold its state."""
+        return self._ahead is not None and self._ahead.deliverable(self.log)
+
     # ------------------------------------------------------------------ input
 
     def receive(self, message: MemberMessage, now: float) -> Effects:
@@ -103,7 +123,8 @@ class MemberMachine:
                 pass
             case Holds():
                 self.held, self.busy = (message.round, message.state), None
-                self._go_back, self._broken = False, None
+                self._go_back = self._outdated is not None and message.round > self.log.round
+                self._broken = self._outdated = None
                 self._pause.rest(0.0)
             case Trained():
                 self._trained(message)
@@ -115,6 +136,8 @@ class MemberMachine:
                 self._broke(message.effect, now)
             case Welcomed():
                 self._delivery.remind()
+            case Paused():
+                self._leaving = True
         return self._next(now)
 
     def tick(self, now: float) -> Effects:
@@ -134,7 +157,11 @@ class MemberMachine:
         if self._over(done.open):
             return
         self._done_round = message.round
-        if message.slots:
+        seat = done.open.seat(self.account)
+        if message.slots and seat is not None:
+            earlier = [promise for promise in self._promised if promise.round < message.round]
+            promise = Promise(message.round, done.open.state, seat.start, message.slots)
+            self._promised = [*earlier[-MOST_PROMISES:], promise]
             self._delivery.start(Deliver(open=done.open, trained=message))
             if self._ahead is not None:
                 self._ahead.delivered(done, message.update)
@@ -162,14 +189,16 @@ class MemberMachine:
     # ------------------------------------------------------------------ deciding
 
     def _next(self, now: float) -> Effects:
+        if self._drops != self.log.drops:
+            self._follow_back()
         self._keep_promise()
         effects = self._delivery.next(self.log, now)
         if self._in_vain() and not self._stopping:
             self._stopping = True
             effects.append(Stop())
         if self._ahead is not None:
-            effects += self._ahead.throw_away(self.log)
-        if self.busy is None and self._pause.over(now) and self.log.state:
+            effects += self._ahead.leave(self.log) if self._leaving else self._ahead.throw_away(self.log)
+        if self.busy is None and self._pause.over(now) and self.log.state and (not self._leaving or self._finishing):
             self._pause.until = 0.0
             self.busy = self._catch_up() if self._behind() else self._work()
             self._stopping = False
@@ -178,23 +207,32 @@ class MemberMachine:
 
     def _over(self, open_round: OpenRound) -> bool:
         """Whether this round is no longer the open one."""
-        return self.log.open is None or self.log.open.index != open_round.index
+        return self.log.open != open_round
+
+    def _follow_back(self) -> None:
+        """A tail of the log gave way: what we hold and did beyond what is certified never counts."""
+        self._drops = self.log.drops
+        self._go_back = self.held is not None and self.held[0] > self.log.round
+        self._outdated = self.busy if isinstance(self.busy, Load | Replay) else None
+        self._done_round = min(self._done_round, self.log.round)
+        self._delivery = Delivery()
 
     def _in_vain(self) -> bool:
         """Whether a training is under way that shall not go on."""
         match self.busy:
             case Train():
-                return self._over(self.busy.open)
+                return self._leaving or self._over(self.busy.open)
             case TrainAhead():
-                ahead = self._ahead
-                return ahead is not None and bool(ahead.lost(self.busy, self.log) or ahead.shorter(self.busy, self.log))
+                return self._leaving or self._ahead is None or self._ahead.in_vain(self.busy, self.log)
         return False
 
     def _keep_promise(self) -> None:
-        """A receipt that we signed before a restart is delivered, whatever the worker holds; never another."""
+        """A receipt that we signed for this very round is delivered, whatever the worker holds; never another."""
         open_round = self.log.open
-        if open_round is not None and self._promised == (open_round.round, open_round.state):
-            self._promised, self._done_round = None, open_round.round
+        if open_round is None or open_round.round <= self._done_round:
+            return
+        if any(promise.fits(open_round, self.account) for promise in self._promised):
+            self._done_round = open_round.round
             self._delivery.start(Redeliver(round=open_round.round))
 
     def _astray(self, round_number: int, state: str) -> bool:

@@ -10,10 +10,11 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 
 from ledger.entries import Close, Entry, Receipt, Settle
-from peer.errors import RoundError
 from peer.rounds.attendance import Attendance
+from peer.rounds.copies import Copies
 from peer.rounds.desk import Desk, verdict
 from peer.rounds.heldout import HeldOut
 from peer.rounds.log import RunLog
@@ -35,6 +36,7 @@ from peer.rounds.messages import (
     Report,
     Unevaluated,
 )
+from peer.rounds.norms import weigh
 from peer.rounds.opening import Standing, close_reason, opening, standing_after
 from peer.rounds.pace import Pace
 from peer.rounds.plan import Plan
@@ -71,9 +73,11 @@ class LeaderMachine:
         self.roll = Roll(lost_after_s=plan.lost_after_s)
         self.pace = Pace(first_s=plan.first_deadline_s)
         self.speeds = Speeds(plan, log.settled)
-        self._desk = Desk(opened_at=now, open_round=log.open, pace=self.pace, speeds=self.speeds, timed=False)
+        self._new_desk = partial(Desk, roll=self.roll, pace=self.pace, speeds=self.speeds, overlap=plan.overlap)
+        self._desk = self._new_desk(opened_at=now, open_round=log.open, timed=False)
         self._counted: tuple[Receipt, ...] = ()
         """The receipts with which the round was cut, in roster order."""
+        self._copies = Copies(log)
         self._next_state = ""
         self._held_out = HeldOut(plan)
         self._closing = ""
@@ -86,11 +90,6 @@ class LeaderMachine:
     def delivered(self) -> frozenset[str]:
         """Accounts whose receipt of the open round arrived (decoded or being decoded)."""
         return self._desk.accounts
-
-    @property
-    def updates(self) -> list[str]:
-        """Update ids of those receipts."""
-        return [receipt.update for receipt in (*self._desk.delivered.values(), *self._desk.checking.values())]
 
     @property
     def deadline(self) -> float | None:
@@ -115,7 +114,7 @@ class LeaderMachine:
                 gone = self._attendance.lost(self.roll.leave(message.account), self.log.open, message.reason)
                 return [*gone, *self._advance(now)]
             case Delivered():
-                return self._take_receipt(message.receipt, message.took_s if self.plan.overlap else None)
+                return self._take_receipt(message, now)
             case Checked():
                 return self._checked(message, now) + self._advance(now)
             case Applied():
@@ -139,16 +138,15 @@ class LeaderMachine:
 
     # ------------------------------------------------------------------ receipts
 
-    def _take_receipt(self, receipt: Receipt, took_s: float | None) -> Effects:
+    def _take_receipt(self, message: Delivered, now: float) -> Effects:
+        receipt = message.receipt
         if self._desk.has(receipt):
             return []  # sent again after a lost answer
         open_round = self.log.open if self.phase is Phase.COLLECTING else None
-        check_receipt(receipt, plan=self.plan, open_round=open_round, settled=self.log.round)
-        if self.roll.excluded(receipt.account):
-            who, strikes = receipt.account[:16], self.roll.STRIKES
-            raise RoundError("FP-415", f"receipt of {who}: excluded from this run after {strikes} refused updates")
-        self._desk.take(receipt, took_s)
-        self.roll.holds(receipt.account, receipt.state_in)
+        excluded = self.roll.excluded(receipt.account)
+        check_receipt(receipt, plan=self.plan, open_round=open_round, settled=self.log.round, excluded=excluded)
+        self._copies.check(receipt, self._desk.receipts)
+        self._desk.take(receipt, now, message.took_s)
         return [Check(receipt=receipt)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
@@ -205,13 +203,12 @@ class LeaderMachine:
         assert open_round is not None
         working = () if self._closing else self.roll.ready(self._states())
         late = self._desk.late(working, now)
-        delivered = self._desk.delivered
-        self._counted = tuple(delivered[seat.account] for seat in open_round.roster if seat.account in delivered)
+        self._counted, odd = weigh(self._desk.sound, self._desk.norms, clipped=self.plan.clipped)
         if not self._counted:
             self._next_state = open_round.state
             return [*late, *self._log_settled()]
         self.phase = Phase.APPLYING
-        return [*late, ApplyRound(round=open_round.round, receipts=self._counted)]
+        return [*late, *odd, ApplyRound(round=open_round.round, receipts=self._counted)]
 
     # ------------------------------------------------------------------ settling
 
@@ -285,7 +282,7 @@ class LeaderMachine:
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
         self._next_state = ""
-        self._desk = Desk(opened_at=now, open_round=self.log.open, pace=self.pace, speeds=self.speeds, timed=True)
+        self._desk = self._new_desk(opened_at=now, open_round=self.log.open, timed=True)
         self._counted = ()
         if self.log.close is not None:
             self.phase = Phase.CLOSED

@@ -1,7 +1,8 @@
-"""What a run's certified log says: the open round, the settled rounds, and whether the run is closed.
+"""What a run's log says: the open round, the settled rounds, and whether the run is closed.
 
-`RunLog` is a projection: it trusts that the entries passed the ledger's own rules (they come from a certified prefix,
-or from our own log) and only arranges them for the round machines.
+`RunLog` is a projection: it trusts that the entries passed the ledger's own rules and only arranges them for the round
+machines. What is certified stays. A leader's tail may go on beyond it: signed entries that no quorum of witnesses has
+certified yet, which give way as soon as others are certified in their place, and leave no trace.
 
 Pure: fed entries in order, holds no bytes and does no IO.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from ledger.entries import Begin, Close, Entry, Open, Receipt, Settle
 from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
@@ -58,11 +60,29 @@ class SettledRound:
     """Who might have delivered."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Mark:
+    """Where the certified part of a log ends: what has to be put back once the tail is dropped."""
+
+    size: int
+    open: OpenRound | None
+    rounds: int
+    losses: int
+    tokens: int
+    next_slot: int
+    receipts: dict[int, Receipt]
+
+
 class RunLog:
-    """The projection of one run's log. Grows by `extend`; `size` says how many entries it has seen."""
+    """The projection of one run's log: certified entries by `extend`, and a tail beyond them by `follow`."""
 
     def __init__(self) -> None:
         self.size = 0
+        """Entries taken up, the tail's too."""
+        self.tail: tuple[Entry, ...] = ()
+        """The last ones of them, which are not certified."""
+        self.drops = 0
+        """How often a tail gave way."""
         self.spec: dict[str, object] = {}
         self.open: OpenRound | None = None
         self.settled: list[SettledRound] = []
@@ -75,6 +95,28 @@ class RunLog:
         """First slot that no round has given out yet."""
         self._receipts: dict[int, Receipt] = {}
         self._first_state = ""
+        self._mark: _Mark | None = None
+        """While there is a tail: where it begins."""
+
+    @property
+    def certified(self) -> int:
+        """How many entries are certified."""
+        return self.size - len(self.tail)
+
+    @property
+    def certified_round(self) -> int:
+        """The last round whose settlement is certified."""
+        return self._mark.rounds if self._mark is not None else self.round
+
+    @property
+    def certified_open(self) -> OpenRound | None:
+        """The round that is open where the certified part ends."""
+        return self._mark.open if self._mark is not None else self.open
+
+    @property
+    def uncertified(self) -> int:
+        """Rounds that were opened, and are not certified to be."""
+        return opens(self.tail)
 
     @property
     def round(self) -> int:
@@ -120,7 +162,47 @@ class RunLog:
         ]
 
     def extend(self, entries: Sequence[Entry]) -> None:
-        """Take the next entries of the log, in order."""
+        """Take the next certified entries of the log, in order; a tail that says otherwise gives way."""
+        if not entries:
+            return
+        tail = self.tail
+        self._go_back()
+        self._add(entries)
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tail, entries, strict=False)))
+        if known == len(entries):
+            self._go_on(tail[known:])
+        elif known < len(tail):
+            self.drops += 1
+
+    def follow(self, tail: Sequence[Entry]) -> None:
+        """Take these entries as the tail, which goes on where the certified ones end, in place of the one before."""
+        before = self.tail
+        if tuple(tail) == before:
+            return
+        self._go_back()
+        self._go_on(tail)
+        if before != self.tail[: len(before)]:
+            self.drops += 1
+
+    def _go_back(self) -> None:
+        """To the end of what is certified."""
+        mark, self._mark, self.tail = self._mark, None, ()
+        if mark is not None:
+            self.size, self.open, self.next_slot, self.tokens = mark.size, mark.open, mark.next_slot, mark.tokens
+            self.close, self._receipts = None, dict(mark.receipts)
+            del self.settled[mark.rounds :], self.losses[mark.losses :]
+
+    def _go_on(self, tail: Sequence[Entry]) -> None:
+        """Into a tail, from the end of what is certified."""
+        if tail:
+            self._mark = _Mark(
+                size=self.size, open=self.open, rounds=self.round, losses=len(self.losses), tokens=self.tokens,
+                next_slot=self.next_slot, receipts=dict(self._receipts),
+            )  # fmt: skip
+            self._add(tail)
+            self.tail = tuple(tail)
+
+    def _add(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._take(entry)
             self.size += 1
@@ -160,3 +242,8 @@ class RunLog:
         self.losses += [entry.validation[1]] if entry.validation else []
         self.open = None
         self._receipts.clear()
+
+
+def opens(entries: Sequence[Entry]) -> int:
+    """How many rounds these entries open."""
+    return sum(isinstance(entry, Open) for entry in entries)

@@ -47,6 +47,8 @@ class Checked:
     update: str
     refusal: tuple[str, str] | None
     """(code, reason) where the update was refused."""
+    norm: int | None = None
+    """Of the decoded update, in millionths; None where the worker did not tell it."""
 
     @property
     def unsound(self) -> bool:
@@ -160,7 +162,7 @@ class Holds:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The worker finished training; `slots` is 0 when it was stopped before its first step."""
+    """The worker finished training, which took `seconds`; `slots` is 0 when it was stopped before its first step."""
 
     round: int
     update: str
@@ -171,7 +173,6 @@ class Trained:
     steps: int
     leaves: str
     seconds: float = 0.0
-    """How long the steps took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +204,12 @@ class Welcomed:
     """A leader took us in that did not know us: it has none of what we delivered before."""
 
 
-MemberMessage = LogGrew | Holds | Trained | TrainedAhead | Answered | Broke | Welcomed
+@dataclass(frozen=True, kw_only=True)
+class Paused:
+    """The volunteer needs the machine: end the training under way, deliver what there is, and begin nothing more."""
+
+
+MemberMessage = LogGrew | Holds | Trained | TrainedAhead | Answered | Broke | Welcomed | Paused
 
 # ---------------------------------------------------------------- from a member
 

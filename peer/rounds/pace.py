@@ -12,6 +12,8 @@ from collections import deque
 from statistics import median
 
 WINDOW = 32
+MOST_SPREAD = 1.0
+"""However far members stray, the few who are last are not waited for more than so many times what was expected."""
 
 
 class Pace:
@@ -40,10 +42,14 @@ class Pace:
         """How long others may take when one needed so long."""
         return needed_s * (1 + self._slack)
 
-    def deadline_s(self, expected_s: float | None) -> float:
-        """How long after its opening a round that should take `expected_s` (None: nobody knows) is not cut."""
+    def deadline_s(self, expected_s: float | None, members: int = 1) -> float:
+        """How long after its opening a round that should take `expected_s` (None: nobody knows) is not cut.
+
+        With many `members` a longer past is looked at: the last deliveries of one round are those of its slowest.
+        """
+        self._shares = deque(self._shares, maxlen=max(WINDOW, 2 * members))
         if expected_s is None:
             return self.first_s
         middle = median(self._shares) if self._shares else 1.0
         spread = median(abs(share - middle) for share in self._shares) if self._shares else 0.0
-        return max(self._least_s, expected_s * (self.allow(middle) + self._deviations * spread))
+        return max(self._least_s, expected_s * (self.allow(middle) + min(self._deviations * spread, MOST_SPREAD)))

@@ -39,6 +39,14 @@ class Plan:
     """So many evaluations without a better held-out loss end the run; 0: never."""
     most_update_bytes: int = 1 << 53
     """No update is longer; one that claims to be is refused before anybody fetches it."""
+    keep_last: int = 3
+    """So many newest states are kept."""
+    checkpoint_every: int = 0
+    """The state after every so many rounds is kept for good; 0: only the initial one."""
+    max_uncertified: int = 2
+    """Rounds that may be opened beyond what is certified."""
+    clipped: bool = True
+    """Whether every update is scaled down to the median norm of its round."""
     overlap: bool = False
     """Members train the next round while this one is being settled."""
     lost_after_s: float = 3.0

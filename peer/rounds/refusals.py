@@ -9,14 +9,19 @@ from ledger.entries import Receipt
 from peer.errors import RoundError
 from peer.rounds.log import OpenRound
 from peer.rounds.plan import Plan
+from peer.rounds.roster import Roll
 
 
-def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None, settled: int) -> None:
+def check_receipt(
+    receipt: Receipt, *, plan: Plan, open_round: OpenRound | None, settled: int, excluded: bool = False
+) -> None:
     """Check a receipt against the open round (its signature is checked where it arrives).
+
+    `excluded`: whether its account had too many refused updates.
 
     Raises:
         RoundError: FP-410 wrong run or network, FP-411 wrong round, FP-412 not on the roster, FP-413 slots, tokens or
-            state that differ from what the round gave out, FP-419 an update longer than any can be.
+            state that differ from what the round gave out, FP-415 excluded, FP-419 an update longer than any can be.
     """
     place = f"receipt of {receipt.account[:16]}"
     if receipt.network != plan.network or receipt.run != plan.run:
@@ -49,3 +54,5 @@ def check_receipt(receipt: Receipt, *, plan: Plan, open_round: OpenRound | None,
         raise RoundError(
             "FP-413", f"{place}: claims {receipt.tokens} tokens for {count} slots of {plan.tokens_per_slot}"
         )
+    if excluded:
+        raise RoundError("FP-415", f"{place}: excluded from this run after {Roll.STRIKES} refused updates")

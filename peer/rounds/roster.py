@@ -17,6 +17,8 @@ class Member:
     account: str
     beat_at: float
     state: str
+    since: float
+    """When it came to hold that state: half-way between the heartbeats that do not and do say so."""
     alive: bool = True
     strikes: int = 0
 
@@ -50,13 +52,21 @@ class Roll:
 
     def beat(self, account: str, state: str, now: float) -> None:
         """A heartbeat arrived."""
-        member = self._members.setdefault(account, Member(account=account, beat_at=now, state=state))
+        member = self._members.setdefault(account, Member(account=account, beat_at=now, state=state, since=now))
+        if member.state != state:
+            member.since = (member.beat_at + now) / 2
         member.beat_at, member.state, member.alive = now, state, True
 
     def holds(self, account: str, state: str) -> None:
         """A receipt says what the member held, also where rounds are quicker than heartbeats."""
-        if account in self._members:
-            self._members[account].state = state
+        member = self._members.get(account)
+        if member is not None and member.state != state:
+            member.state, member.since = state, member.beat_at
+
+    def since(self, account: str, state: str) -> float | None:
+        """Since when the account holds this state, as far as is known; None if it does not."""
+        member = self._members.get(account)
+        return member.since if member is not None and member.state == state else None
 
     def leave(self, account: str) -> Member | None:
         """The member is gone; returns it if it was there."""

@@ -28,7 +28,8 @@ RANK_S = 2.0
 """How much longer each leader waits than the one listed before it."""
 KEEP_S = LEASE_S / 4
 UNSURE_S = LEASE_S * 0.75
-"""After so long without a quorum that heard us we stop leading: another may be about to."""
+"""After so long without a quorum that heard us we stop leading, as another may be about to; but first our side trains
+on as far as the run allows. Should another one lead meanwhile, none of that counts."""
 BARRED_S = 30.0
 """Pause before it is looked again whether our key may go on with the log."""
 
@@ -36,11 +37,17 @@ BARRED_S = 30.0
 class Candidate:
     """Our leadership of one run; `serve` is its life."""
 
-    def __init__(self, *, run: Run, logs: Logs, lead: Callable[[bool], Awaitable[None]]) -> None:
-        """`lead` leads until the run is closed; it is told whether another one led before."""
+    def __init__(
+        self, *, run: Run, logs: Logs, lead: Callable[[bool], Awaitable[None]], waits: Callable[[], bool]
+    ) -> None:
+        """`lead` leads until the run is closed; it is told whether another one led before.
+
+        `waits` says whether leading on is of no use before a quorum of witnesses signs.
+        """
         self._run = run
         self._logs = logs
         self._lead = lead
+        self._waits = waits
         self._rank = run.leaders.index(logs.account.public)
         self._term: Term | None = None
 
@@ -48,7 +55,7 @@ class Candidate:
         """Lead whenever it is our turn, until the run is closed."""
         if len(self._run.leaders) == 1:
             return await self._lead(False)
-        while self._run.log.close is None:
+        while self._run.log.close is None and not being_cancelled():
             self._term = await self._turn()
             if self._term is not None:
                 await self._serve_term(self._term)
@@ -64,7 +71,7 @@ class Candidate:
         while self._run.log.close is None:
             if not await self._logs.on_store(lambda store: store.may_lead(origin, self._logs.account.public)):
                 log.warning("may_not_lead", run=self._run.id[:16], reason="our key signed what was not certified")
-                await asyncio.sleep(BARRED_S)
+                await self._rest()
                 continue
             if not await bidding.vacant(origin):
                 vacant_since = 0.0
@@ -77,7 +84,7 @@ class Candidate:
                             return term
                     except LedgerError as exc:
                         log.warning("may_not_lead", run=self._run.id[:16], reason=str(exc))
-                        await asyncio.sleep(BARRED_S)
+                        await self._rest()
                     vacant_since = 0.0
             await asyncio.sleep(LOOK_S)
         return None
@@ -92,14 +99,21 @@ class Candidate:
                 await self._lead(term.number > 1)
                 keeping.cancel()
         except* (TermOver, SelfFork) as group:
-            reason = _first(group)
+            reason = first_of(group)
             log.warning("leads_no_more", run=run.id[:16], term=term.number, reason=str(reason))
             await run.journal.add("stepped_down", account=term.leader, term=term.number, reason=str(reason))
             if isinstance(reason, SelfFork):
                 await self.leave()
-                await asyncio.sleep(BARRED_S)
+                await self._rest()
         finally:
             self._term = None
+
+    async def _rest(self) -> None:
+        """Let others lead for some time, or until the run is closed."""
+        for _ in range(round(BARRED_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            if self._run.log.close is not None:
+                return
 
     async def _keep(self, term: Term) -> None:
         """Renew the lease; TermOver once it is lost."""
@@ -109,13 +123,19 @@ class Candidate:
             heard, lost = await self._logs.bidding.keep(origin, term)
             now = time.monotonic()
             heard_at = now if heard else heard_at
-            if lost or now - heard_at >= UNSURE_S:
+            if lost or (now - heard_at >= UNSURE_S and self._waits()):
                 why = "another leader has it" if lost else f"no quorum of witnesses for {now - heard_at:.0f} s"
                 over = TermOver(f"term {term.number} of run {self._run.id[:16]}: {why}")
                 self._logs.give_up(origin, over)
                 raise over
 
 
-def _first(exc: BaseException) -> BaseException:
+def first_of(exc: BaseException) -> BaseException:
     """The first error in groups of groups."""
-    return _first(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+    return first_of(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+
+
+def being_cancelled() -> bool:
+    """Whether our task is to end: an error that comes at the same time hides that, once it is caught."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

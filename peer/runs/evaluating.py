@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from peer.blobs.chunks import BlobName
 from peer.errors import ForgeError, NetworkError, Refused
 from peer.messages import Evaluation, HeldOutLoss
 from peer.network.network import Network
 from peer.network.rpc import Body, Handler
+from peer.network.shaper import patience_s
 from peer.rounds.messages import Evaluate, Evaluated, Unevaluated
 from peer.runs.member import Member
 from peer.runs.run import Run
@@ -26,7 +28,7 @@ log = structlog.get_logger(__name__)
 METHOD = "run.evaluate"
 NOT_HELD = "FP-426"
 SPARE_S = 30.0
-"""A member may take so long beyond the time budget of a training that is under way."""
+"""A member may take so long beyond the time budget of a training that is under way and a round's fetching."""
 LOOK_S = 0.05
 
 
@@ -36,12 +38,19 @@ async def ask(run: Run, network: Network, peer: str | None, effect: Evaluate, st
         if peer is None:
             raise Refused("FP-420", f"member {effect.account[:16]} has not joined")
         body = Evaluation(run=run.id, state=state).body()
-        answer = await network.call(peer, METHOD, body, timeout_s=run.plan.time_budget_s + SPARE_S)
+        timeout_s = run.plan.time_budget_s + SPARE_S + patience_s(_bytes_of_a_round(run))
+        answer = await network.call(peer, METHOD, body, timeout_s=timeout_s)
         loss = HeldOutLoss.read(answer).loss
     except NetworkError as exc:
         log.info("not_evaluated", run=run.id[:16], account=effect.account, reason=str(exc))
         return Unevaluated(round=effect.round, account=effect.account)
     return Evaluated(round=effect.round, loss=loss, account=effect.account)
+
+
+def _bytes_of_a_round(run: Run) -> int:
+    """What the member may have to fetch before it holds the state, by the last round."""
+    receipts = run.log.settled[-1].receipts if run.log.settled else ()
+    return sum(BlobName.parse(receipt.update).length for receipt in receipts)
 
 
 def serve(network: Network, members: Mapping[str, Member], peer_of: Callable[[str], str | None]) -> None:

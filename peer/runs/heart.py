@@ -1,4 +1,4 @@
-"""A member's line to the leader: heartbeats, joining, goodbye; and fetching updates ahead of their settlement.
+"""A member's line to the leader: heartbeats, joining, goodbye.
 
 IO: calls over the network.
 """
@@ -9,16 +9,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, NetworkError, Refused, Unreachable
+from peer.errors import NetworkError, Refused, Unreachable
 from peer.ledger.replication import Replication
-from peer.messages import Beat, Goodbye, Join, News
+from peer.messages import Ahead, AheadQuery, Beat, Goodbye, Join, News
 from peer.network.network import Network
+from peer.runs.bulletin import digest
 from peer.runs.joined import UNKNOWN_MEMBER
 from peer.runs.run import Run
 from peer.runs.whereabouts import Whereabouts
@@ -31,8 +31,7 @@ BEAT_TIMEOUT_S = 1.5
 CALL_S = 5.0
 GOODBYE_S = 1.0
 NOT_LEADING = "FP-423"
-PREFETCHES = 4
-WAITING_UPDATES = 256
+
 
 class Heart:
     """Tells the leader once a second that we live and what we hold, and learns what we lack."""
@@ -47,6 +46,7 @@ class Heart:
         leader: Whereabouts,
         state: Callable[[], str],
         on_update: Callable[[str, Sequence[str]], None],
+        on_ahead: Callable[[Ahead, str], Awaitable[None]],
         on_joined: Callable[[], None],
     ) -> None:
         """Beat for one run.
@@ -59,10 +59,13 @@ class Heart:
             leader: where the leader is.
             state: id of the state that our worker holds, or empty.
             on_update: told of each update of the open round, with the peers that have it.
+            on_ahead: told what the leader, this account, signed beyond what is certified, where we lack it.
             on_joined: told when a leader took us in that did not know us: a new one, or one that was restarted.
         """
         self.peers: list[str] = []
-        """PeerIDs of the run's members, as the leader last said."""
+        """PeerIDs of members of the run, as the leader last said; of many only some."""
+        self._round, self._heard = 0, 0
+        """The round of which the leader told updates last, and how many."""
         self._run = run
         self._network = network
         self._replication = replication
@@ -70,6 +73,7 @@ class Heart:
         self._leader = leader
         self._state = state
         self._on_update = on_update
+        self._on_ahead = on_ahead
         self._on_joined = on_joined
         self._silent = False
 
@@ -99,6 +103,7 @@ class Heart:
             if exc.code != UNKNOWN_MEMBER:
                 raise
         await self.call("run.join", Join(run=self._run.id, advert=self._advert()).body())
+        self._round, self._heard = 0, 0  # what another leader told us says nothing of what this one has
         answer = await self.call(method, body, timeout_s)
         self._on_joined()
         return answer
@@ -123,46 +128,22 @@ class Heart:
                 self._leader.next()
 
     async def _beat(self) -> None:
-        body = Beat(run=self._run.id, state=self._state(), size=self._run.log.size).body()
-        news = News.read(await self.ask("run.beat", body, BEAT_TIMEOUT_S))
-        self.peers = [peer for peer in news.peers if peer != self._network.peer_id]
+        beat = Beat(
+            run=self._run.id, state=self._state(), size=self._run.log.certified,
+            round=self._round, heard=self._heard, peers=digest(self.peers),
+        )  # fmt: skip
+        news = News.read(await self.ask("run.beat", beat.body(), BEAT_TIMEOUT_S))
+        self.peers = self.peers if news.peers is None else news.peers
+        self._heard = len(news.updates) + (self._heard if news.round == self._round else 0)
+        self._round = news.round
         leader = self._leader.peer
         if leader is None or leader == self._network.peer_id:
             return
         for update in news.updates:
             self._on_update(update, [leader])
-        if news.size > self._run.log.size:
-            await self._replication.pull_log(leader, self._run.origin)
-
-
-class Prefetcher:
-    """Fetches updates of the open round in the background, so that they are here when it is settled."""
-
-    def __init__(self, fetch: Callable[[str, Sequence[str]], Awaitable[Path]]) -> None:
-        """Fetch with `fetch(update, providers)`."""
-        self._fetch = fetch
-        self._wanted: asyncio.Queue[tuple[str, Sequence[str]]] = asyncio.Queue(WAITING_UPDATES)
-        self._asked: dict[str, None] = {}
-
-    def want(self, update: str, providers: Sequence[str]) -> None:
-        """Fetch this update when there is time, once. A full queue drops it: then the settlement fetches it."""
-        if update in self._asked or self._wanted.full():
-            return
-        self._asked[update] = None
-        while len(self._asked) > WAITING_UPDATES:
-            del self._asked[next(iter(self._asked))]
-        self._wanted.put_nowait((update, providers))
-
-    async def serve(self) -> None:
-        """Fetch until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(PREFETCHES):
-                tasks.create_task(self._work())
-
-    async def _work(self) -> None:
-        while True:
-            update, providers = await self._wanted.get()
-            try:
-                await self._fetch(update, providers)
-            except (ForgeError, OSError) as exc:
-                log.info("prefetch_failed", update=update[:16], reason=str(exc))
+        run, account = self._run, self._leader.account
+        if news.size > run.log.certified:
+            await self._replication.pull_log(leader, run.origin)
+        if news.signed > max(run.log.size, news.size) or (run.log.tail and run.ahead_of != account):
+            tail = await self.call("run.tail", AheadQuery(run=run.id).body())
+            await self._on_ahead(Ahead.read(tail), account)

@@ -9,10 +9,10 @@ IO: through the parts it is given.
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -21,27 +21,35 @@ from ledger.errors import LedgerError, SelfFork
 from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
 from peer.directory import Directory
-from peer.errors import ForgeError, Refused
+from peer.errors import ForgeError, Unfit
 from peer.ledger.credits import Credits
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Bundle, Gossip
 from peer.network.network import Network
-from peer.runs.candidate import Candidate
+from peer.runs import past
+from peer.runs.calls import Calls
+from peer.runs.candidate import Candidate, being_cancelled, first_of
+from peer.runs.departures import Departures
+from peer.runs.files import RunFiles
+from peer.runs.hardware import Hardware
+from peer.runs.history import History
 from peer.runs.leader import Leader
 from peer.runs.matcher import choose
 from peer.runs.member import Member
+from peer.runs.presence import Attendance, Presence
 from peer.runs.run import Run
 from peer.runs.submission import begin
 from peer.runs.whereabouts import Whereabouts
-from peer.runs.worker import Hardware, RunWorker
-from peer.supervisor import Fields, Keeper
+from peer.runs.worker import RunWorker
+from peer.supervisor import Keeper
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 2.0
 WHOLE_S = 10.0
 """Pause before a run whose log we must not write to is served again."""
+LATE_ROUNDS = 64
+"""Members of so many last rounds are asked for blobs."""
 JOIN_AGAIN_S = 30.0
 """Pause before a peer whose run could not be joined is believed again."""
 
@@ -62,7 +70,7 @@ class Host:
         hardware: Hardware,
         max_runs: int,
     ) -> None:
-        """Serve `run.*` on the network; work on `max_runs` runs at once, at most."""
+        """Serve `run.*` on the network; work on `max_runs` runs at once, at most, and on none while paused."""
         self._home = home
         self._network = network
         self._logs = logs
@@ -74,13 +82,15 @@ class Host:
         self._keeper: Keeper | None = None
         self._max_runs = max_runs
         self._credits = credits
+        self.presence = Presence.of(home)
         self.runs: dict[str, Run] = {}
         self.workers: dict[str, RunWorker] = {}
         self.members: dict[str, Member] = {}
         self.leaders: dict[str, Leader] = {}
         self._candidates: dict[str, Candidate] = {}
         self._not_before: dict[str, float] = {}
-        self._serve_runs()
+        self._departures = Departures(logs=logs, members=self.members, may_lead=self._may_lead)
+        Calls(network=network, logs=logs, members=self.members, leaders=self.leaders)
 
     # ------------------------------------------------------------------ life
 
@@ -91,7 +101,7 @@ class Host:
     @property
     def busy(self) -> int:
         """How many runs we work on."""
-        return sum(run.log.close is None for run in self.runs.values())
+        return sum(run.log.close is None and run.id not in self._departures.left for run in self.runs.values())
 
     def led(self) -> list[Run]:
         """The runs that we lead just now."""
@@ -100,12 +110,14 @@ class Host:
     async def resume(self) -> None:
         """Take up the runs in the home folder; those that are not closed go on."""
         runs = self._home / "runs"
-        for unfinished in runs.glob(".prepare-*"):
+        for unfinished in [*runs.glob(".prepare-*"), *runs.glob(f"*/{past.FOLDER}*")]:
             await asyncio.to_thread(shutil.rmtree, unfinished, True)
         for folder in sorted(path.parent for path in runs.glob("[0-9a-f]*/spec.json")):
             run = Run.load(folder, self._logs)
             await run.refresh()
             self.runs[run.id] = run
+            await self.worker(run).history.take_up()  # of all runs, before anything is fetched for any
+        for run in list(self.runs.values()):
             if not await self._over(run):
                 self.host(run)
 
@@ -121,10 +133,15 @@ class Host:
         """Again and again: join runs that are advertised."""
         while True:
             await asyncio.sleep(LOOK_S)
+            await self.presence.back()
             adverts = self._directory.runs()
             now = time.monotonic()
             adverts = [advert for advert in adverts if self._not_before.get(advert.peer_id, now) <= now]
-            for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy, max_runs=self._max_runs):
+            await self._departures.leave_the_accused()
+            idle = self._departures.idle()
+            for advert in choose(adverts, taken=self.runs.keys(), busy=self.busy - len(idle), max_runs=self._max_runs):
+                if self.busy >= self._max_runs and idle:
+                    await self._departures.leave(idle.pop(), "its leader has no use for us, another run may")
                 if advert.run not in self.runs:
                     await self._join(advert.run, advert.peer_id)
 
@@ -155,12 +172,14 @@ class Host:
 
     async def _serve_when_whole(self, run: Run) -> None:
         """Serve the run; while a log of ours must not be written to, which is told elsewhere, try again later."""
-        while True:
+        while run.id not in self._departures.left and not being_cancelled():
             try:
                 return await self._serve_run(run)
             except* SelfFork:
                 log.warning("run_waits", run=run.id[:16], reason="a log of ours is not written to", again_in_s=WHOLE_S)
-            await asyncio.sleep(WHOLE_S)
+                await asyncio.sleep(0 if being_cancelled() else WHOLE_S)
+            except* Unfit as group:
+                await self._departures.unfit(run, first_of(group))
 
     async def _serve_run(self, run: Run) -> None:
         """Host one run until it is closed and our claims are in."""
@@ -168,6 +187,7 @@ class Host:
             await begin(self._credits, run)
             await run.refresh()
         worker = self.worker(run)
+        await worker.history.take_up()
         if run.log.close is None or worker.newest_state() != (run.log.round, run.log.state):
             await self._take_part(run, worker)
         await self._claim(run)
@@ -188,11 +208,18 @@ class Host:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(member.serve())
+                attendance = Attendance(
+                    presence=self.presence,
+                    member=member,
+                    worker=worker,
+                    leads=lambda: run.id in self.leaders and not run.plan.overlap,
+                )
+                tasks.create_task(attendance.serve())
                 if self._may_lead(run):
                     candidate = self._candidates[run.id] = Candidate(
-                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after)
-                    )
+                        run=run, logs=self._logs, lead=lambda after: self._lead(run, worker, member, after=after),
+                        waits=lambda: run.id not in self.leaders or self.leaders[run.id].offer.waits,
+                    )  # fmt: skip
                     tasks.create_task(candidate.serve())
         finally:
             self.members.pop(run.id, None)
@@ -201,7 +228,7 @@ class Host:
 
     async def _lead(self, run: Run, worker: RunWorker, member: Member, *, after: bool) -> None:
         """Lead until the run is closed, or we are stopped; with overlap by a worker that does not train meanwhile."""
-        own = self._worker_in(run, "lead") if run.plan.overlap else worker
+        own = worker.another("lead") if run.plan.overlap else worker
         leader = self.leaders[run.id] = Leader(
             run=run,
             worker=own,
@@ -216,9 +243,12 @@ class Host:
         try:
             await leader.serve()
         finally:
+            leader.offer.end()
             self.leaders.pop(run.id, None)
             if own is not worker:
                 await own.close()
+            elif self.presence.paused:
+                await worker.close()
 
     async def _claim(self, run: Run) -> None:
         """After the close: take over what the run owes us, as member and as funder."""
@@ -228,25 +258,27 @@ class Host:
     def worker(self, run: Run) -> RunWorker:
         """The run's worker; its process starts with its first task."""
         if run.id not in self.workers:
-            self.workers[run.id] = self._worker_in(run, "work")
+            ours = run.spec["submitter"] == self._logs.account.public
+            self.workers[run.id] = RunWorker(
+                run=run,
+                store=self._store,
+                files=RunFiles(
+                    run=run, store=self._store, fetcher=self._fetcher, providers=lambda: self._providers(run)
+                ),
+                history=History(run, self._store, ours=ours),
+                hardware=self._hardware,
+            )
         return self.workers[run.id]
 
-    def _worker_in(self, run: Run, folder: str) -> RunWorker:
-        return RunWorker(
-            run=run,
-            store=self._store,
-            fetcher=self._fetcher,
-            providers=lambda: self._providers(run),
-            hardware=self._hardware,
-            folder=folder,
-        )
-
     def _providers(self, run: Run) -> list[str]:
-        """Peers that may have the run's blobs: its members, its leader."""
+        """Peers that may have the run's blobs, in any order: its members, its leader, and who was a member of late."""
         member, leader = self.members.get(run.id), self.leaders.get(run.id)
         peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
         first = member.leader.peer if member else self._directory.peer_of(run.leaders[0])
-        return [peer for peer in dict.fromkeys([*peers, *([first] if first else [])]) if peer != self._network.peer_id]
+        late = {receipt.account: None for done in run.log.settled[-LATE_ROUNDS:] for receipt in done.receipts}
+        known = [first, *map(self._directory.peer_of, [*late, *run.leaders])]
+        there = {peer for peer in (*peers, *known) if peer and peer != self._network.peer_id}
+        return random.sample(sorted(there), len(there))  # so that not all ask the same one
 
     async def say_goodbye(self) -> None:
         """Tell the leaders that we stop, and the witnesses where we lead."""
@@ -254,40 +286,11 @@ class Host:
         goodbyes += [member.heart.say_goodbye("the peer stops") for member in self.members.values()]
         await asyncio.gather(*goodbyes, return_exceptions=True)
 
-    # ------------------------------------------------------------------ other peers' calls
-
-    def _serve_runs(self) -> None:
-        for method in ("join", "beat", "receipt", "leave", "cancel"):
-            self._network.serve(f"run.{method}", self._for_leader(f"on_{method}"))
-        self._network.serve("run.news", self._on_news)
-        self._network.serve("run.gossip", self._on_gossip)
-
-    def _for_leader(self, method: str) -> Any:
-        async def handle(caller: str, body: Fields) -> Fields:
-            leader = self.leaders.get(str(body.get("run")))
-            if leader is None:
-                raise Refused("FP-423", f"run {str(body.get('run'))[:16]}: not led by this peer")
-            answer: Fields = await getattr(leader, method)(caller, body)
-            return answer
-
-        return handle
-
-    async def _on_news(self, caller: str, body: Fields) -> Fields:
-        bundle = Bundle.read(body)
-        if bundle.start <= await self._logs.size(bundle.origin) and self._follows(bundle.origin):
-            await self._logs.accept([bundle])
-        return {}
+    def account_of(self, peer: str) -> str:
+        """The account of a peer, from its advert or as it joined a run that we lead; or ""."""
+        joined = (leader.account_of(peer) for leader in self.leaders.values())
+        return self._directory.account_of(peer) or next(filter(None, joined), "")
 
     def followed(self) -> frozenset[str]:
         """The logs of the runs that we know, wanted whether or not a certified entry refers to them."""
         return frozenset(map(self._logs.genesis.run_origin, self.runs))
-
-    def _follows(self, origin: str) -> bool:
-        return any(self._logs.genesis.run_origin(run) == origin for run in self.members)
-
-    async def _on_gossip(self, caller: str, body: Fields) -> Fields:
-        gossip = Gossip.read(body)
-        member = self.members.get(gossip.run)
-        if member is not None and caller == member.leader.peer:
-            member.prefetcher.want(gossip.update, [gossip.peer])
-        return {}

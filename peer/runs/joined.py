@@ -24,8 +24,8 @@ class Joined:
         self._run = run
         self._accounts: dict[str, str] = {}
 
-    def join(self, caller: str, body: dict[str, Any]) -> None:
-        """Bind the caller's PeerID to its account.
+    def join(self, caller: str, body: dict[str, Any], alive: Set[str] = frozenset()) -> None:
+        """Bind the caller's PeerID to its account; where there is no room, one that is not `alive` makes it.
 
         Raises:
             Refused: the advert is another peer's. RecordInvalid: it does not hold.
@@ -34,7 +34,10 @@ class Joined:
         if advert.peer_id != caller:
             raise Refused("FP-422", f"the advert is of peer {advert.peer_id}, you are {caller}")
         if len(self._accounts) >= MOST_PEERS and caller not in self._accounts:
-            raise Refused("FP-424", f"run {self._run[:16]}: {MOST_PEERS} peers have joined, no more are taken")
+            silent = next((peer for peer, account in self._accounts.items() if account not in alive), None)
+            if silent is None:
+                raise Refused("FP-424", f"run {self._run[:16]}: {MOST_PEERS} peers have joined, no more are taken")
+            del self._accounts[silent]
         self._accounts[caller] = advert.account
 
     def account_of(self, caller: str) -> str:
@@ -47,6 +50,10 @@ class Joined:
         if account is None:
             raise Refused(UNKNOWN_MEMBER, f"peer {caller} has not joined run {self._run[:16]}")
         return account
+
+    def account(self, peer: str) -> str:
+        """A peer's account; empty if it has not joined."""
+        return self._accounts.get(peer, "")
 
     def peer_of(self, account: str) -> str | None:
         """The peer through which an account joined last."""

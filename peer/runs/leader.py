@@ -11,43 +11,40 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Any
 
 import structlog
 
 from ledger.entries import Receipt, parse
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, Refused, WorkerError
-from peer.files import write_atomic
+from peer.errors import ForgeError, Refused, RoundError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Beat, Cancellation, Delivery, Goodbye, Gossip, News
+from peer.messages import AheadQuery, Beat, Cancellation, Delivery, Goodbye
 from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
-from peer.rounds.messages import ApplyRound, Check, Checked, Evaluate, LeaderEffect, LeaderMessage, Log, Report
-from peer.runs import evaluating
+from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, LeaderMessage, Log, Report
+from peer.runs import evaluating, wish
+from peer.runs.checking import Checking
+from peer.runs.disk import Disk
 from peer.runs.joined import Joined
 from peer.runs.member import Member
+from peer.runs.offer import Offer
 from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
+from peer.runs.verdicts import Verdicts
+from peer.runs.wish import CANCELLED_BY_SUBMITTER
 from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 
-CANCELLED = "cancelled"
-CANCELLED_BY_SUBMITTER = "cancelled by the submitter"
 TICK_S = 0.1
 RETRY_S = 1.0
-FETCH_S = 60.0
 FIND_S = 8.0  # how long members may take to find a new leader
-MOST_REFUSALS = 16
-"""So many of one account in one round are told in the journal."""
-NO_FAULT = {"FP-411", "FP-421"}
-"""Refusals that say nothing of the sender: its receipt is late or said again, or we are still starting."""
 
 Body = dict[str, Any]
 
@@ -87,44 +84,48 @@ class Leader:
         self._joined = Joined(run.id)
         self._machine: LeaderMachine | None = None
         self._tasks: LeaderTasks | None = None
+        self.offer = Offer(run=run, logs=logs, account=account, push=self._push, peers=self.peers)
         self._closed = asyncio.Event()
         self._applied = ""
         """Id of the state after the open round, once our worker has it; the log names it a little later."""
+        self._disk = Disk(run, account)
+        self._checking = Checking(
+            run=run, worker=worker, joined=self._joined, push=self._push, disk=self._disk, rng=Random()
+        )
         self._watch = Stopwatch()
-        self._refusals: Counter[tuple[str, int]] = Counter()
-        """By account and round."""
+        self._verdicts = Verdicts(run)
 
     # ------------------------------------------------------------------ life
 
     async def serve(self) -> None:
-        """Lead until the run is closed."""
-        await self._logs.certify(self.run.origin)
-        await self.run.refresh()
-        self._machine = LeaderMachine(
-            plan=self.run.plan, log=self.run.log, balance=await self._balance(), now=time.monotonic(),
-            grace_s=self._grace_s,
-        )  # fmt: skip
+        """Lead until the run is closed. Raises TermOver once another one does."""
+        await self.offer.begin()
         async with asyncio.TaskGroup() as tasks:
             self._tasks = LeaderTasks(tasks)
-            ticking = tasks.create_task(self._ticks())
-            if (self.run.folder / CANCELLED).exists():
-                self._tell(rounds.Cancel(reason=(self.run.folder / CANCELLED).read_text()))
+            balance = await self.offer.balance()
+            self._machine = LeaderMachine(
+                plan=self.run.plan, log=self.run.log, balance=balance, now=time.monotonic(), grace_s=self._grace_s
+            )
+            working = [tasks.create_task(work) for work in (self._ticks(), self.offer.serve(self._tasks))]
+            if reason := wish.kept(self.run):
+                self._tell(rounds.Cancel(reason=reason))
             if self._machine.phase is not Phase.CLOSED:
                 await self._closed.wait()
-            ticking.cancel()
-
-    async def _balance(self) -> int:
-        account = (await self._logs.ledger()).runs.get(self.run.id)
-        return account.balance if account is not None else 0
+            for work in working:
+                work.cancel()
 
     def cancel(self, reason: str) -> None:
         """End the run: what was delivered is settled, the rest of its credits goes back. A restart does not undo it."""
-        write_atomic(self.run.folder / CANCELLED, reason.encode())
+        wish.keep(self.run, reason)
         self._tell(rounds.Cancel(reason=reason))
 
     def peers(self) -> list[str]:
         """PeerIDs of the members whose heartbeats arrive."""
         return self._joined.peers(self._alive())
+
+    def account_of(self, peer: str) -> str:
+        """Account of a peer that joined, or ""."""
+        return self._joined.account(peer)
 
     def _alive(self) -> frozenset[str]:
         return frozenset(member.account for member in self._machine.roll.alive()) if self._machine else frozenset()
@@ -133,26 +134,35 @@ class Leader:
         while True:
             await asyncio.sleep(TICK_S)
             assert self._machine is not None
+            self.offer.check()
             self._carry_out(self._machine.tick(time.monotonic()))
 
     def _tell(self, message: LeaderMessage) -> None:
         if self._machine is None:
             raise Refused("FP-421", f"run {self.run.id[:16]}: the leader is still starting, try again")
-        self._carry_out(self._machine.receive(message, time.monotonic()))
+        if not self.offer.overtaken:  # the next tick ends our leading
+            self._carry_out(self._machine.receive(message, time.monotonic()))
 
     # ------------------------------------------------------------------ members' calls
 
     async def on_join(self, caller: str, body: Body) -> Body:
         """`run.join`: bind the caller's PeerID to its account by its advert."""
-        self._joined.join(caller, body)
+        self._joined.join(caller, body, self._alive())
         return {}
 
     async def on_beat(self, caller: str, body: Body) -> Body:
         """`run.beat`: note that the member lives, answer with what it may not know."""
         beat = Beat.read(body)
         self._tell(rounds.Beat(account=self._joined.account_of(caller), state=beat.state))
-        updates = self._machine.updates if self._machine is not None else []
-        return News(size=self.run.log.size, peers=self.peers(), updates=updates).body()
+        log = self.run.log
+        bulletin = self._checking.bulletin
+        return bulletin.news(beat, caller=caller, size=log.certified, signed=log.size, peers=self.peers()).body()
+
+    async def on_tail(self, caller: str, body: Body) -> Body:
+        """`run.tail`: hand out what is signed and not certified yet."""
+        AheadQuery.read(body)
+        self._joined.account_of(caller)
+        return self.offer.ahead().body()
 
     async def on_receipt(self, caller: str, body: Body) -> Body:
         """`run.receipt`: take a receipt, or refuse it by name."""
@@ -167,19 +177,16 @@ class Leader:
             receipt.verify()
             known = self._machine is not None and receipt.account in self._machine.delivered
             self._tell(rounds.Delivered(receipt=receipt, took_s=delivery.took_ms / 1000))
+        except RoundError as exc:
+            told = self._verdicts.late(receipt, exc)
+            await self._verdicts.refuse(account, told)
+            raise Refused(told.code, told.message) from exc
         except (ForgeError, LedgerError) as exc:
-            await self._journal_refusal(account, exc)
+            await self._verdicts.refuse(account, exc)
             raise Refused(exc.code, exc.message) from exc
         if not known:
             self._watch.mark("last_receipt")
         return {}
-
-    async def _journal_refusal(self, account: str, exc: ForgeError | LedgerError) -> None:
-        """Tell a person; but whoever is refused again and again must not fill the disk."""
-        number = self.run.log.round + 1
-        if exc.code not in NO_FAULT and self._refusals[account, number] < MOST_REFUSALS:
-            self._refusals[account, number] += 1
-            await self.run.journal.add("refused", account=account, round=number, code=exc.code, reason=exc.message)
 
     async def on_cancel(self, caller: str, body: Body) -> Body:
         """`run.cancel`: the run's submitter wants it to end."""
@@ -192,8 +199,10 @@ class Leader:
 
     async def on_leave(self, caller: str, body: Body) -> Body:
         """`run.leave`: the member goes; nobody waits for it."""
-        goodbye = Goodbye.read(body)
-        self._tell(rounds.Left(account=self._joined.account_of(caller), reason=goodbye.reason))
+        goodbye, account = Goodbye.read(body), self._joined.account_of(caller)
+        if self.run.log.open is None or self.run.log.open.seat(account) is None:
+            await self._verdicts.left(account, goodbye.reason)
+        self._tell(rounds.Left(account=account, reason=goodbye.reason))
         return {}
 
     # ------------------------------------------------------------------ effects
@@ -217,6 +226,7 @@ class Leader:
             case Log():
                 await self._log(effect)
             case Report():
+                self._verdicts.note(effect.event, effect.fields)
                 await self.run.journal.add(effect.event, **effect.fields)
 
     async def _until_done(self, work: Callable[[], Any]) -> Any:
@@ -226,39 +236,14 @@ class Leader:
                 return await work()
             except (ForgeError, OSError) as exc:
                 log.error("leader_effect_broke", run=self.run.id[:16], reason=str(exc))
+                await self._disk.failed(exc)
                 await asyncio.sleep(RETRY_S)
 
     async def _check(self, receipt: Receipt) -> None:
-        """Fetch an update, say who has it, decode it."""
-        peer = self._joined.peer_of(receipt.account)
-        refusal: tuple[str, str] | None
-        try:
-            async with asyncio.timeout(FETCH_S):
-                if peer is not None:
-                    self._gossip(Gossip(run=self.run.id, update=receipt.update, peer=peer), receipt.account)
-                path = await self._worker.fetch(receipt.update, [peer] if peer else [])
-                refusal = await self._until_checked(path)
-        except TimeoutError:
-            refusal = ("FP-417", f"update {receipt.update[:16]}: not here after {FETCH_S:.0f} s")
-        except (ForgeError, OSError) as exc:
-            refusal = ("FP-417", f"update {receipt.update[:16]}: {exc}")
-        self._watch.mark("checked")
-        self._tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
-
-    def _gossip(self, gossip: Gossip, sender: str) -> None:
         assert self._tasks is not None
-        self._push.gossip(self._tasks, self._joined.peers(self._alive() - {sender}), gossip)
-
-    async def _until_checked(self, path: Any) -> tuple[str, str] | None:
-        """Decode an update; our own worker's death is not the member's fault."""
-        while True:
-            try:
-                if self._member is None and self._worker.pid is None:
-                    await self._worker.load(self.run.log.round, self.run.log.state)
-                return await self._worker.check(path)
-            except (WorkerError, ForgeError) as exc:
-                log.warning("check_postponed", run=self.run.id[:16], reason=str(exc))
-                await asyncio.sleep(RETRY_S)
+        checked = await self._checking.check(receipt, self.peers(), self._tasks)
+        self._watch.mark("checked")
+        self._tell(checked)
 
     async def _apply(self, effect: ApplyRound) -> LeaderMessage:
         open_round = self.run.log.open
@@ -286,13 +271,10 @@ class Leader:
     # ------------------------------------------------------------------ the log
 
     async def _log(self, effect: Log) -> None:
-        size = self.run.log.size
-        self._watch.mark("appending")
-        await self._logs.append(self.run.origin, effect.entries)
-        await self.run.refresh()
-        self._watch.mark("certified")
         assert self._tasks is not None
-        self._push.news(self._tasks, self.peers(), size)
+        self._watch.mark("appending")
+        await self.offer.append(effect.entries, self._tasks)
+        self._watch.mark("signed")
         if parts := self._watch.lap():
             await self.run.journal.add("timing", round=self.run.log.round, **parts)
-        self._tell(rounds.Logged(balance=await self._balance()))
+        self._tell(rounds.Logged(balance=await self.offer.balance()))

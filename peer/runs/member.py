@@ -6,23 +6,24 @@ IO: heartbeats, receipts and blobs over the network; training in the run's worke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
+from random import Random
 
 import structlog
 
-from ledger.entries import Receipt, parse
-from ledger.errors import LedgerError
+from ledger.errors import Behind, LedgerError
 from ledger.keys import PrivateKey
-from peer.errors import ForgeError, Refused, WorkerError
+from peer.errors import ForgeError, WorkerRefused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Delivery
+from peer.messages import Ahead
 from peer.network.network import Network
-from peer.rounds.ahead import Ahead
+from peer.rounds import ahead as rounds_ahead
+from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
-    Answered,
     Broke,
     Deliver,
     Finish,
@@ -31,6 +32,7 @@ from peer.rounds.messages import (
     LogGrew,
     MemberEffect,
     MemberMessage,
+    Paused,
     Redeliver,
     Replay,
     Stop,
@@ -39,16 +41,23 @@ from peer.rounds.messages import (
     TrainAhead,
     Welcomed,
 )
-from peer.runs import ahead
-from peer.runs.heart import NOT_LEADING, Heart, Prefetcher
-from peer.runs.joined import UNKNOWN_MEMBER
+from peer.runs import ahead, wish
+from peer.runs.disk import Disk
+from peer.runs.heart import Heart
+from peer.runs.lag import Lag
+from peer.runs.prefetch import Prefetcher
+from peer.runs.receipts import Receipts
 from peer.runs.run import Run
+from peer.runs.standing import Standing
+from peer.runs.unfit import unless_unfit
 from peer.runs.whereabouts import Whereabouts
 from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.25
+FAREWELL_S = 15.0
+"""Who pauses has so long for the end of a step and the delivery of what was trained."""
 
 
 class Member:
@@ -83,7 +92,10 @@ class Member:
         """Where the leader is."""
         self._key = key
         self.machine = self._machine(None)
-        self.prefetcher = Prefetcher(worker.fetch)
+        self.prefetcher = Prefetcher(
+            worker.fetch, round_number=lambda: run.log.round, most_bytes=run.plan.most_update_bytes,
+            budget_bytes=worker.prefetch_bytes, rng=Random(),
+        )  # fmt: skip
         self.heart = Heart(
             run=run,
             network=network,
@@ -92,25 +104,29 @@ class Member:
             leader=leader,
             state=lambda: self.machine.state,
             on_update=self.prefetcher.want,
+            on_ahead=self.go_ahead,
             on_joined=lambda: self.tell(Welcomed()),
         )
         self._worker = worker
         self._logs = logs
+        self._replication = replication
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
-        self._behind_since: tuple[int, float] | None = None
-        self._by = "replay"
+        self._quiet = asyncio.Event()
+        self._beating: asyncio.Task[None] | None = None
+        self._lag = Lag(run)
+        self._disk = Disk(run, key.public)
+        self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
+        self._receipts = Receipts(run=run, key=key, leader=leader, call=self.heart.call, taken=self.standing.taken)
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
-        promised = self.run.promised()
-        receipt = parse(promised) if promised is not None else None
         return MemberMachine(
             account=self._key.public,
             log=self.run.log,
             state_bytes=int(self.run.blobs["state"].rpartition("-")[2]),
             held=held,
-            promised=(receipt.round, receipt.state_in) if isinstance(receipt, Receipt) else None,
-            ahead=Ahead(account=self._key.public, plan=self.run.plan) if self.run.plan.overlap else None,
+            promised=[Promise(r.round, r.state_in, *r.slots) for r in self.run.promised()],
+            ahead=rounds_ahead.Ahead(account=self._key.public, plan=self.run.plan) if self.run.plan.overlap else None,
         )
 
     # ------------------------------------------------------------------ life
@@ -122,21 +138,43 @@ class Member:
         """
         held = self._worker.newest_state()
         if held is not None:
-            self._fell_behind(held[0])
-            await self._worker.load(*held)
+            self._lag.fell(held[0], empty=self.machine.held is None)
+            try:
+                await self._worker.load(*held)
+            except WorkerRefused as exc:
+                await unless_unfit(exc, self.run, self.heart.ask)
+                raise
         self.machine = self._machine(held)
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            works = (self.heart.serve(), self.prefetcher.serve(), self._watch_log(), self._ticks())
-            helpers = [tasks.create_task(work) for work in works]
-            self.tell(LogGrew())
-            await self._finished.wait()
-            for helper in helpers:
-                helper.cancel()
+        works = [self.heart.serve(), self.prefetcher.serve(), self.follow_log(), self._ticks(), self.standing.serve()]
+        if self.run.spec["submitter"] == self._key.public:
+            works.append(wish.insist(self.run, self.heart.ask))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                helpers = [tasks.create_task(work) for work in works]
+                self._beating = helpers[0]
+                self.tell(LogGrew())
+                await self._finished.wait()
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            self._tasks = None
+
+    async def leave(self, reason: str) -> None:
+        """Say goodbye at once, end the training with its current step, and deliver what there is, if it is in time."""
+        if self._tasks is None or self._beating is None:
+            return  # nobody has heard of us
+        self._beating.cancel()  # a heartbeat after the goodbye would take it back
+        self._quiet.clear()
+        self.tell(Paused())
+        await self.heart.say_goodbye(reason)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), FAREWELL_S)
 
     def tell(self, message: MemberMessage) -> None:
-        """Give the machine a message and start what it asks for."""
-        self._carry_out(self.machine.receive(message, time.monotonic()))
+        """Give the machine a message and start what it asks for; while we do not serve, it is asked nothing."""
+        if self._tasks is not None:
+            self._carry_out(self.machine.receive(message, time.monotonic()))
 
     async def evaluate(self, state: str) -> int:
         """Held-out loss of `state` in micro-nats, between two trainings.
@@ -150,12 +188,27 @@ class Member:
         while True:
             await asyncio.sleep(TICK_S)
             self._carry_out(self.machine.tick(time.monotonic()))
+            await self.run.uncertified.tell(self.run.log, time.monotonic())
 
-    async def _watch_log(self) -> None:
-        seen = self.run.log.size
-        while True:
+    async def go_ahead(self, ahead: Ahead, leader: str) -> None:
+        """Go on with what our leader signed beyond what is certified, unless it must not count."""
+        try:
+            try:
+                await self.run.follow(ahead, leader)
+            except Behind:  # what was certified meanwhile is still on its way
+                await self._replication.pull_log(self.leader.peer or "", self.run.origin)
+                await self.run.follow(ahead, leader)
+        except (ForgeError, LedgerError) as exc:
+            log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
+        self.tell(LogGrew())
+
+    async def follow_log(self, *, until_closed: bool = False) -> None:
+        """Take up what is new in the run's log, as it grows."""
+        seen = self.run.log.certified
+        while not (until_closed and self.run.log.close is not None):
             seen = await self._logs.grown(self.run.origin, seen)
             await self.run.refresh()
+            await self.standing.look(self.machine.state)
             self.tell(LogGrew())
 
     # ------------------------------------------------------------------ effects
@@ -165,6 +218,8 @@ class Member:
             return
         for effect in effects:
             self._tasks.create_task(self._try(effect))
+        if self.machine.quiet:
+            self._quiet.set()
         if self.machine.finished and self.machine.busy is None:
             self._finished.set()
 
@@ -172,12 +227,19 @@ class Member:
         try:
             answer = await self._do(effect)
         except (ForgeError, LedgerError, OSError) as exc:
+            await unless_unfit(exc, self.run, self.heart.ask)
+            await self._disk.failed(exc)
             if not isinstance(effect, Stop):
                 log.warning("effect_broke", run=self.run.id[:16], effect=type(effect).__name__.lower(), reason=str(exc))
                 self.tell(Broke(effect=effect, reason=str(exc)))
             return
         if answer is not None:
             self.tell(answer)
+
+    def finish(self) -> None:
+        """Take part no more, though the run is not over; what is trained just now is not waited for."""
+        self._carry_out([Stop()])
+        self._finished.set()
 
     async def _do(self, effect: MemberEffect) -> MemberMessage | None:
         match effect:
@@ -209,24 +271,20 @@ class Member:
                 await self._worker.stop()
                 return None
             case Deliver():
-                receipt = self._sign(effect)
-                await self.run.journal.add(
-                    "delivered", round=receipt.round, tokens=receipt.tokens, loss=receipt.loss / 1e6
-                )
-                return await self._deliver(receipt, effect.trained.seconds)
+                return await self._receipts.deliver(effect)
             case Redeliver():
-                return await self._redeliver()
+                return await self._receipts.deliver_again(effect.round)
 
     async def _load(self, effect: Load) -> MemberMessage:
-        self._fell_behind(effect.round)
+        self._lag.fell(effect.round, empty=self.machine.held is None)
         await self._worker.load(effect.round, effect.state)
-        self._by = "snapshot"  # and whatever is replayed after it
-        await self._caught_up(effect.round)
+        self._lag.loaded()
+        await self._lag.reached(effect.round)
         return Holds(round=effect.round, state=effect.state)
 
     async def _replay(self, effect: Replay) -> MemberMessage:
         settled = effect.settled
-        self._fell_behind(settled.round)
+        self._lag.fell(settled.round, empty=self.machine.held is None)
         answer = await self._worker.apply(
             round_number=settled.round,
             state=settled.state_in,
@@ -235,59 +293,5 @@ class Member:
         )
         if answer["state"] != settled.state:
             log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
-        await self._caught_up(settled.round)
+        await self._lag.reached(settled.round)
         return Holds(round=settled.round, state=str(answer["state"]))
-
-    def _fell_behind(self, round_number: int) -> None:
-        missing = self.run.log.round - round_number
-        if self._behind_since is None and (missing > 0 or self.machine.held is None):
-            self._behind_since = (round_number, time.monotonic())
-
-    async def _caught_up(self, round_number: int) -> None:
-        """Tell the journal once we stand where the log stands, if we had been behind."""
-        if self._behind_since is None or round_number < self.run.log.round:
-            return
-        (first, since), self._behind_since = self._behind_since, None
-        by, self._by = self._by, "replay"
-        seconds = round(time.monotonic() - since, 3)
-        await self.run.journal.add("caught_up", round=round_number, first=first, by=by, seconds=seconds)
-
-    # ------------------------------------------------------------------ receipts
-
-    def _sign(self, effect: Deliver) -> Receipt:
-        trained = effect.trained
-        seat = effect.open.seat(self._key.public)
-        assert seat is not None  # the machine trains only on our seat
-        receipt = Receipt.create(
-            network=self.run.plan.network,
-            run=self.run.id,
-            round=trained.round,
-            state_in=effect.open.state,
-            update=trained.update,
-            tokens=trained.tokens,
-            slots=(seat.start, trained.slots),
-            loss=trained.loss,
-            steps=trained.steps,
-            leaves=trained.leaves,
-            key=self._key,
-        )
-        self.run.promise(receipt)
-        return receipt
-
-    async def _redeliver(self) -> MemberMessage:
-        promised = self.run.promised()
-        receipt = parse(promised) if promised is not None else None
-        if not isinstance(receipt, Receipt):
-            raise WorkerError(f"run {self.run.id[:16]}: the promised receipt is gone from {self.run.folder}")
-        return await self._deliver(receipt)
-
-    async def _deliver(self, receipt: Receipt, took_s: float = 0.0) -> MemberMessage:
-        body = Delivery(run=self.run.id, receipt=receipt.encode().decode(), took_ms=round(took_s * 1000)).body()
-        try:
-            await self.heart.call("run.receipt", body)
-        except Refused as exc:
-            if exc.code in (UNKNOWN_MEMBER, NOT_LEADING):
-                raise
-            log.warning("receipt_refused", run=self.run.id[:16], round=receipt.round, reason=str(exc))
-            return Answered(round=receipt.round, refusal=(exc.code, exc.message))
-        return Answered(round=receipt.round, refusal=None)

@@ -13,12 +13,14 @@ import structlog
 
 from peer.errors import NetworkError
 from peer.ledger.replication import Replication
-from peer.messages import Gossip
+from peer.messages import Ahead, Gossip
 from peer.network.network import Network
 
 log = structlog.get_logger(__name__)
 
 PUSH_S = 5.0
+MOST_LOGS = 32
+"""So many members are sent entries at the same time: what waits for a slow line is in memory."""
 
 
 class LeaderTasks:
@@ -43,11 +45,18 @@ class Push:
         self._origin = origin
         self._network = network
         self._replication = replication
+        self._logs = asyncio.Semaphore(MOST_LOGS)
 
     def gossip(self, tasks: LeaderTasks, peers: Iterable[str], gossip: Gossip) -> None:
         """Say who has an update."""
         for peer in peers:
             tasks.start(self._send(peer, "run.gossip", gossip.body()))
+
+    def ahead(self, tasks: LeaderTasks, peers: Iterable[str], ahead: Ahead) -> None:
+        """Send what is signed and not certified yet."""
+        for peer in peers:
+            if peer != self._network.peer_id:
+                tasks.start(self._send(peer, "run.ahead", ahead.body()))
 
     def news(self, tasks: LeaderTasks, peers: Iterable[str], since: int) -> None:
         """Send the newest entries of the log."""
@@ -56,8 +65,9 @@ class Push:
                 tasks.start(self._send_log(peer, since))
 
     async def _send_log(self, peer: str, since: int) -> None:
-        async for bundle in self._replication.bundles(self._origin, since):
-            await self._send(peer, "run.news", bundle.body())
+        async with self._logs:
+            async for bundle in self._replication.bundles(self._origin, since):
+                await self._send(peer, "run.news", bundle.body())
 
     async def _send(self, peer: str, method: str, body: dict[str, Any]) -> None:
         try:

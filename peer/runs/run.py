@@ -1,6 +1,7 @@
 """One run as this daemon knows it: its folder, its spec, its log, and the journal of what happened.
 
-`Run` is shared by the leader and the member roles; `refresh` is the only way in which its `RunLog` grows.
+`Run` is shared by the leader and the member roles; its `RunLog` changes by `refresh`, and for what is not certified by
+`follow` and `go_ahead`. The journal tells of rounds once they are certified.
 
 IO: the run's folder, and the ledger replica through `Logs`.
 """
@@ -8,78 +9,32 @@ IO: the run's folder, and the ledger replica through `Logs`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import time
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from ledger.codec import decode, encode
-from ledger.entries import Receipt
+from ledger.entries import Entry, Open, Receipt, Settle, parse
+from ledger.store.store import Store
+from p2p_llm_forge.settings import MOST_MEMBERS
 from peer.errors import RunError
 from peer.files import write_atomic
-from peer.ledger.logs import Logs
-from peer.rounds.log import OpenRound, RunLog, SettledRound
+from peer.ledger.logs import Logs, certified_size
+from peer.messages import Ahead
+from peer.rounds.log import RunLog, SettledRound
 from peer.rounds.plan import Plan
+from peer.rounds.tail import why_wait
+from peer.runs.journal import Event, Journal
+from peer.runs.stopwatch import RoundTimes
+from peer.runs.uncertified import Standing, Uncertified
 
 log = structlog.get_logger(__name__)
 
-Event = dict[str, Any]
 SPEC_BYTES = 16 * 1024
 UPDATE_HEAD_BYTES = 1 << 16
 """An update has at most one fp32 value for each that the state has, and a header."""
-
-
-class Journal:
-    """What happened in a run, one JSON line each, for people: history on disk, news to whoever follows."""
-
-    def __init__(self, path: Path) -> None:
-        """Take up the journal at `path`; a half-written last line is dropped."""
-        self._path = path
-        self._events: list[Event] = []
-        self._news = asyncio.Condition()
-        if path.exists():
-            whole, _, half = path.read_bytes().rpartition(b"\n")
-            if half:
-                os.truncate(path, len(whole) + 1 if whole else 0)
-            for line in whole.split(b"\n"):
-                with contextlib.suppress(ValueError):
-                    self._events.append(json.loads(line))
-
-    @property
-    def events(self) -> list[Event]:
-        """All events, oldest first."""
-        return list(self._events)
-
-    def last(self, name: str) -> Event | None:
-        """The newest event of that name."""
-        return next((event for event in reversed(self._events) if event["event"] == name), None)
-
-    async def add(self, what: str, /, **fields: object) -> None:
-        """Note that `what` happened."""
-        event = {"event": what, "time": round(time.time(), 3), **fields}
-        self._events.append(event)
-        with self._path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
-        async with self._news:
-            self._news.notify_all()
-
-    async def follow(self, *, until_closed: bool) -> AsyncIterator[Event]:
-        """All events so far; then, if `until_closed`, the news until the run is closed."""
-        at, closed = 0, False
-        while True:
-            for event in self._events[at:]:
-                at += 1
-                closed = closed or event["event"] == "closed"
-                yield event
-            if closed or not until_closed:
-                return
-            async with self._news:
-                await self._news.wait_for(lambda seen=at: len(self._events) > seen)  # type: ignore[misc]
 
 
 class Run:
@@ -92,11 +47,16 @@ class Run:
         self.spec = spec
         self.log = RunLog()
         self.journal = Journal(folder / "events.jsonl")
+        self.uncertified = Uncertified(self.journal)
         self.plan = plan_of(spec, run=run, network=logs.genesis.id)
         self.origin = logs.genesis.run_origin(run)
         self._logs = logs
         self._refreshing = asyncio.Lock()
-        self._opened_at: dict[int, float] = {}
+        self.ahead_of = ""
+        """The leader whose tail our log has."""
+        self.leads = False
+        """Whether we lead it: then nobody else's tail counts. Written only by the leader role."""
+        self._times = RoundTimes()
         self._paid = 0
 
     @classmethod
@@ -147,32 +107,30 @@ class Run:
             return await self._refresh()
 
     async def _refresh(self) -> bool:
-        entries = await self._logs.entries(self.origin, self.log.size)
-        if not entries:
-            return False
+        entries = await self._logs.entries(self.origin, self.log.certified)
+        await self._take(entries)
+        return bool(entries)
+
+    async def _take(self, entries: Sequence[Entry]) -> None:
+        """Take up certified entries, and tell of them."""
         told = (self.journal.last("opened") or {}).get("round", 0), (self.journal.last("settled") or {}).get("round", 0)
+        before = Standing.of(self.log)
+        self.log.extend(entries)
+        self._times.see(entries)
         for entry in entries:
-            settled_before, open_before = self.log.round, self.log.open
-            self.log.extend([entry])
-            if self.log.open is not None and self.log.open is not open_before:
-                await self._opened(self.log.open, quiet=self.log.open.round <= told[0])
-            if self.log.round > settled_before:
-                await self._settled(self.log.settled[-1], quiet=self.log.round <= told[1])
+            if isinstance(entry, Open) and entry.round > told[0]:
+                members = [seat.account for seat in entry.roster]
+                await self.journal.add("opened", round=entry.round, members=members, state=entry.state)
+            elif isinstance(entry, Settle):
+                await self._settled(self.log.settled[entry.round - 1], quiet=entry.round <= told[1])
+        await self._changed(before)
         if self.log.close is not None and self.journal.last("closed") is None:
             await self.journal.add(
                 "closed", state=self.log.close.state, reason=self.log.close.reason, rounds=self.log.round
             )
-        return True
-
-    async def _opened(self, opened: OpenRound, *, quiet: bool) -> None:
-        self._opened_at[opened.round] = time.monotonic()
-        if not quiet:
-            await self.journal.add(
-                "opened", round=opened.round, members=[seat.account for seat in opened.roster], state=opened.state
-            )
 
     async def _settled(self, settled: SettledRound, *, quiet: bool) -> None:
-        seconds = time.monotonic() - self._opened_at.pop(settled.round, time.monotonic())
+        seconds = self._times.take(settled.round)
         tokens = sum(receipt.tokens for receipt in settled.receipts)
         self._paid += sum(self.plan.worth(receipt.slots[1]) for receipt in settled.receipts)
         if quiet:
@@ -192,16 +150,81 @@ class Run:
             fields["validation"], fields["validation_round"] = settled.validation[1] / 1e6, settled.validation[0]
         await self.journal.add("settled", **fields)
 
+    # ------------------------------------------------------------------ the tail
+
+    async def follow(self, ahead: Ahead, leader: str) -> None:
+        """Go on with what this leader signed beyond what is certified, or, where that is nothing, with nobody's.
+
+        Raises:
+            LedgerError: it does not follow from what is certified here; RunError: members must not go by it.
+        """
+        data, head = [entry.encode() for entry in ahead.entries], ahead.head.encode()
+
+        def look(store: Store) -> tuple[int, list[bytes]]:
+            size = certified_size(store, self.origin)
+            if data:
+                store.check_tail(self.origin, ahead.start, data, head, leader)
+            return size, store.entries(self.origin, self.log.certified, size)
+
+        async with self._refreshing:
+            size, fresh = await self._logs.on_store(look)
+            tail = [parse(entry) for entry in data[size - ahead.start :]]
+            if why := why_wait(self.plan, tail):
+                raise RunError("FP-442", f"tail of run {self.id[:16]} from {leader[:16]}: {why}")
+            await self._take([parse(entry) for entry in fresh])
+            if not self.leads:
+                await self._follow(tail, leader)
+
+    async def go_ahead(self, leader: str) -> bool:
+        """Go on with what we, who lead, signed beyond what is certified; False if members must wait with it."""
+
+        def look(store: Store) -> tuple[list[bytes], list[bytes]]:
+            size = certified_size(store, self.origin)
+            fresh = store.entries(self.origin, self.log.certified, size)
+            return fresh, store.entries(self.origin, size, store.size(self.origin))
+
+        async with self._refreshing:
+            fresh, signed = await self._logs.on_store(look)
+            await self._take([parse(entry) for entry in fresh])
+            tail = [parse(entry) for entry in signed]
+            if why_wait(self.plan, tail):
+                return False
+            await self._follow(tail, leader)
+            return True
+
+    async def _follow(self, tail: Sequence[Entry], leader: str) -> None:
+        here, same = self.log.tail, min(len(tail), len(self.log.tail))
+        if leader == self.ahead_of and here[:same] != tuple(tail[:same]):
+            raise RunError("FP-444", f"tail of run {self.id[:16]}: {leader[:16]} signed another one before")
+        if leader == self.ahead_of and len(tail) <= len(here):
+            return  # it has signed more since
+        before = Standing.of(self.log)
+        self.log.follow(tail)
+        self.ahead_of = leader
+        self._times.see(tail)
+        await self._changed(before)
+
+    async def _changed(self, before: Standing) -> None:
+        if self.log.drops > before.drops:
+            self._times.forget()
+        await self.uncertified.changed(self.log, before)
+
     # ------------------------------------------------------------------ promises
 
     def promise(self, receipt: Receipt) -> None:
-        """Keep a receipt on disk before it is sent: after a restart the same one is sent again, never another."""
-        write_atomic(self.folder / "promise.json", receipt.encode())
+        """Keep a receipt on disk before it is sent: after a restart the same one is sent again, never another.
 
-    def promised(self) -> bytes | None:
-        """The entry bytes of the last receipt that was promised."""
+        Those of the rounds before are kept as long as the log may go back to them.
+        """
+        earlier = [known for known in self.promised() if known.round < receipt.round]
+        kept = [*earlier, receipt][-1 - self.plan.max_uncertified :]
+        write_atomic(self.folder / "promise.json", b"\n".join(known.encode() for known in kept))
+
+    def promised(self) -> list[Receipt]:
+        """The last receipts that were promised, oldest first."""
         path = self.folder / "promise.json"
-        return path.read_bytes() if path.exists() else None
+        found = [parse(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        return [receipt for receipt in found if isinstance(receipt, Receipt)]
 
     # ------------------------------------------------------------------ for people
 
@@ -218,6 +241,7 @@ class Run:
             "reason": self.log.close.reason if self.log.close else "",
             "round": self.log.round,
             "rounds": self.plan.rounds,
+            "uncertified": self.log.uncertified,
             "members": [seat.account for seat in open_round.roster] if open_round else [],
             "loss": last.get("loss"),
             "validation": valid,
@@ -248,6 +272,7 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
     try:
         config = spec["config"]
         training, members, evaluation = config["training"], config["members"], config["evaluation"]
+        checkpoints = config.get("checkpoints", {})
         return Plan(
             network=network,
             run=run,
@@ -257,14 +282,18 @@ def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
             tokens_per_slot=int(spec["tokens_per_slot"]),
             price=int(spec["price"]),
             min_members=int(members["min"]),
-            max_members=int(members["max"]),
+            max_members=min(int(members["max"]), MOST_MEMBERS),
             evaluate_every=int(evaluation["every"]),
             time_budget_s=float(training["time_budget_s"]),
+            max_uncertified=int(training.get("max_uncertified_rounds", 2)),
             max_tokens=int(training.get("max_tokens", 0)),
             target_loss=round(float(training.get("target_loss", 0)) * 1e6),
             patience=int(evaluation.get("patience", 0)),
+            keep_last=max(1, int(checkpoints.get("keep_last", 3))),
+            checkpoint_every=max(0, int(checkpoints.get("every", 0))),
+            clipped=str(training.get("clip_updates", "true")) != "false",
             overlap=training.get("overlap", "false") == "true",
             most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
         )
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise RunError("FP-405", f"spec of run {run[:16]}: {type(exc).__name__} {exc}") from exc

@@ -1,4 +1,4 @@
-"""Where the time between the last receipt of a round and the next round went.
+"""Where the time went: how long rounds last, and the parts between the last receipt of one and the next.
 
 Pure: besides reading the monotonic clock.
 """
@@ -6,7 +6,37 @@ Pure: besides reading the monotonic clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from ledger.entries import Entry, Open, Settle
+
+
+class RoundTimes:
+    """How long rounds last: from when one is first seen to be opened until it is first seen to be settled."""
+
+    def __init__(self) -> None:
+        """Nothing seen."""
+        self._opened_at: dict[int, float] = {}
+        self._lasted_s: dict[int, float] = {}
+
+    def see(self, entries: Sequence[Entry]) -> None:
+        """These are in the log now, or in its tail."""
+        now = time.monotonic()
+        for entry in entries:
+            if isinstance(entry, Open):
+                self._opened_at.setdefault(entry.round, now)
+            elif isinstance(entry, Settle):
+                self._lasted_s.setdefault(entry.round, now - self._opened_at.get(entry.round, now))
+
+    def take(self, round_number: int) -> float:
+        """How many seconds a round lasted, which is asked once; 0 if we did not see it."""
+        self._opened_at.pop(round_number, None)
+        return self._lasted_s.pop(round_number, 0.0)
+
+    def forget(self) -> None:
+        """What was seen does not count."""
+        self._opened_at.clear()
+        self._lasted_s.clear()
 
 
 class Stopwatch:
@@ -34,7 +64,7 @@ class Stopwatch:
         for name, first, last in (
             ("fetch_and_decode", "last_receipt", "checked"),
             ("apply", "cut", "applied"),
-            ("append_and_cosign", "appending", "certified"),
+            ("append", "appending", "signed"),
         ):
             if first in marks and last in marks:
                 parts[name] = marks[last] - marks[first]

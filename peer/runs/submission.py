@@ -19,8 +19,8 @@ from peer.blobs.store import BlobStore
 from peer.errors import RunError
 from peer.ledger.credits import Credits, nonce
 from peer.ledger.logs import Logs
+from peer.runs.hardware import Hardware
 from peer.runs.run import Run, plan_of
-from peer.runs.worker import Hardware
 from peer.supervisor import Fields, Worker
 
 MICRO = 1_000_000

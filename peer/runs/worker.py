@@ -9,66 +9,60 @@ IO: a worker process, the blob store.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from ledger.entries import Receipt
-from peer.blobs.fetcher import BlobFetcher
 from peer.blobs.store import BlobStore
-from peer.errors import BlobMissing, RunError, WorkerRefused
+from peer.errors import RunError, WorkerRefused
 from peer.rounds.messages import Trained
+from peer.runs.files import RunFiles
+from peer.runs.hardware import Hardware
+from peer.runs.history import History
 from peer.runs.run import Run
 from peer.supervisor import Fields, Worker
 
 log = structlog.get_logger(__name__)
 
-KEEP_STATES = 3
-KEEP_UPDATES = 64
 UNSOUND = "FP-107"
 """The engine's code for an update that no honest member sends."""
-MANIFEST_BYTES = 64 << 20
-
-Providers = Callable[[], Sequence[str]]
-"""PeerIDs that may have the run's blobs just now."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hardware:
-    """What the volunteer lends to a worker."""
-
-    threads: int
-    device: str
-    """auto, cpu or cuda"""
-    keep: bool = True
-    """Whether residuals and optimizer states may be kept on disk."""
 
 
 class RunWorker:
     """The worker of one run. `state` is the id of the state it holds."""
 
     def __init__(
-        self, *, run: Run, store: BlobStore, fetcher: BlobFetcher, providers: Providers, hardware: Hardware,
-        folder: str = "work",
-    ) -> None:  # fmt: skip
+        self, *, run: Run, store: BlobStore, files: RunFiles, history: History, hardware: Hardware, folder: str = "work"
+    ) -> None:
         """No process is started before the first operation; it will work in this folder of the run's."""
         self.run = run
         self.state = ""
         self.progress: Fields = {}
         """The newest progress event of the training under way."""
+        self.files = files
+        self.history = history
+        self.hardware = hardware
         self._store = store
-        self._fetcher = fetcher
-        self._providers = providers
-        self._hardware = hardware
         self._folder = run.folder / folder
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
-        self._files: Fields | None = None
+        self._micro_batch = 0
+
+    def another(self, folder: str) -> RunWorker:
+        """A second worker, with the same files and history; who asks for it closes it."""
+        return RunWorker(
+            run=self.run, store=self._store, files=self.files, history=self.history, hardware=self.hardware,
+            folder=folder,
+        )  # fmt: skip
+
+    @property
+    def prefetch_bytes(self) -> int:
+        """What may be fetched ahead in one round: a quarter of the room for blobs."""
+        return self._store.quota_bytes // 4
 
     @property
     def pid(self) -> int | None:
@@ -81,44 +75,17 @@ class RunWorker:
             await self._worker.close()
             self._worker, self.state = None, ""
         if self.run.log.close is not None:
+            await self.history.take_up()
             await asyncio.to_thread(shutil.rmtree, self._folder / "kept", ignore_errors=True)
-
-    # ------------------------------------------------------------------ blobs
 
     async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
         """The file of a blob, fetched from the run's peers unless it is here."""
-        if self._store.has(blob):
-            return self._store.path(blob)
-        return await self._fetcher.fetch(blob, [*providers, *self._providers()])
-
-    async def _fetch_files(self) -> Fields:
-        """Everything that training needs besides the state; fetched once."""
-        if self._files is None:
-            blobs = self.run.blobs
-            await self._store.pin([blobs["model"], blobs["tokenizer"], blobs["manifest"]], f"{self.run.id}/files")
-            paths = {name: await self.fetch(blobs[name]) for name in ("model", "tokenizer", "manifest")}
-            shards = _shards(paths["manifest"])
-            await self._store.pin(shards, f"{self.run.id}/shards")
-            files = {name: str(path) for name, path in paths.items()}
-            self._files = {**files, "shards": [str(await self.fetch(shard)) for shard in shards]}
-        return self._files
-
-    async def keep_state(self, round_number: int, path: Path) -> str:
-        """Put a state file into the blob store, pinned until three newer ones are there; returns its id."""
-        state = await self._store.add_file(path)
-        await self._store.pin([state], f"{self.run.id}/state/{round_number}")
-        await self._store.unpin(f"{self.run.id}/state/{round_number - KEEP_STATES}")
-        return state
-
-    async def keep_updates(self, round_number: int, updates: Sequence[str]) -> None:
-        """Pin the settled updates of a round, so that others can replay it; old rounds are unpinned."""
-        await self._store.pin(list(updates), f"{self.run.id}/updates/{round_number}")
-        await self._store.unpin(f"{self.run.id}/updates/{round_number - KEEP_UPDATES}")
+        return await self.files.fetch(blob, providers)
 
     def newest_state(self) -> tuple[int, str] | None:
-        """(round, id) of the newest state in the log that is in our blob store."""
+        """(round, id) of the newest certified state in the log that is in our blob store."""
         log = self.run.log
-        for round_number in range(log.round, -1, -1):
+        for round_number in range(log.certified_round, -1, -1):
             if (state := log.state_after(round_number)) and self._store.has(state):
                 return round_number, state
         return None
@@ -128,21 +95,22 @@ class RunWorker:
     async def _ready(self, state: str) -> Worker:
         """A live worker that holds `state`. Call with `_turn` held."""
         if self._worker is None or not self._worker.alive:
-            files = await self._fetch_files()
+            files = await self.files.all()
             path = await self.fetch(state)
             self.state = ""
             if self._worker is not None:
                 await self._worker.kill()  # it may run on, although nobody hears it
-            self._worker = await Worker.start(
-                self._folder, threads=self._hardware.threads, device=self._hardware.device
-            )
+            self._worker = await Worker.start(self._folder, threads=self.hardware.threads, device=self.hardware.device)
             try:
-                keep = self._hardware.keep
-                answer = await self._worker.call("open", config=self.run.config, state=str(path), keep=keep, **files)
+                answer = await self._worker.call(
+                    "open", config=self.run.config, state=str(path), keep=self.hardware.keep,
+                    memory_bytes=self.hardware.memory_bytes, **files,
+                )  # fmt: skip
             except BaseException:
                 await self._worker.kill()  # half opened it would refuse everything; the next attempt starts another
                 raise
             self.state = str(answer["state"])
+            await self._tell_micro_batch(answer.get("micro_batch", {}))
         elif self.state != state:
             path = await self.fetch(state)
             self.state = ""
@@ -157,7 +125,7 @@ class RunWorker:
         """Fetch the state after a round and hold it."""
         async with self._turn:
             await self._ready(state)
-            await self._store.pin([state], f"{self.run.id}/state/{round_number}")
+            await self.history.hold(round_number, state)
 
     async def train(
         self, *, round_number: int, state: str, start: int, quota: int, seconds: float, account: str
@@ -177,13 +145,10 @@ class RunWorker:
             self.progress = {}
             answer = await worker.call(
                 "train",
-                round=round_number,
-                start=start,
-                count=quota,
-                seconds=seconds,
+                round=round_number, start=start, count=quota, seconds=seconds,
                 settled=self.run.log.settled_of(account),
                 on_event=self.progressed,
-            )
+            )  # fmt: skip
         return await self.trained(round_number, answer)
 
     async def trained(self, round_number: int, answer: Fields) -> Trained:
@@ -199,15 +164,22 @@ class RunWorker:
             loss=int(answer["loss"]),
             steps=int(answer["steps"]),
             leaves=str(answer["leaves"]),
-            seconds=float(answer.get("seconds", 0.0)),
+            seconds=float(answer["seconds"]),
         )
 
     async def _tell(self, round_number: int, answer: Fields) -> None:
         """Note in the journal what the worker took up of the worker before it, and what it could not."""
         if "restored" in answer:
             await self.run.journal.add("restored", round=round_number, **answer["restored"])
+        await self._tell_micro_batch({"sequences": answer.get("micro_batch", 0)})
         for note in answer.get("notes", []):
             await self.run.journal.add("not_carried", round=round_number, reason=str(note))
+
+    async def _tell_micro_batch(self, chosen: Fields) -> None:
+        """Note in the journal how many sequences go through the model at once, and why, when that changes."""
+        if (sequences := int(chosen.get("sequences", 0))) not in (0, self._micro_batch):
+            self._micro_batch = sequences
+            await self.run.journal.add("micro_batch", **chosen)
 
     def progressed(self, event: Fields) -> None:
         """Take up what a training tells on its way."""
@@ -218,18 +190,19 @@ class RunWorker:
         if self._worker is not None and self._worker.alive:
             await self._worker.call("stop")
 
-    async def check(self, update: Path) -> tuple[str, str] | None:
-        """Strictly decode an update while training goes on; (code, reason) where it is refused."""
+    async def check(self, update: Path, state: str) -> tuple[tuple[str, str] | None, int | None]:
+        """Strictly decode an update of `state` while training goes on: (code, reason) where refused, else its norm."""
         worker = self._worker
         if worker is None or not worker.alive:
-            raise BlobMissing(f"run {self.run.id[:16]}: no worker to decode {update.name[:16]} with yet")
+            async with self._turn:
+                worker = await self._ready(state)  # a leader that does not train has had no need of one yet
         try:
-            await worker.call("check", update=str(update))
+            answer = await worker.call("check", update=str(update))
         except WorkerRefused as exc:
             if exc.code != UNSOUND:
                 raise  # our own worker's trouble (not open yet, no disk) says nothing of the update
-            return exc.code, exc.message
-        return None
+            return (exc.code, exc.message), None
+        return None, int(answer["norm_units"]) if "norm_units" in answer else None
 
     async def apply(self, *, round_number: int, state: str, receipts: Sequence[Receipt], account: str) -> Fields:
         """Apply a round's updates to `state`; returns the worker's answer, with `state` and `seconds`.
@@ -240,6 +213,7 @@ class RunWorker:
             receipts: in the order of the settle entry.
             account: ours, whose sent values leave the error feedback.
         """
+        await self.files.fetch_ahead([receipt.update for receipt in receipts])
         updates = [
             {
                 "path": str(await self.fetch(receipt.update)),
@@ -251,16 +225,17 @@ class RunWorker:
         async with self._turn:
             worker = await self._ready(state)
             if not updates:
+                await self.history.hold(round_number, state, [])
                 return {"state": state, "seconds": {}}
             self.state = ""
             answer = await worker.call("apply", round=round_number, updates=updates)
             self.state = str(answer["state"])
-        kept = await self.keep_state(round_number, Path(answer["path"]))
+        await self.history.hold(round_number, self.state, [receipt.update for receipt in receipts])
+        kept = await self._store.add_file(Path(answer["path"]))
         if kept != self.state:
             raise RunError(
                 "FP-406", f"worker of run {self.run.id[:16]}: wrote state {kept[:16]}, named {self.state[:16]}"
             )
-        await self.keep_updates(round_number, [receipt.update for receipt in receipts])
         return answer
 
     async def evaluate(self, *, state: str, sequences: int) -> int:
@@ -284,14 +259,3 @@ class RunWorker:
         """Have the worker do something else with `state`: export, generate."""
         async with self._turn:
             return await (await self._ready(state)).call(do, **params)
-
-
-def _shards(manifest: Path) -> list[str]:
-    """The shards' blob ids that a manifest names; the worker checks the rest of it."""
-    if manifest.stat().st_size > MANIFEST_BYTES:
-        raise RunError("FP-407", f"manifest of {manifest.stat().st_size} bytes, at most {MANIFEST_BYTES} are read")
-    try:
-        shards = json.loads(manifest.read_bytes())["shards"]
-        return [str(shard["id"]) if isinstance(shard, dict) else str(shard) for shard in shards]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise RunError("FP-407", f"manifest {manifest.name[:16]}: names no shards ({exc})") from exc

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from links import Side
+
 from peer.demo.peers import DemoFailed, DemoPeer, run_json, yard
 from peer.identity import Home
 
@@ -43,15 +45,19 @@ def environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def cluster(
-    folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},)
-) -> Iterator[list[Peer]]:
-    """`count` daemons of one new network that know each other and have measured their speed.
+    folder: Path, count: int, *, threads: Sequence[int] = (1,), environments: Sequence[Mapping[str, str]] = ({},),
+    sides: Sequence[Side | None] = (None,), measured: bool = True, witnesses: int = 1,
+) -> Iterator[list[Peer]]:  # fmt: skip
+    """`count` daemons of one new network that know each other.
 
     Args:
         folder: for homes and logs.
         count: the first one is the witness and leads what it submits.
         threads: CPU threads of each one's training, taken in turn.
         environments: extra environment variables of each one, taken in turn.
+        witnesses: the first so many are witnesses; where there are several, each of them is willing to lead.
+        sides: the machine of each one, taken in turn; None is this one, on loopback.
+        measured: whether to wait until they have measured their speed, which they do once they have nothing to train.
     """
     peers = [
         Peer(
@@ -59,10 +65,16 @@ def cluster(
             home=folder / f"peer-{place + 1}",
             threads=threads[place % len(threads)],
             environment=environments[place % len(environments)],
+            side=sides[place % len(sides)],
         )
         for place in range(count)
     ]
-    run_json("forge-peer", "network", "create", "--home", peers[0].home, "--name", "bench")
+    words = ("--witnesses", witnesses) if witnesses > 1 else ()
+    made = run_json("forge-peer", "network", "create", "--home", peers[0].home, "--name", "bench", *words)
+    for place, peer in enumerate(peers[:witnesses] if words else []):
+        peer.witness_key = Path(made["witness_keys"][place - 1]) if place else None
+        peer.home.mkdir(exist_ok=True)
+        (peer.home / "peer.toml").write_text("lead = true\n")
     with yard([*peers]):
         for peer in peers:
             peer.begin(peers[0])
@@ -70,7 +82,7 @@ def cluster(
                 peer.wait_ready()
         for peer in peers:
             peer.wait_ready()
-        for peer in peers:
+        for peer in peers if measured else []:
             wait_for(peer.has_measured, MEASURED_S, f"{peer.label} to have measured its speed")
         everybody = {peer.account for peer in peers}
         wait_for(lambda: all(everybody <= _known(peer) for peer in peers), MEET_S, "the peers to meet")
@@ -90,12 +102,25 @@ class Peer(DemoPeer):
     """CPU threads of its training."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Extra environment variables."""
+    witness_key: Path | None = None
+    """The key that it takes into its home when it begins."""
+    side: Side | None = None
+    """The machine on which it runs; None is this one."""
+
+    @property
+    def command(self) -> list[str]:
+        """What starts its daemon."""
+        return [*(self.side.inside if self.side else ()), *super().command]
 
     def begin(self, first: DemoPeer) -> None:
         """Start the daemon, or start it again."""
         join: tuple[object, ...] = ()
         if self is not first:
             join = ("--network", first.home / "network.json", "--bootstrap", first.address)
+        if self.witness_key is not None:
+            join, self.witness_key = (*join, "--witness-key", self.witness_key), None
+        if self.side is not None:
+            join = (*join, "--listen", f"/ip4/{self.side.address}/tcp/0")
         with environment(**self.environment):
             self.start(*join, "--device", "cpu", "--threads", self.threads, "--name", self.label)
 

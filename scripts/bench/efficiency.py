@@ -25,6 +25,7 @@ from typing import Any
 
 import cluster
 import harness
+import plain
 from harness import Options, Result, say
 
 from peer.demo.peers import DemoFailed
@@ -95,10 +96,9 @@ def plain_loop(threads: int, variables: Mapping[str, str]) -> Iterator[PlainLoop
     """The plain loop, ready for bursts."""
     sizes = {
         "threads": threads, "layers": LAYERS, "hidden": HIDDEN, "heads": HEADS, "vocabulary": VOCABULARY,
-        "length": LENGTH, "batch": BATCH, "learning-rate": RATE,
+        "length": LENGTH, "batch": BATCH,
     }  # fmt: skip
-    words = [word for name, value in sizes.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, str(Path(__file__).with_name("plain.py")), *words]
+    command = [sys.executable, str(Path(__file__).with_name("plain.py")), *plain.words(sizes, RATE)]
     with cluster.environment(**variables):
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
@@ -139,13 +139,13 @@ def compare(members: Sequence[float], runs: Sequence[float], bursts: Mapping[str
         bursts: the plain loop's speeds by policy, one before and one after each run.
     """
     policy = max(bursts, key=lambda name: median(bursts[name]))
-    plain = beside(bursts[policy])
-    ratios = [member / other for member, other in zip(members, plain, strict=True)]
+    loop = beside(bursts[policy])
+    ratios = [member / other for member, other in zip(members, loop, strict=True)]
     return {
         "ratio": round(median(ratios), 4),
         "ratio_lowest": round(min(ratios), 4),
         "ratio_highest": round(max(ratios), 4),
-        "ratio_with_gaps": round(median(run / other for run, other in zip(runs, plain, strict=True)), 4),
+        "ratio_with_gaps": round(median(run / other for run, other in zip(runs, loop, strict=True)), 4),
         "member_tokens_per_s": round(median(members), 1),
         **{f"plain_{name}_tokens_per_s": round(median(speeds), 1) for name, speeds in bursts.items()},
         "plain_spread": round((max(bursts[policy]) - min(bursts[policy])) / median(bursts[policy]), 4),
@@ -184,9 +184,9 @@ def measure(options: Options) -> Result:
             found = ", ".join(f"{name} {beside(speeds)[-1]:,.0f}" for name, speeds in bursts.items())
             say(f"turn {turn + 1}: tokens/s of the member {members[-1]:,.0f}, of the plain loop {found}")
             parameters = state_parameters(peer, run)
-        if parameters != (plain := loops["active"].parameters):
-            raise DemoFailed(f"the models differ: {parameters} parameters in the daemon, {plain} beside")
-    metrics = {**compare(members, runs, bursts), "burst_steps": each, "threads": threads, "parameters": plain}
+        if parameters != (beside_it := loops["active"].parameters):
+            raise DemoFailed(f"the models differ: {parameters} parameters in the daemon, {beside_it} beside")
+    metrics = {**compare(members, runs, bursts), "burst_steps": each, "threads": threads, "parameters": beside_it}
     return Result(name="efficiency", metrics=metrics, targets={"ratio": (">=", 0.95)})
 
 

@@ -2,7 +2,7 @@
 
 Three daemons on loopback train a model of about a million parameters. The times are the members' own: `delivered` of
 the member that finishes last, `training` of the member that starts the next round last, both in their journals. The
-parts come from the leader's `timing` events and from the `opened` events of leader and member. Nothing is evaluated.
+parts come from the leader's `timing` events, which it tells when members go by the append. Nothing is evaluated.
 The floor is measured in the same run, with everything idle: twice the time in which one worker applies the same
 updates, since the leader must know the new state before it can be logged and every other member must compute it as
 well, and the time in which the same entries are appended to a ledger store and cosigned.
@@ -49,7 +49,7 @@ SKIPPED = 2
 """The first rounds warm up: connections, the workers' memory."""
 PARTS = (
     "receipt_and_cut", "fetch_and_decode", "apply_decode", "apply_aggregate", "apply_outer", "apply_hash",
-    "apply_write", "apply_store", "append", "cosign", "append_and_cosign", "gossip", "member_apply",
+    "apply_write", "apply_store", "append", "member_apply",
 )  # fmt: skip
 """In the order in which they happen; a part that the daemon does not tell is left out."""
 APPLY = ("decode", "aggregate", "outer", "hash", "write")
@@ -71,8 +71,7 @@ def gaps(leader: Events, homes: Sequence[Events]) -> list[dict[str, float]]:
     """
     delivered = [times(events, "delivered") for events in homes]
     training = [times(events, "training") for events in homes]
-    opened = [times(events, "opened") for events in homes]
-    known = times(leader, "opened")
+    known = {number + 1: time for number, time in times(leader, "timing").items()}
     timing = {event["round"]: event for event in leader if event["event"] == "timing"}
     found = []
     for number in sorted(timing):
@@ -81,12 +80,10 @@ def gaps(leader: Events, homes: Sequence[Events]) -> list[dict[str, float]]:
         if number <= SKIPPED or not everybody:
             continue
         last = max(sent[number] for sent in delivered)
-        began, slowest = max((began[after], place) for place, began in enumerate(training))
-        heard = max(opened[slowest].get(after, known[after]), known[after])
+        began = max(began[after] for began in training)
         parts = leader_parts(timing[number])
         parts["receipt_and_cut"] = max(0.0, known[after] - last - sum(parts.values()))
-        parts["gossip"] = heard - known[after]
-        parts["member_apply"] = began - heard
+        parts["member_apply"] = began - known[after]
         found.append({"total": began - last, **{name: parts[name] for name in PARTS if name in parts}})
     return found
 
@@ -95,8 +92,7 @@ def leader_parts(timing: Mapping[str, Any]) -> dict[str, float]:
     """The parts that the leader itself timed; they follow each other."""
     parts = {f"apply_{part}": float(timing.get(f"apply_{part}", 0.0)) for part in APPLY}
     parts["apply_store"] = max(0.0, float(timing["apply"]) - sum(parts.values()))
-    names = ("append", "cosign") if "append" in timing else ("append_and_cosign",)
-    return parts | {name: float(timing[name]) for name in (*names, "fetch_and_decode") if name in timing}
+    return parts | {name: float(timing[name]) for name in ("append", "fetch_and_decode") if name in timing}
 
 
 def summary(found: Sequence[Mapping[str, float]], alone: Mapping[str, Sequence[float]]) -> dict[str, Any]:

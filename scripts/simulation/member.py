@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ledger.entries import Receipt, Slots
 from peer.errors import RoundError
 from peer.rounds import messages as rounds
+from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.log import RunLog
 from peer.rounds.messages import Deliver, Load, MemberEffect, Redeliver, Replay, Stop, Train
@@ -53,7 +54,7 @@ class SimMember:
             log=self.world.view,
             state_bytes=self.world.settings.state_bytes,
             held=held,
-            promised=(receipt.round, receipt.state_in) if receipt else None,
+            promised=[Promise(receipt.round, receipt.state_in, *receipt.slots)] if receipt else [],
         )
 
     # ------------------------------------------------------------------ life

@@ -9,18 +9,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import links
+import plain
+import psutil
 import pytest
+import rivals
+
+from peer.demo.peers import DemoFailed
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 LONG = BENCH.parent / "long"
-NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "agreement")
+NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp")
 
 
-def run(*words: object, status: set[int]) -> str:
+def run(*words: object, status: set[int], patience_s: float = 300) -> str:
     command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s, check=False)
     assert done.returncode in status, done.stderr[-4000:]
-    return done.stdout
+    return done.stdout if done.returncode < 2 else done.stderr
 
 
 @pytest.mark.e2e
@@ -47,6 +53,32 @@ def test_the_ledgers_benchmark_measures_all_its_targets(tmp_path: Path) -> None:
     assert told["metrics"]["certify_floor_ms"] > 0
     assert "certified_per_s" in table
     assert plot.stat().st_size > 0
+
+
+@pytest.mark.e2e
+def test_bytes_counts_at_an_interface_or_says_that_it_may_not(tmp_path: Path) -> None:
+    file = tmp_path / "bytes.json"
+    said = run(BENCH / "bytes.py", "--quick", "--json", file, status={0, 1, 2}, patience_s=900)
+    if not file.exists():
+        assert "root" in said or "iproute2" in said
+        return
+    told: dict[str, Any] = json.loads(file.read_text())["metrics"]
+    for codec in ("topk", "f16"):
+        assert told[f"{codec}_bytes_per_parameter"] > told[f"{codec}_payload_bytes_per_parameter"] > 0
+    assert links.sweep() == []
+
+
+@pytest.mark.e2e
+def test_two_ranks_train_together_in_bursts_and_leave_nothing_behind(tmp_path: Path) -> None:
+    sizes = {"threads": 1, "layers": 1, "hidden": 32, "heads": 2, "vocabulary": 64, "length": 16, "batch": 2}
+    with rivals.pair("ddp", plain.words(sizes, 0.001), tmp_path) as pair:
+        burst = pair.burst(3, patience_s=120)
+        assert (burst.tokens, burst.epochs) == (2 * 3 * 2 * 16, 3)
+        assert burst.seconds > 0
+        with pytest.raises(DemoFailed, match="said nothing"):
+            pair.burst(1_000_000, patience_s=0.01)
+        processes = psutil.Process().children(recursive=True)
+    assert not [process for process in processes if process.is_running()]
 
 
 def test_a_script_beside_the_ledgers_benchmark_still_finds_the_package() -> None:

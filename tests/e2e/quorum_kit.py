@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from ledger.entries import Send
 from ledger.genesis import Genesis
@@ -19,6 +20,7 @@ from ledger.store.store import Store
 from peer.config import Settings
 from peer.daemon import Daemon
 from peer.demo.peers import DemoPeer, run_json, yard
+from peer.errors import ForgeError
 from peer.identity import Home
 from peer.ledger.cosigning import Ask
 from peer.network.network import Network
@@ -29,11 +31,11 @@ PATIENCE_S = 60.0
 
 
 class Net:
-    """The network and its witnesses."""
+    """The network: peers 1 to 4 are its witnesses, those after them are not."""
 
-    def __init__(self, folder: Path, settings: str = "") -> None:
+    def __init__(self, folder: Path, settings: str = "", peers: int = 4) -> None:
         self.folder, self._settings = folder, settings
-        self.peers = [DemoPeer(number=number, home=folder / f"peer-{number}") for number in (1, 2, 3, 4)]
+        self.peers = [DemoPeer(number=number, home=folder / f"peer-{number}") for number in range(1, peers + 1)]
         made = run_json("forge-peer", "network", "create", "--home", self.peers[0].home, "--witnesses", 4)
         self.keys = ["", *made["witness_keys"]]
         self.file = Path(made["file"])
@@ -43,11 +45,12 @@ class Net:
         return Home(self.peers[0].home).network().genesis
 
     def start(self, *numbers: int) -> None:
-        """Start these witnesses, the first time with the key that was made for them; wait until they answer."""
+        """Start these peers, witnesses with the key that was made for them; wait until they answer."""
         for number in numbers:
             peer, words = self.peers[number - 1], ["--device", "cpu", "--threads", "1"]
             if number > 1:
                 words += ["--network", str(self.file), "--bootstrap", self.peers[0].address]
+            if 1 < number <= len(self.keys):
                 words += ["--witness-key", self.keys[number - 1]]
             peer.home.mkdir(exist_ok=True)
             nothing_to_measure(peer.home)
@@ -81,13 +84,13 @@ class Net:
 
 
 @contextlib.contextmanager
-def four_witnesses(folder: Path, settings: str = "") -> Iterator[Net]:
+def four_witnesses(folder: Path, settings: str = "", peers: int = 4) -> Iterator[Net]:
     """All running; none is left when the block ends. By default only the first works on runs."""
-    net = Net(folder, settings)
+    net = Net(folder, settings, peers)
     with yard(net.peers):
         try:
             net.start(1)
-            net.start(2, 3, 4)
+            net.start(*range(2, peers + 1))
             yield net
         finally:
             net.close()
@@ -96,6 +99,21 @@ def four_witnesses(folder: Path, settings: str = "") -> Iterator[Net]:
 def nothing_to_measure(home: Path) -> None:
     """Its speed does not matter here."""
     (home / "speed.json").write_text(json.dumps({f"cpu 1 {cpu_name()}": 0.0}))
+
+
+def job(peer: DemoPeer) -> dict[str, Any]:
+    """The run as a peer tells it; one that is down or just starting tells nothing."""
+    nothing = {"phase": "", "round": 0, "state": ""}
+    try:
+        found = peer.client.get("/jobs")
+    except ForgeError:
+        return nothing
+    return dict(found[0]) if found else nothing
+
+
+def willing(peer: DemoPeer) -> list[str]:
+    """Who would lead runs of others, as this peer knows."""
+    return [node["account"] for node in peer.client.get("/nodes") if "leader" in node["roles"]]
 
 
 @contextlib.asynccontextmanager

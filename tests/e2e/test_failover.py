@@ -13,7 +13,7 @@ import pytest
 
 from peer.demo.peers import DemoPeer, run, run_json
 from peer.demo.story import wait_until
-from tests.e2e.quorum_kit import PATIENCE_S, four_witnesses
+from tests.e2e.quorum_kit import PATIENCE_S, four_witnesses, job, willing
 
 pytestmark = pytest.mark.e2e
 
@@ -27,16 +27,6 @@ members: {{min: 2, max: 4}}
 credits: {{price: 1000000}}
 evaluation: {{every: 20, sequences: 4}}
 """
-
-
-def job(peer: DemoPeer) -> dict[str, Any]:
-    found = peer.client.get("/jobs")
-    return dict(found[0]) if found else {"phase": "", "round": 0}
-
-
-def willing(peer: DemoPeer) -> list[str]:
-    """Who would lead runs of others, as this peer knows."""
-    return [node["account"] for node in peer.client.get("/nodes") if "leader" in node["roles"]]
 
 
 def told(peer: DemoPeer, name: str) -> list[dict[str, Any]]:

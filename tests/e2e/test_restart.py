@@ -60,11 +60,32 @@ def journal(peer: DemoPeer, run_id: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (peer.home / "runs" / run_id / "events.jsonl").read_text().splitlines()]
 
 
+def certified(peer: DemoPeer, run_id: str) -> list[dict[str, Any]]:
+    """The certified entries of the run's log that a peer has; its daemon may be dead."""
+    told = run_json("forge-ledger", "log", f"run/{run_id}", "--home", peer.home)
+    return [item["entry"] for item in told["entries"][: told["certified"]]]
+
+
+def settled_states(log: list[dict[str, Any]]) -> dict[int, str]:
+    """The state after every settled round."""
+    return {entry["round"]: entry["state"] for entry in log if entry["type"] == "settle"}
+
+
+def proven(peer: DemoPeer, run_id: str, number: int, folder: Path) -> str:
+    """The state after a round, taken out of a peer and checked with the network file alone."""
+    told = run_json("forge-peer", "export", run_id, "--round", number, "--to", folder, "--home", peer.home)
+    network = peer.home / "network.json"
+    card = run_json("forge-ledger", "check", folder, "--network", network)["card"]
+    assert (told["unproven"], card["round"], card["state"]) == ("", number, told["state"])
+    return str(card["state"])
+
+
 def test_a_run_survives_that_every_daemon_is_killed_at_once(peers: list[DemoPeer], tmp_path: Path) -> None:
     run_id = submit(peers[0], tmp_path)
     wait_for(peers[0], run_id, 2)
     for peer in peers:
         peer.kill()
+    before = certified(peers[0], run_id)
     assert [peer.orphans() for peer in peers] == [[], []]
     for peer in reversed(peers):  # the member first, before its leader is there; neither is told where the other is
         peer.start("--device", "cpu", "--threads", "1")
@@ -74,9 +95,20 @@ def test_a_run_survives_that_every_daemon_is_killed_at_once(peers: list[DemoPeer
     assert told[0]["state"] == told[1]["state"]
     settled = [event["round"] for event in journal(peers[0], run_id) if event["event"] == "settled"]
     assert settled == list(range(1, ROUNDS + 1))
+    after = certified(peers[0], run_id)
+    assert after[: len(before)] == before
+    states = settled_states(after)
+    last = max(settled_states(before))
+    assert (last >= 2, list(states)) == (True, settled)
+    reopened = [entry["round"] for entry in after[len(before) :] if entry["type"] == "open"]
+    assert min(reopened) >= last + 1, "at most the open round is lost; no settled one is done again"
     for peer in peers:
         report = run_json("forge-ledger", "verify", "--home", peer.home, "--json")
         assert report["ok"] is True
+    replay = run_json("forge-ledger", "verify", "--home", peers[0].home, "--replay", run_id)["replay"]
+    assert (replay["rounds"], replay["mismatches"], replay["missing"]) == (ROUNDS, [], [])
+    assert proven(peers[1], run_id, 1, tmp_path / "first") == states[1], "a settled state of before the kill"
+    assert proven(peers[0], run_id, ROUNDS, tmp_path / "last") == states[ROUNDS]
 
 
 def test_a_killed_leader_comes_back_to_its_round(peers: list[DemoPeer], tmp_path: Path) -> None:

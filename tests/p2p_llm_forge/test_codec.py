@@ -112,11 +112,12 @@ def test_truncated_and_longer_updates_are_refused(spec: CodecSpec, size: int, ex
         codec.decode(raw + b"\x00" * extra, spec, size)
 
 
-def topk_parts() -> tuple[CodecSpec, bytearray, int, int]:
-    """One full row of 3 of 16, with where its indices and codes start."""
+def topk_parts() -> tuple[CodecSpec, bytearray]:
+    """One full row of 3 of 15: header, 8 bytes of scales, low bits, bitmap, codes."""
     spec = CodecSpec(chunk=16, k=3)
-    raw, _ = codec.encode(vector(16, 2), spec)
-    return spec, bytearray(raw), 32 + 8, 32 + 8 + 5
+    raw, _ = codec.encode(vector(15, 2), spec)
+    assert len(raw) == 32 + 8 + 1 + 1 + 1
+    return spec, bytearray(raw)
 
 
 @pytest.mark.parametrize(
@@ -126,21 +127,37 @@ def topk_parts() -> tuple[CodecSpec, bytearray, int, int]:
         (36, struct.pack("<f", float("inf")), "non-finite"),
         (32, struct.pack("<f", -0.0), "scales"),
         (32, struct.pack("<f", 1e9), "scales"),
-        (40, bytes([5, 0x50, 0]), "indices"),  # 5, 5
-        (40, bytes([6, 0x50, 0]), "indices"),  # 6, 5
-        (43, bytes([0, 1]), "outside its chunk"),  # third index 256
-        (44, bytes([0x10]), "padding"),
-        (45, bytes([0x40]), "padding"),
+        (40, bytes([0b11_01_01, 0b100110]), "ascend"),  # 5, 5, 15
+        (40, bytes([0b11_01_10, 0b100110]), "ascend"),  # 6, 5, 15
+        (40, bytes([0b11_01_00, 0b100110]), "outside its chunk"),  # 4, 5, 15
+        (40, bytes([0b10_01_00, 0b000110]), "expected 3 in each"),
+        (40, bytes([0b10_01_00, 0b101110]), "expected 3 in each"),
+        (40, bytes([0x40]), "padding"),
+        (41, bytes([0b1000110]), "padding"),
+        (42, bytes([0x40]), "padding"),
         (0, b"X", "wrong header"),
         (4, b"\x02", "wrong header"),
+        (5, b"\x02", "wrong header"),  # topk as it was
         (6, b"\x01", "wrong header"),
     ],
 )
 def test_non_canonical_topk_bytes_are_refused(offset: int, replacement: bytes, reason: str) -> None:
-    spec, raw, _, _ = topk_parts()
+    spec, raw = topk_parts()
     raw[offset : offset + len(replacement)] = replacement
     with pytest.raises(UpdateError, match=reason):
-        codec.decode(bytes(raw), spec, 16)
+        codec.decode(bytes(raw), spec, 15)
+
+
+def test_indices_take_their_low_bits_and_a_bitmap() -> None:
+    spec, raw = topk_parts()
+    raw[40:42] = bytes([0b10_01_00, 0b100110])
+    update = codec.decode(bytes(raw), spec, 15)
+    assert update.indices is not None
+    assert update.indices.tolist() == [4, 5, 14]
+
+
+def test_topk_64_takes_88_bytes_for_4096_parameters() -> None:
+    assert codec.encoded_bytes(CodecSpec(k=64), 4096) == 32 + 8 + 48 + 16 + 16
 
 
 def test_non_finite_dense_values_and_another_shape_or_codec_are_refused() -> None:

@@ -46,6 +46,17 @@ def test_a_coordinate_is_the_token_weighted_mean_over_the_members_that_sent_it()
     assert mean.tolist() == pytest.approx([1.0, 4.0, 0.0, -1.0])
 
 
+def test_dividing_only_what_somebody_sent_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(5)
+    spec, size = CodecSpec(k=3, chunk=64), 64 * 20 + 7
+    updates = [codec.encode(torch.randn(size, generator=generator), spec)[1] for _ in range(3)]
+    tokens, norms = [7, 512, 33], [1.0, 2.0, 3.0]
+    quick = outer.aggregate(updates, tokens, norms)
+    monkeypatch.setattr(outer, "_FEW", size + 1)
+    assert torch.equal(quick, outer.aggregate(updates, tokens, norms))
+    assert 0 < int((quick != 0.0).sum()) < 3 * updates[0].count
+
+
 def test_an_update_above_the_median_norm_is_scaled_down_to_it() -> None:
     updates = [dense([1.0, 0.0]), dense([0.0, 1.0]), dense([300.0, 400.0])]
     mean = outer.aggregate(updates, [1, 1, 1], [outer.norm(update) for update in updates])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from p2p_llm_forge import model
+from p2p_llm_forge import codec, model
 from p2p_llm_forge.blobs import read_blob
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
@@ -134,6 +134,14 @@ def test_a_round_without_updates_is_no_step(tmp_path: Path) -> None:
     assert engine.apply(1, [])["state"] == before
     engine.apply(2, settled([train(engine, 2, 0, 4)], 0))
     assert engine.state.outer["steps"].tolist() == [1.0]
+
+
+def test_an_update_that_is_zero_throughout_is_no_members(tmp_path: Path) -> None:
+    engine = member(prepared(tmp_path), tmp_path / "1")
+    empty = tmp_path / "empty"
+    empty.write_bytes(codec.encode(torch.zeros(engine.layout.parameters), engine.spec.training.codec)[0])
+    with pytest.raises(UpdateError, match="values are zero"):
+        engine.check(empty)
 
 
 def test_the_norm_limit_counts_by_the_token_and_refuses_without_a_trace(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from p2p_llm_forge.blobs import blob_id
+from p2p_llm_forge.memory import estimate
+from p2p_llm_forge.model import config_from_blob
 
 from .client import ROOT, Client, refused, share
 from .conftest import Run, spec_fields
@@ -229,3 +231,29 @@ def test_a_worker_dies_with_its_parent_even_when_its_input_stays_open(tmp_path: 
         parent.wait()
         for descriptor in (reader, writer, out_writer):
             os.close(descriptor)
+
+
+def test_a_worker_whose_parent_died_before_it_was_ready_ends_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "p2p_llm_forge.worker", "--folder", str(tmp_path), "--device", "cpu"]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command += ["--parent", str(gone.pid)]
+    late = subprocess.run(command, cwd=ROOT, stdin=subprocess.PIPE, capture_output=True, timeout=60, check=False)
+    assert (late.returncode, late.stdout) == (0, b"")
+
+
+def test_a_worker_takes_as_many_sequences_at_once_as_fit_and_says_so(run: Run, tmp_path: Path) -> None:
+    batch = run.prepared["config"]["training"]["batch_size"]
+    assert run.prepared["config"]["training"]["micro_batch_size"] == "auto"
+    with Client(tmp_path / "a") as a:
+        chosen = a("open", **run.open)["micro_batch"]
+        assert chosen["sequences"] == batch
+        assert chosen["allowed_bytes"] > chosen["measured_bytes"] >= 0
+        assert a("train", round=1, start=0, count=8, seconds=60)["micro_batch"] == batch
+        refused(a, "open", "FP-105", "are free", **run.open, memory_bytes=1000)
+        built = config_from_blob(Path(run.prepared["blobs"]["model"]).read_bytes())
+        need = estimate(built, sequences=1, sequence_length=32, moments=0)
+        tight = a("open", **run.open, memory_bytes=need.total_bytes)
+        assert tight["micro_batch"]["sequences"] == 1
+        assert a("train", round=1, start=0, count=8, seconds=60)["micro_batch"] == 1
+        assert "micro_batch" not in a("open", **{**run.open, "shards": []}), "it will not train"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ FAST = {
     "peer.ledger.bidding.GRACE_S": 0.05,
     "peer.ledger.bidding.ASK_S": 0.3,
     "peer.runs.leader.RETRY_S": 0.05,
+    "peer.runs.disk.RETRY_S": 0.05,
+    "peer.runs.offenders.LOOK_S": 0.05,
     "peer.runs.member.TICK_S": 0.02,
     "peer.rounds.delivery.REMIND_S": 0.3,
     "peer.rounds.pause.RETRY_S": 0.05,
@@ -61,6 +64,8 @@ class Peer:
         self.engine = world.engines.setdefault(name, Engine())
         self.identity = home.identity()
         self.account = self.identity.account
+        self.clock_ahead_s = 0.0
+        """How far this machine's clock is ahead of the others'; set it before a start."""
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
 
@@ -76,7 +81,11 @@ class Peer:
 
     async def _live(self, ready: asyncio.Future[None]) -> None:
         world = self._world
-        self.network = MemoryNetwork(world.air, self.identity, world.genesis)
+        first = next(iter(world.air.peers.values()), None)
+        ahead_s = self.clock_ahead_s
+        self.network = MemoryNetwork(world.air, self.identity, world.genesis, lambda: time.time() + ahead_s)
+        if first is not None:
+            self.network.dial(first)
         settings = Settings.load(self.home.path, {"device": "cpu", "threads": 1, **self._settings}, {})
         self.store = Store.open(self.home.ledger_file, world.genesis, create=True)
         try:
@@ -168,7 +177,7 @@ class World:
             witnesses=[(f"w{number}", key.public) for number, key in enumerate(self.witnesses)],
         )  # fmt: skip
 
-    async def peer(self, name: str, **settings: object) -> Peer:
+    async def peer(self, name: str, *, clock_ahead_s: float = 0.0, **settings: object) -> Peer:
         """A new peer, running; the first ones are the witnesses, the very first has all the credits."""
         home = Home(self.folder / name)
         home.create()
@@ -178,6 +187,7 @@ class World:
         if len(self.peers) < len(self.witnesses):
             self.witnesses[len(self.peers)].save(home.witness_key_file)
         self.peers[name] = Peer(self, name, home, settings)
+        self.peers[name].clock_ahead_s = clock_ahead_s
         return await self.peers[name].start()
 
     def engine_of(self, folder: Path) -> Engine:

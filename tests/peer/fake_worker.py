@@ -35,6 +35,7 @@ def spec_fields(**changes: Any) -> Fields:
         "training": {"rounds": 3, "inner_steps": 2, "batch_size": 2, "time_budget_s": "5.0"},
         "members": {"min": 2, "max": 4},
         "evaluation": {"every": 0, "sequences": 4},
+        "checkpoints": {"keep_last": 3, "every": 100},
         "credits": {"price": 1_000_000},
     }
     for place, fields in changes.items():
@@ -52,6 +53,8 @@ class Engine:
         """Commands in which the worker dies, once each."""
         self.errs_in: dict[str, str] = {}
         """Commands that are refused with this code, once each."""
+        self.stopped_at = 0
+        """So many slots are done when a training that waits is stopped."""
         self.lies = 0
         """So many of the next states that `apply` gives are wrong."""
         self.did: dict[str, int] = defaultdict(int)
@@ -161,11 +164,13 @@ class FakeWorker(Worker):
         self._stopped.clear()
         tell({"event": "progress", "step": 0, "steps": 2, "tokens": 0})
         if (gate := self._engine.gates.get(round)) is not None and not await self._wait_for(gate):
-            return {"slots": 0, "tokens": 0, "loss": 0, "steps": 0, "leaves": "0" * 64, "update": ""}
+            count = min(count, self._engine.stopped_at)
+        if not count:
+            return {"slots": 0, "tokens": 0, "loss": 0, "steps": 0, "leaves": "0" * 64, "update": "", "seconds": 0.0}
         path = "" if ahead is not None else str(self._write(f"update-{round}", update_bytes(start)))
         reply: Fields = {
             "update": path, "slots": count, "tokens": count * TOKENS_PER_SLOT, "loss": 5_000_000 - round * 1000,
-            "steps": 2, "leaves": sha256(f"{round} {start}".encode()).hexdigest(), "seconds": 1.0,
+            "steps": 2, "seconds": 0.25, "leaves": sha256(f"{round} {start}".encode()).hexdigest(),
         }  # fmt: skip
         self._work = (round, start, reply) if ahead is not None else None
         return reply
@@ -192,8 +197,10 @@ class FakeWorker(Worker):
         return {}
 
     async def _check(self, tell: OnEvent, *, update: str) -> Fields:
-        read_update(Path(update))
-        return {}
+        value = abs(json.loads(read_update(Path(update)))["value"])
+        if value == 0:
+            raise WorkerRefused("FP-107", "update: empty: all of its values are zero")
+        return {"norm_units": round(value * 1e6)}
 
     async def _apply(self, tell: OnEvent, *, round: int, updates: list[Fields]) -> Fields:
         parts = [self._state, *(read_update(Path(one["path"])) for one in updates)]
@@ -208,6 +215,8 @@ class FakeWorker(Worker):
         return {"loss": 4_000_000, "tokens": sequences * TOKENS_PER_SLOT}
 
     async def _export(self, tell: OnEvent, *, to: str) -> Fields:
+        (Path(to) / "provenance").mkdir(parents=True)
+        (Path(to) / "model.safetensors").write_bytes(self._state)
         return {"folder": to, "files": ["model.safetensors"]}
 
     async def _generate(self, tell: OnEvent, **options: Any) -> Fields:
@@ -215,9 +224,6 @@ class FakeWorker(Worker):
 
     async def _measure(self, tell: OnEvent) -> Fields:
         return {"tflops": 0.001}
-
-
-
 
 
 def state_bytes(text: str) -> bytes:

@@ -69,8 +69,8 @@ class FakeNode:
     async def cancel(self, run: str) -> dict[str, Any]:
         raise RunError("FP-405", "only its leader may cancel a run", "ask the leader")
 
-    async def export(self, run: str, to: str) -> dict[str, Any]:
-        self.asked.append(("export", run, to))
+    async def export(self, run: str, to: str, round_number: int | None = None) -> dict[str, Any]:
+        self.asked.append(("export", run, to, round_number))
         return {"folder": to, "files": ["model.safetensors"]}
 
     async def generate(self, run: str, **how: Any) -> dict[str, Any]:
@@ -79,6 +79,14 @@ class FakeNode:
 
     async def balance(self, account: str) -> dict[str, Any]:
         return {"account": ME if account == "me" else account, "balance": 1_500_000, "claimable": 0}
+
+    async def pause(self, seconds: float | None) -> dict[str, Any]:
+        self.asked.append(("pause", seconds))
+        return {"paused": {"since": 1000.0, "until": None if seconds is None else 1000.0 + seconds}}
+
+    async def resume(self) -> dict[str, Any]:
+        self.asked.append(("resume",))
+        return {"resumed": int(len(self.asked) == 1)}
 
     async def shutdown(self) -> None:
         self.stopping.set()

@@ -15,10 +15,14 @@ from typing import Any, TypeVar
 
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
-from peer.errors import Unreachable
+from peer.errors import RecordInvalid, Unreachable
 from peer.identity import PeerIdentity
+from peer.network.clock import NetworkClock
+from peer.network.hello import Hello
 from peer.network.limits import Allowance, Limits
-from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Handler, deadline, write_request
+from peer.network.rpc import Body, BytesHandler, Dispatcher, Event, Events, Handler, deadline, write_request
+from peer.network.shaper import patience_s
+from peer.network.traffic import Traffic
 from peer.peerkey import Binding, PeerKey
 from peer.records import PeerAdvert, Record
 from peer.wire import Reply, unpack_reply
@@ -62,12 +66,16 @@ class Air:
 class MemoryNetwork:
     """A `Network` over `Air`."""
 
-    def __init__(self, air: Air, identity: PeerIdentity, genesis: Genesis) -> None:
+    def __init__(
+        self, air: Air, identity: PeerIdentity, genesis: Genesis, wall: Callable[[], float] = time.time
+    ) -> None:
         self.identity, self.genesis, self._air = identity, genesis, air
         self.events: list[Event] = []
-        self.emit = self.events.append
+        self.emit = Events(self.events.append)
+        self.clock = NetworkClock(self.emit, wall)
         self.allowance = Allowance(Limits())
-        self.dispatcher = Dispatcher(self.allowance, self.emit)
+        self.traffic = Traffic()
+        self.dispatcher = Dispatcher(self.allowance, self.emit, self.traffic)
         air.peers[self.peer_id] = self
 
     @property
@@ -86,14 +94,16 @@ class MemoryNetwork:
 
         self.dispatcher.add(method, handle, reply_bytes)
 
-    def serve_bytes(self, method: str, handler: BytesHandler, *, reply_bytes: int = 1 << 20) -> None:
-        self.dispatcher.add(method, handler, reply_bytes)
+    def serve_bytes(
+        self, method: str, handler: BytesHandler, *, reply_bytes: int = 1 << 20, bulk: bool = False
+    ) -> None:
+        self.dispatcher.add(method, handler, reply_bytes, bulk=bulk)
 
     async def call(self, peer_id: str, method: str, body: Body, *, timeout_s: float = 10.0) -> Body:
         return (await self.exchange(peer_id, method, body, timeout_s=timeout_s)).body
 
     async def exchange(
-        self, peer_id: str, method: str, body: Body, *, payload: bytes = b"", timeout_s: float = 10.0
+        self, peer_id: str, method: str, body: Body, *, payload: bytes = b"", timeout_s: float = 10.0, expects: int = 0
     ) -> Reply:
         await asyncio.sleep(0)
         if fault := self._air.faults.get(method):
@@ -102,10 +112,14 @@ class MemoryNetwork:
         if peer_id not in self._air.peers or {peer_id, self.peer_id} & self._air.cut:
             raise Unreachable(f"peer {peer_id}: nobody answers")
         frame = write_request(method, body, payload, timeout_s)
-        async with deadline(method, timeout_s):
-            if stall := self._air.stalls.get(peer_id):
-                await stall.wait()
-            reply = unpack_reply(await self._air.peers[peer_id].dispatcher.answer(frame, self.peer_id))
+
+        async def send() -> bytes:
+            async with deadline(method, timeout_s + patience_s(len(frame) + expects)):
+                if stall := self._air.stalls.get(peer_id):
+                    await stall.wait()
+                return await self._air.peers[peer_id].dispatcher.answer(frame, self.peer_id)
+
+        reply = unpack_reply(await self.traffic.exchange(peer_id, len(frame), expects, send))
         change = self._air.changes.get((peer_id, method))
         return change(reply) if change else reply
 
@@ -117,8 +131,18 @@ class MemoryNetwork:
 
     async def lookup(self, kind: type[R]) -> list[R]:
         keys = kind.keys(self.genesis.id)
-        found = [data for (key, _), data in self._air.records.items() if key in keys]
-        return [kind.verify(data, network=self.genesis.id, now=time.time()) for data in found]
+        found = []
+        for (key, _), data in self._air.records.items():
+            if key in keys:
+                with contextlib.suppress(RecordInvalid):
+                    found.append(kind.verify(data, network=self.genesis.id, now=self.clock.now()))
+        return found
+
+    def dial(self, other: MemoryNetwork) -> None:
+        """The handshake, as `Network.connect` has it."""
+        for asked, asker, dialed in ((other, self, False), (self, other, True)):
+            hello = Hello.of(asker.genesis, asker.identity.binding, [], asker.clock.now())
+            asked.clock.compare(hello, dialed=dialed)
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ledger import merkle
-from peer.blobs.chunks import CHUNK_BYTES, Ask, BlobName, Plan, id_of, leaf_of, leaves_of
+from peer.blobs.chunks import CHUNK_BYTES, BlobName, id_of, leaf_of, leaves_of
+from peer.blobs.plan import Ask, Plan
 from peer.errors import BlobInvalid
 
 
@@ -73,7 +74,7 @@ def answer(plan: Plan, ask: Ask, fault: str, now: float, got: set[int]) -> None:
     if fault == "bad":
         plan.bad(ask, "sent nonsense")
     elif fault == "lacking":
-        plan.lacking(ask)
+        plan.lacking(ask, now)
     elif fault == "failed":
         plan.failed(ask, "reset", now)
     else:
@@ -112,7 +113,7 @@ def test_work_is_spread_over_providers() -> None:
 def test_the_plan_says_why_it_is_stuck() -> None:
     plan = Plan([0], ["a", "b"], attempts=2)
     assert Plan([0], []).stuck == "no provider is known"
-    plan.lacking(next(iter(plan.next(0.0))))
+    plan.lacking(next(iter(plan.next(0.0))), 0.0)
     now = 0.0
     while not plan.stuck:
         for ask in plan.next(now):

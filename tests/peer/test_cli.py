@@ -170,9 +170,32 @@ def test_a_refused_submission_fails(cli: Cli, spec: Path, tmp_path: Path) -> Non
 def test_export_generate_and_cancel_reach_the_run(cli: Cli, tmp_path: Path) -> None:
     with running_gateway(tmp_path) as node:
         assert "model.safetensors" in cli("export", "tiny", "--to", tmp_path / "model")[1]
-        assert node.asked[-1] == ("export", RUN_A, str(tmp_path / "model"))
+        assert node.asked[-1] == ("export", RUN_A, str(tmp_path / "model"), None)
+        cli("export", "tiny", "--to", tmp_path / "model", "--round", "7")
+        assert node.asked[-1] == ("export", RUN_A, str(tmp_path / "model"), 7)
         assert cli("generate", "tiny", "--prompt", "Once")[1] == "Once and so on\n"
         assert cli("cancel")[2] == "forge-peer: FP-405: only its leader may cancel a run (ask the leader)\n"
+
+
+def test_pause_and_resume_say_until_when(cli: Cli, tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as node:
+        assert cli("pause")[1] == "paused until it is resumed\n"
+        assert json.loads(cli("pause", "1h30m", "--json")[1])["paused"]["until"] == 6400.0
+        assert cli("pause", "1d")[1].startswith("paused until 1970-01-0")
+        assert cli("resume")[1] == "was not paused\n"
+        assert node.asked == [("pause", None), ("pause", 5400.0), ("pause", 86_400.0), ("resume",)]
+        node.asked.clear()
+        assert cli("resume")[1] == "training again\n"
+
+
+@pytest.mark.parametrize("text", ["2", "soon", "0m", "9999d"])
+def test_a_wrong_duration_is_one_line_with_examples(cli: Cli, tmp_path: Path, text: str) -> None:
+    with running_gateway(tmp_path) as node:
+        status, out, err = cli("pause", text)
+        assert (status, out, node.asked) == (1, "", [])
+        assert err.startswith(f"forge-peer: FP-501: duration '{text}'")
+        assert err.endswith("(examples: 30m, 2h, 1h30m, 1d)\n")
+        assert err.count("\n") == 1
 
 
 def test_start_without_a_network_says_how_to_get_one(cli: Cli) -> None:
@@ -218,6 +241,17 @@ def test_logs_are_one_line_each_on_standard_error(tmp_path: Path) -> None:
     (line,) = done.stderr.splitlines()
     assert "round_settled" in line
     assert "round=3 seconds=1.5" in line
+
+
+def test_start_refuses_a_damaged_pause_rather_than_train(cli: Cli, tmp_path: Path) -> None:
+    assert cli("network", "create")[0] == 0
+    (tmp_path / "paused.json").write_text("2h")
+    command = [sys.executable, "-m", "peer.cli.main", "start", "--home", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"forge-peer: FP-501: {tmp_path / 'paused.json'}: not a pause")
+    assert "delete the file to train" in line
 
 
 def test_start_refuses_an_unknown_setting_in_peer_toml(cli: Cli, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
+from peer import directory
 from peer.directory import Directory
 from peer.errors import DeadlineExceeded, RecordInvalid
 from peer.records import PeerAdvert, RunAdvert, witness_binding
@@ -31,13 +32,14 @@ def air(monkeypatch: pytest.MonkeyPatch) -> Air:
 class Somebody:
     """A directory with facts that a test may change."""
 
-    def __init__(self, air: Air, key: PrivateKey | None = None, **facts: Any) -> None:
+    def __init__(self, air: Air, key: PrivateKey | None = None, *, occupied: bool = False, **facts: Any) -> None:
         self.network = MemoryNetwork(air, new_identity(key), GENESIS)
         self.account = self.network.identity.account
         self.facts, self.runs, self.published = facts, [], 0
         self.directory = Directory(
-            network=self.network, genesis=GENESIS, advertise=self._advertise, advertise_runs=lambda: self.runs
-        )
+            network=self.network, genesis=GENESIS, advertise=self._advertise, advertise_runs=lambda: self.runs,
+            occupied=lambda: occupied,
+        )  # fmt: skip
 
     async def _advertise(self) -> PeerAdvert:
         self.published += 1
@@ -87,6 +89,24 @@ async def test_peers_find_each_other_and_nobody_counts_itself(air: Air) -> None:
         assert [row["self"] for row in table[1:]] == [0, 0]
         assert not any("signature" in key for row in table for key in row)
         assert PeerAdvert.verify(bob.directory.own_advert().encode()) == bob.directory.own
+
+
+def test_an_occupied_peer_looks_less_and_less_often_but_goes_on_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "LOOK_S", 2.0)
+    pauses = [2.0]
+    for _ in range(5):
+        pauses.append(directory.longer(pauses[-1]))
+    assert pauses == [2.0, 4.0, 8.0, 16.0, 16.0, 16.0]
+
+
+async def test_an_occupied_peer_finds_who_comes_and_learns_who_leads(air: Air) -> None:
+    alice, bob, carol = Somebody(air, occupied=True), Somebody(air), Somebody(air)
+    async with serving(alice, bob):
+        await until(sees(alice, bob))
+        carol.lead()
+        async with serving(carol):
+            await until(sees(alice, bob, carol))
+            await until(lambda: [advert.run for advert in alice.directory.runs()] == [RUN])
 
 
 async def test_the_witness_is_found_by_its_advert(air: Air) -> None:

@@ -45,6 +45,18 @@ def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+def test_a_pause_takes_seconds_within_a_year(tmp_path: Path) -> None:
+    with running_gateway(tmp_path) as node:
+        client = Client(tmp_path)
+        assert client.post("/pause", seconds=60)["paused"]["until"] == 1060.0
+        assert client.post("/pause")["paused"]["until"] is None
+        for wrong in ({"seconds": 0}, {"seconds": 1e9}, {"seconds": "soon"}, {"for": 60}):
+            with pytest.raises(ForgeError) as refused:
+                client.post("/pause", **wrong)
+            assert refused.value.code == "FP-530"
+        assert node.asked == [("pause", 60.0), ("pause", None)]
+
+
 def test_runs_are_found_by_unique_prefix_and_by_name(tmp_path: Path) -> None:
     with running_gateway(tmp_path):
         client = Client(tmp_path)
@@ -109,6 +121,8 @@ def test_errors_are_problems_with_code_and_fix(tmp_path: Path) -> None:
             client.get("/nothing/here")
         with pytest.raises(ForgeError, match="colour"):
             client.post(f"/jobs/{RUN_A}/export", to="/x", colour=1)
+        with pytest.raises(ForgeError, match="round"):
+            client.post(f"/jobs/{RUN_A}/export", to="/x", round=-1)
 
 
 def test_every_route_reaches_the_node(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from peer.errors import RunError
+from peer.errors import RunError, Unreachable
 from peer.messages import Gossip
 from tests.peer.daemons import SUPPLY, World, begin_with, finish, ready_for_the_next_round
 from tests.peer.fake_worker import TOKENS_PER_SLOT
@@ -48,6 +48,36 @@ async def test_a_late_joiner_starts_from_a_snapshot_while_the_others_train(world
     await finish(run, alice, bob, carol)
     assert alice.events(run, "joined")[-1].items() >= {"account": carol.account, "round": 4}.items()
     assert carol.engine.did["apply"] == 3, "nothing of the first rounds was computed again"
+
+
+async def test_a_joiner_takes_its_snapshot_from_several_members_at_once_also_if_one_dies_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.peer.fake_worker.STATE_BYTES", 9 * (1 << 20) + 5)
+    alice, bob, carol = [await world.peer(name) for name in ("alice", "bob", "carol")]
+    first, gate = alice.engine.hold(1), alice.engine.hold(3)
+    run = await alice.submit(members={"min": 3}, training={"rounds": 4})
+    await begin_with(alice, run, first, bob, carol)
+    state = (await alice.event(run, "opened", round=3))["state"]
+    for peer in (bob, carol):
+        await until(lambda peer=peer: peer.daemon.blobs.has(state))
+    asked: dict[str, int] = {}
+
+    def die_after_two(caller: str, to: str, body: dict[str, object]) -> None:
+        if body["blob"] == state:
+            asked[to] = asked.get(to, 0) + 1
+            if to == bob.network.peer_id and asked[to] > 2:
+                raise Unreachable("stream reset")
+
+    world.air.faults["blob.chunk"] = die_after_two
+    dave = await world.peer("dave")
+    assert (await dave.event(run, "caught_up"))["by"] == "snapshot"
+    assert {peer for peer, chunks in asked.items() if chunks >= 2} >= {
+        peer.network.peer_id for peer in (alice, bob, carol)
+    }
+    assert alice.events(run, "settled")[-1]["round"] == 2, "nobody waited for it, and the others went on training"
+    gate.set()
+    await finish(run, alice, bob, carol, dave)
 
 
 async def test_a_member_whose_state_differs_from_the_log_resynchronises(world: World) -> None:

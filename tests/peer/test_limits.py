@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.errors import Busy
-from peer.network.limits import Allowance, Bucket, Limits
+from peer.network.limits import FLOOD, FLOOD_AGAIN_S, Allowance, Bucket, Limits
 
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 5)), max_size=50))
@@ -73,3 +73,19 @@ def test_the_table_of_peers_is_bounded_and_keeps_those_who_are_busy() -> None:
         allowance.leave(f"p{number}", 1, 0)
     assert len(allowance._remotes) <= 4
     assert "busy" in allowance._remotes
+
+
+def test_a_flood_is_told_with_its_size_and_not_again_at_once() -> None:
+    allowance = Allowance(Limits(requests_per_s=1, burst_requests=1))
+    allowance.enter("a", 1, 0.0)
+    for _ in range(FLOOD):
+        assert allowance.flood("a", 0.0) == 0
+        with pytest.raises(Busy):
+            allowance.enter("a", 1, 0.0)
+    assert allowance.flood("a", 0.0) == FLOOD
+    for _ in range(2 * FLOOD):
+        with pytest.raises(Busy):
+            allowance.enter("a", 1, 0.0)
+    assert allowance.flood("a", 1.0) == 0
+    assert allowance.flood("a", FLOOD_AGAIN_S) == 2 * FLOOD
+    assert allowance.flood("nobody", 0.0) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from peer.errors import RunError
@@ -39,13 +41,15 @@ async def test_balances_of_anybody_are_told(world: World) -> None:
     assert (await alice.daemon.node.balance(UNKNOWN))["balance"] == 0
 
 
-async def test_text_and_exports_come_from_the_newest_state(world: World, tmp_path: object) -> None:
+async def test_text_and_exports_come_from_the_newest_state(world: World, tmp_path: Path) -> None:
     alice, bob, run = await finished(world)
     answers = [await peer.daemon.node.generate(run, prompt="The end") for peer in (alice, bob)]
     assert answers[0] == answers[1]
     assert (answers[0]["round"], answers[0]["state"]) == (2, alice.run(run).log.state)
-    exported = await bob.daemon.node.export(run, str(tmp_path))
-    assert (exported["folder"], exported["files"]) == (str(tmp_path), ["model.safetensors"])
+    exported = await bob.daemon.node.export(run, str(tmp_path / "model"))
+    assert (exported["folder"], exported["round"]) == (str(tmp_path / "model"), 2)
+    weights = (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert weights == bob.daemon.blobs.path(exported["state"]).read_bytes()
     assert (await bob.daemon.node.status())["workers"] == [], "a worker started for this alone is ended"
 
 

@@ -121,7 +121,7 @@ def test_where_work_started_follows_from_the_log() -> None:
 def machine(log: RunLog, held: tuple[int, str] = (0, S0)) -> MemberMachine:
     """A member of a run with overlap."""
     ahead = Ahead(account=A, plan=OVERLAP)
-    return MemberMachine(account=A, log=log, state_bytes=STATE_BYTES, held=held, promised=None, ahead=ahead)
+    return MemberMachine(account=A, log=log, state_bytes=STATE_BYTES, held=held, promised=(), ahead=ahead)
 
 
 def grow(member: MemberMachine, *entries: Entry, now: float = 0.0) -> list[MemberEffect]:
@@ -254,7 +254,7 @@ def test_training_ahead_that_breaks_is_tried_again_and_without_a_slot_it_never_w
 def test_nobody_works_ahead_of_a_round_that_will_not_be() -> None:
     ahead = Ahead(account=A, plan=replace(OVERLAP, rounds=1))
     member = MemberMachine(
-        account=A, log=begun(), state_bytes=STATE_BYTES, held=(0, S0), promised=None, ahead=ahead
+        account=A, log=begun(), state_bytes=STATE_BYTES, held=(0, S0), promised=(), ahead=ahead
     )
     grow(member, opened(1, S0, a=0, b=4))
     assert [type(effect) for effect in member.receive(trained(1), 1.0)] == [Deliver]

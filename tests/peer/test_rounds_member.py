@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ledger.entries import Entry, Settle
-from peer.rounds.delivery import REMIND_S
+from peer.rounds.delivery import REMIND_S, Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.log import RunLog
 from peer.rounds.messages import (
@@ -47,10 +47,11 @@ from tests.peer.rounds_kit import (
 )
 
 STATES = (S0, S1, S2, S3)
+PROMISE = Promise(1, S0, 0, QUOTA)
 
 
 def machine(
-    log: RunLog, held: tuple[int, str] | None = (0, S0), promised: tuple[int, str] | None = None, account: str = A
+    log: RunLog, held: tuple[int, str] | None = (0, S0), promised: Sequence[Promise] = (), account: str = A
 ) -> MemberMachine:
     """A member of the run."""
     return MemberMachine(account=account, log=log, state_bytes=STATE_BYTES, held=held, promised=promised)
@@ -255,20 +256,20 @@ def test_the_leaders_own_member_may_be_ahead_of_the_log_and_goes_back_only_after
 
 
 def test_after_a_restart_the_promised_receipt_is_delivered_again_and_never_another() -> None:
-    member = machine(begun(opened(1, S0, [A])), promised=(1, S0))
+    member = machine(begun(opened(1, S0, [A])), promised=[PROMISE])
     assert member.receive(LogGrew(), 0.0) == [Redeliver(round=1)]
     assert member.receive(Answered(round=1, refusal=None), 1.0) == []
 
 
 def test_a_promised_receipt_does_not_wait_until_the_state_is_back() -> None:
-    member = machine(begun(opened(1, S0, [A])), held=None, promised=(1, S0))
+    member = machine(begun(opened(1, S0, [A])), held=None, promised=[PROMISE])
     assert member.receive(LogGrew(), 0.0) == [Redeliver(round=1), Load(round=0, state=S0)]
 
 
 def test_a_promise_for_a_round_that_is_over_is_forgotten() -> None:
     log = settled(1)
     log.extend([opened(2, S1, [A], slot=QUOTA)])
-    assert kinds(machine(log, held=(1, S1), promised=(1, S0)).receive(LogGrew(), 0.0)) == [Train]
+    assert kinds(machine(log, held=(1, S1), promised=[PROMISE]).receive(LogGrew(), 0.0)) == [Train]
 
 
 def test_a_restart_in_mid_training_trains_the_same_seat_again() -> None:

@@ -92,8 +92,19 @@ def test_the_deadline_follows_how_far_members_strayed_lately_from_what_was_expec
     assert pace.deadline_s(0.1) == 3.0
     for number in range(40):
         pace.saw((1.0, 2.0)[number % 2], expected_s=1.0)
-    assert pace.deadline_s(10.0) == pytest.approx(10 * (1.5 * 1.5 + 6 * 0.5))
+    assert pace.deadline_s(10.0) == pytest.approx(10 * (1.5 * 1.5 + 1.0))  # 6 * 0.5 would be more than it may be
+    for number in range(40):
+        pace.saw((1.0, 1.2)[number % 2], expected_s=1.0)
+    assert pace.deadline_s(10.0) == pytest.approx(10 * (1.5 * 1.1 + 6 * 0.1))
 
+
+def test_with_many_members_the_deadline_looks_at_more_than_the_last_of_one_round() -> None:
+    pace = Pace(first_s=70.0)
+    pace.deadline_s(None, members=100)
+    for needed_s in [10.0] * 80 + [40.0] * 20:
+        pace.saw(needed_s, expected_s=10.0)
+    assert pace.deadline_s(10.0, members=100) == pytest.approx(15.0)
+    assert pace.deadline_s(10.0, members=2) > 50.0
 
 @given(st.lists(st.floats(0.01, 1000), min_size=1, max_size=40))
 def test_the_deadline_always_leaves_the_median_member_half_as_long_again(needed: list[float]) -> None:

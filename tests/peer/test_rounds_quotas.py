@@ -111,3 +111,45 @@ def test_part_of_a_quota_within_the_time_budget_teaches_the_speed_too() -> None:
     third = bench.logged[-1]
     assert isinstance(third, Open)
     assert [quota for _, _, quota in third.roster][1] < 20
+
+
+def test_when_all_are_later_than_expected_nobody_is_late() -> None:
+    names = [f"{number:064x}" for number in range(1, 8)]
+    bench = Bench(replace(WIDE, min_members=1, max_members=7), balance=10**9)
+    bench.plan = bench.machine.plan = replace(WIDE, min_members=7, max_members=7)
+    bench.beat(*names)
+    bench.plan = bench.machine.plan = replace(WIDE, min_members=1, max_members=7)
+    bench.stay(20.0, *names)
+    for name in names:
+        deliver(bench, name)
+    bench.tell(rounds.Applied(round=1, state=S1))
+    bench.beat(*names, state=S1)
+    bench.stay(52.0, *names, state=S1)  # 20 s were expected: half as long again has passed
+    for name in names[:2]:
+        deliver(bench, name)
+    effects = bench.stay(70.0, *names, state=S1)
+    assert applies(effects) == reports(effects, "late") == []
+    deliver(bench, names[2])  # at 50 s of the round; now three of seven are in, and the others have until 75 s
+    assert applies(bench.stay(94.9, *names, state=S1)) == []
+    effects = bench.stay(95.1, *names, state=S1)
+    assert applies(effects) == [tuple(names[:3])]
+    assert len(reports(effects, "late")) == 4
+
+
+def test_the_last_few_of_many_are_not_waited_for_however_much_members_strayed() -> None:
+    names = [f"{number:064x}" for number in range(1, 21)]
+    for delivering, cut_s in ((18, 30.0), (17, 65.0)):
+        bench = Bench(replace(WIDE, min_members=20, max_members=20), balance=10**9)
+        bench.beat(*names)
+        bench.plan = bench.machine.plan = replace(WIDE, min_members=1, max_members=20)
+        bench.stay(20.0, *names)
+        for name in names:
+            deliver(bench, name)
+        for number in range(200):
+            bench.machine.pace.saw((1.0, 2.0)[number % 2], expected_s=1.0)
+        bench.tell(rounds.Applied(round=1, state=S1))
+        bench.stay(40.0, *names, state=S1)
+        for name in names[:delivering]:
+            deliver(bench, name)
+        assert applies(bench.stay(20.0 + cut_s - 0.1, *names, state=S1)) == []
+        assert applies(bench.stay(20.0 + cut_s + 0.1, *names, state=S1)) == [tuple(names[:delivering])]

@@ -162,6 +162,79 @@ def test_a_round_is_expected_to_take_as_long_as_its_slowest_seat() -> None:
     assert known.round_s([seat(D, 80)]) is None
 
 
+# ---------------------------------------------------------------- overhead
+
+
+def away(**members: tuple[float, float]) -> Speeds:
+    """What is known of members with (slots a second, overhead in seconds)."""
+    known, names = Speeds(WIDE, []), dict(zip("abcd", ALL, strict=True))
+    for name, (speed, overhead_s) in members.items():
+        for _ in range(SURE):
+            known.delivered(names[name], 40, overhead_s + 40 / speed, overhead_s)
+    return known
+
+
+def test_who_starts_late_gets_what_it_can_do_in_the_time_that_is_left() -> None:
+    known = away(a=(4, 0), b=(4, 10), c=(2, 10))
+    assert known.quotas([A, B, C]) == [80, 40, 20]
+    assert [known.expected_s(seat(name, quota)) for name, quota in ((A, 80), (B, 40), (C, 20))] == [20, 20, 20]
+
+
+def test_a_late_start_is_not_taken_for_slowness_when_rounds_get_longer() -> None:
+    one, other = away(a=(4, 0), b=(4, 10)), seen(a=4)
+    for _ in range(SURE):
+        other.delivered(B, 40, 20.0)  # the same delivery, when nobody saw it start
+    longer = [seat(A, 80), seat(B, 80)]
+    assert [one.round_s(longer), other.round_s(longer)] == [30.0, 40.0]
+
+
+def test_where_overheads_are_long_rounds_are_longer_than_the_fastest_needs() -> None:
+    short, long = away(a=(8, 0.1), b=(4, 0.1), c=(4, 0.1)), away(a=(8, 12), b=(4, 12), c=(4, 12))
+    assert short.quotas([A, B, C]) == [80, 40, 40]
+    assert long.quotas([A, B, C]) == [80, 80, 80], "10 s of training after 12 s of waiting would be a waste"
+
+
+def test_the_time_between_rounds_counts_as_well() -> None:
+    known = away(a=(8, 0), b=(4, 0), c=(4, 0))
+    for number in range(8):
+        known.cut(40.0 * number)
+        known.opened(40.0 * number + 30.0)
+    known.opened(1e6)  # no round was cut before this one
+    assert known.quotas([A, B, C]) == [80, 80, 80]
+
+
+def test_equal_machines_with_equal_lines_stay_equal() -> None:
+    assert away(a=(4, 5), b=(4, 5.5), c=(3.8, 5)).quotas([A, B, C]) == [80, 80, 80]
+
+
+def test_who_says_late_that_it_starts_gets_no_more_for_it() -> None:
+    """The same machine, once honest and once with 9 of 10 seconds declared as waiting."""
+    honest, liar = away(a=(4, 0), b=(2, 0)), seen(a=4)
+    for _ in range(8):
+        quota = liar.quotas([A, B])[1]
+        liar.delivered(B, quota, quota / 2, 0.9 * quota / 2)
+    assert liar.quotas([A, B])[1] <= honest.quotas([A, B])[1]
+    never = seen(a=4)
+    never.delivered(B, 40, 20.0, 1e9)
+    assert never.expected_s(seat(B, 40)) == 20.0
+
+
+def test_a_missed_cut_is_no_slowness_where_the_state_came_too_late() -> None:
+    known = away(a=(4, 0), b=(4, 2))
+    known.late(seat(B, 72), 30.0, overhead_s=28.0)
+    assert known.expected_s(seat(B, 40)) == 15.0 + 10.0
+    assert known.quotas([A, B])[1] == 20
+    known.late(seat(B, 20), 30.0, overhead_s=0.0)
+    assert known.expected_s(seat(B, 20)) == 7.5 + 20 / (20 / 30.0 / 2), "all the time was its own, and it did not do it"
+
+
+def test_who_never_holds_the_state_within_a_round_is_not_in_every_one() -> None:
+    known = away(a=(4, 0), b=(4, 0), c=(4, 0), d=(4, 30))
+    with_d = rounds_with_d(known, 1000)
+    assert 0 < with_d <= 1000 // 5
+    assert rounds_with_d(away(a=(4, 0), b=(4, 0), c=(4, 0), d=(4, 15)), 100) == 100
+
+
 # ---------------------------------------------------------------- very slow members
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ledger.entries import Open, Receipt, Seat, Settle
+from ledger.entries import Open, Receipt, Seat, Settle, parse
+from ledger.errors import LedgerError
+from p2p_llm_forge.settings import MOST_MEMBERS
 from peer.errors import RunError
-from peer.runs.run import Journal, Run, plan_of, weighted_loss
+from peer.runs.journal import Journal
+from peer.runs.run import Run, plan_of, weighted_loss
 from tests.peer.fake_worker import spec_fields
 from tests.peer.ledger_kit import Ledgers
 
@@ -109,11 +113,11 @@ async def test_a_reloaded_run_tells_nothing_twice(ledgers: Ledgers, tmp_path: Pa
 
 async def test_a_promise_survives_and_the_newest_counts(ledgers: Ledgers, tmp_path: Path) -> None:
     run = run_of(ledgers, tmp_path)
-    assert run.promised() is None
+    assert run.promised() == []
     for loss in (1, 2):
         receipt = receipt_of(run, ledgers, loss=loss)
         run.promise(receipt)
-        assert Run.load(run.folder, ledgers.alice.logs).promised() == receipt.encode()
+        assert Run.load(run.folder, ledgers.alice.logs).promised() == [receipt]
 
 
 async def test_a_damaged_spec_is_refused_with_the_way_out(ledgers: Ledgers, tmp_path: Path) -> None:
@@ -125,7 +129,11 @@ async def test_a_damaged_spec_is_refused_with_the_way_out(ledgers: Ledgers, tmp_
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [("rounds", None), ("rounds", "x"), ("price", None), ("config", {}), ("config", []), ("tokens_per_slot", [])],
+    [
+        ("rounds", None), ("rounds", "x"), ("price", None), ("config", {}), ("config", []), ("tokens_per_slot", []),
+        ("config", {**spec_fields(), "checkpoints": "all"}),
+        ("config", {**spec_fields(), "checkpoints": {"every": "x"}}),
+    ],
 )
 def test_a_spec_without_the_figures_of_a_plan_is_refused(place: str, value: Any) -> None:
     blobs = {"state": f"{'ab' * 32}-2000"}
@@ -154,3 +162,20 @@ async def test_the_loss_of_a_round_is_weighted_by_tokens(ledgers: Ledgers, tmp_p
     receipts = receipt_of(run, ledgers, tokens=1, loss=1_000_000), receipt_of(run, ledgers, tokens=3, loss=5_000_000)
     assert weighted_loss(receipts) == pytest.approx(4.0)
     assert weighted_loss(()) is None
+
+
+def test_a_roster_of_the_most_members_fits_into_an_entry_however_long_its_numbers() -> None:
+    most = (1 << 53) - 1
+    seats = tuple(Seat(f"{number:064x}", most, most) for number in range(MOST_MEMBERS + 1))
+    longest = Open(round=most, state=f"{'f' * 64}-{most}", roster=seats[:-1])
+    assert parse(longest.encode()) == longest
+    with pytest.raises(LedgerError, match="16384"):
+        replace(longest, roster=seats).encode()
+
+
+def test_a_spec_from_elsewhere_with_more_members_than_fit_rosters_what_fits() -> None:
+    spec = {
+        "rounds": 1, "tokens_per_slot": 1, "price": 0, "blobs": {"state": f"{'ab' * 32}-8"},
+        "config": spec_fields(members={"max": 1024}),
+    }  # fmt: skip
+    assert plan_of(spec, run="cd" * 32, network=NETWORK).max_members == MOST_MEMBERS

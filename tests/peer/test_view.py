@@ -6,7 +6,7 @@ Pure: values only.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer.cli.view import RunView, credits, size
+from peer.cli.view import RunView, credits, pause_end, size
 from tests.peer.gateway_fake import EVENTS, ME
 
 
@@ -28,6 +28,12 @@ def test_an_open_round_counts_its_receipts() -> None:
     assert (view.open_round, view.receipts, view.members) == (1, 1, (ME,))
 
 
+def test_a_pause_and_its_end_are_told() -> None:
+    events = [{"event": "paused", "until": None}, {"event": "resumed"}]
+    assert seen(*events).notes == ("this peer does not train until it is resumed", "this peer trains again")
+    assert pause_end({"until": 86_400.0 * 365.25 * 30}).startswith(("until 1999-12-31 ", "until 2000-01-01 "))
+
+
 def test_joins_and_drops_are_notes_with_names() -> None:
     events = [
         {"event": "joined", "round": 3, "account": ME},
@@ -40,6 +46,13 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         {"event": "thrown_away", "round": 11, "slots": 8, "reason": "the run is closed"},
         {"event": "late", "round": 12, "account": ME, "quota": 24},
         {"event": "benched", "account": ME, "until": 14, "reason": "dropped again and again"},
+        {"event": "uncertified", "round": 15, "rounds": 2, "since": 1.0},
+        {"event": "certified_again", "round": 15, "seconds": 7.25},
+        {"event": "rolled_back", "round": 13, "lost": 2},
+        {"event": "omitted", "round": 15, "account": ME, "code": "FP-435", "reason": "no reason given"},
+        {"event": "flood", "account": "", "peer": "12D3KooWabc", "code": "FP-305", "reason": "too many"},
+        {"event": "left", "account": ME, "reason": "no use for us"},
+        {"event": "cannot_take_part", "code": "FP-438", "reason": "too old"},
     ]
     assert seen(*events).notes == (
         "round 3: Ada joined",
@@ -52,6 +65,13 @@ def test_joins_and_drops_are_notes_with_names() -> None:
         "round 11: 8 samples trained ahead do not count: the run is closed",
         "round 12: Ada was too slow for 24 samples, gets fewer",
         "Ada pauses until round 14: dropped again and again",
+        "round 15: too few witnesses sign: 2 rounds are open and not certified",
+        "round 15: certified again after 7.2 s",
+        "round 13: went back to it, 2 later rounds were never certified",
+        "round 15: Ada omitted: FP-435 no reason given",
+        "12D3KooW flood: FP-305 too many",
+        "Ada left: no use for us",
+        "cannot take part: FP-438 too old",
     )
 
 

@@ -35,6 +35,8 @@ class Faults:
             clock.at(rng.uniform(0, heal_s), self._kill_all)
         for _ in range(settings.cuts):
             clock.at(rng.uniform(0, heal_s), self._cut_off)
+        for _ in range(settings.outages):
+            clock.at(rng.uniform(0, heal_s), self._no_quorum)
         if settings.cancel:
             clock.at(rng.uniform(0, heal_s), self._cancel)
 
@@ -62,6 +64,23 @@ class Faults:
         name = world.rng.choice(list(world.nodes))
         until = min(world.clock.now + world.rng.choice([1.0, 5.0, 30.0]), world.settings.heal_s)
         world.net.weather.cut_off[name] = until
+
+    def _no_quorum(self) -> None:
+        """For a while nothing is certified, and some members are apart; then this leader goes on, or another one."""
+        world = self._world
+        if world.outage:
+            return
+        world.outage = True
+        others = [name for name in world.nodes if name != world.leader_name]
+        world.net.weather.apart = frozenset(name for name in others if world.rng.random() < 0.4)
+        until = min(world.clock.now + world.rng.choice([2.0, 20.0, 90.0]), max(world.settings.heal_s, world.clock.now))
+
+        def over() -> None:
+            world.outage, world.net.weather.apart = False, frozenset()
+            if world.hit(world.settings.usurpers):
+                world.usurp()
+
+        world.clock.at(until, over)
 
     def _cancel(self) -> None:
         world = self._world

@@ -12,6 +12,7 @@ from peer.errors import RoundError
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine
 from peer.rounds.messages import ApplyRound, Check, Evaluate, LeaderEffect, Log, Report
+from peer.rounds.tail import balance_after_tail, why_wait
 from tests.sim.net import Failure
 from tests.sim.worker import FakeWorker, Job, applied, held_out_loss
 
@@ -34,10 +35,19 @@ class SimLeader:
         """With overlap one of its own, as the member's trains while a round is settled."""
         self._joined: set[str] = set()
         self._tick_at = 0.0
+        self.over = False
+        """Another node leads."""
+        self._held_back = self._certifying = False
         node.after(self.world.certify_s(), self._start)
 
     def _start(self) -> None:
-        self.node.certify()
+        if self.over:
+            return
+        if self.world.outage:
+            self.node.after(self.world.certify_s(), self._start)
+            return
+        self.node.certify(len(self.node.disk.appended))
+        self.node.log.follow(())
         plan, clock = self.world.plan, self.world.clock
         self.machine = LeaderMachine(plan=plan, log=self.node.log, balance=self.world.balance(), now=clock.now)
         if self.world.cancelled:
@@ -50,7 +60,8 @@ class SimLeader:
         """Give the machine a message and start what it asks for."""
         if self.machine is None:
             raise Failure("FP-421", "the leader is still starting")
-        self._carry_out(self.machine.receive(message, self.world.clock.now))
+        if not self.over:
+            self._carry_out(self.machine.receive(message, self.world.clock.now))
 
     def _carry_out(self, effects: list[LeaderEffect]) -> None:
         assert self.machine is not None
@@ -62,7 +73,7 @@ class SimLeader:
             self.node.after(deadline - self.world.clock.now, lambda: self._tick(deadline))
 
     def _tick(self, planned: float) -> None:
-        if planned == self._tick_at and self.machine is not None:
+        if planned == self._tick_at and self.machine is not None and not self.over:
             self._tick_at = 0.0
             self._carry_out(self.machine.tick(max(self.world.clock.now, planned)))
 
@@ -77,7 +88,9 @@ class SimLeader:
             raise Failure("FP-420", "not joined")
         if method == "beat":
             self.tell(rounds.Beat(account=caller, state=body[0]))
-            return len(self.node.disk.entries)
+            return len(self.node.disk.entries), self.node.log.size
+        if method == "tail":
+            return len(self.node.disk.entries), self.node.log.tail
         receipt, took_s = body if isinstance(body, tuple) else (body, 0.0)
         assert isinstance(receipt, Receipt)
         self._receipt(caller, receipt, took_s)
@@ -97,11 +110,13 @@ class SimLeader:
         machine = self.machine
         if machine is None:
             return ()
-        return machine.phase, machine.delivered, machine.updates, machine.deadline, machine.log.size
+        return machine.phase, machine.delivered, machine.deadline, machine.log.size
 
     # ------------------------------------------------------------------ effects
 
     def _do(self, effect: LeaderEffect) -> None:
+        if self.over:
+            return
         match effect:
             case Check():
                 self._check(effect.receipt)
@@ -112,7 +127,7 @@ class SimLeader:
             case Log():
                 self._log(effect)
             case Report():
-                self.world.reports[effect.event] = self.world.reports.get(effect.event, 0) + 1
+                self.world.reports[effect.event] += 1
 
     def _evaluate(self, effect: Evaluate) -> None:
         number, account = effect.round, effect.account
@@ -147,9 +162,10 @@ class SimLeader:
 
         def done(_: float) -> None:
             after = applied(state, effect.receipts)
-            node.store(after)
             shared = self.worker is node.worker
-            node.state = after if shared else node.state
+            (node.keep if shared else node.store)(after)
+            if self.over:
+                return
             if self.world.hazard(node, "applied"):
                 return
             if shared:
@@ -166,29 +182,68 @@ class SimLeader:
         node.fetch([state, *(receipt.update for receipt in effect.receipts)], apply, again)
 
     def _log(self, effect: Log) -> None:
-        node, since = self.node, len(self.node.disk.entries)
-        node.append(effect.entries)
+        node = self.node
+        node.disk.appended += effect.entries
+        self._held_back = True
         if self.world.hazard(node, "appended"):
             return
+        self._go_ahead()
+        self._certify()
+
+    def _go_ahead(self) -> None:
+        """Have members go by what is signed, as far as the run allows."""
+        node, signed = self.node, tuple(self.node.disk.appended)
+        if not self._held_back:
+            return
+        if why_wait(self.world.plan, signed):
+            self.world.reports["held back"] += 1
+            return
+        self._held_back = False
+        node.log.follow(signed)
+        node.ahead_of = node.name
+        node.after(0.002, lambda: node.member.tell(rounds.LogGrew()))
+        if signed:
+            self._send("ahead", (len(node.disk.entries), signed))
+        node.after(0.005, lambda: self.tell(rounds.Logged(balance=self._balance())))
+
+    def _certify(self) -> None:
+        """Have certified what is signed by now, whenever that is possible."""
+        node, count = self.node, len(self.node.disk.appended)
+        if self._certifying or not count:
+            return
+        self._certifying = True
 
         def certified() -> None:
-            node.certify()
+            if self.over:
+                return
+            if self.world.outage:
+                node.after(self.world.certify_s(), certified)
+                return
+            self._certifying = False
+            since = len(node.disk.entries)
+            node.certify(count)
             if self.world.hazard(node, "certified"):
                 return
             self._push(since)
-            node.after(0.005, logged)
-
-        def logged() -> None:
-            self.tell(rounds.Logged(balance=self.world.balance()))
+            self._go_ahead()
+            self._certify()
 
         node.after(self.world.certify_s(), certified)
 
+    def _balance(self) -> int:
+        """What the run can spend after what members go by; the world will compare."""
+        balance = balance_after_tail(self.world.plan, self.node.log, self.world.balance())
+        self.world.told_balances[self.node.log.size] = balance
+        return balance
+
     def _push(self, since: int) -> None:
         """Tell the members at once; whoever misses it asks after its next heartbeat."""
-        news = (since, tuple(self.node.disk.entries[since:]))
+        self._send("news", (since, tuple(self.node.disk.entries[since:])))
+
+    def _send(self, method: str, body: Any) -> None:
         for account in self._joined:
             if account != self.node.name:
-                self.world.net.call(self.node, account, "news", news, _ignore)
+                self.world.net.call(self.node, account, method, body, _ignore)
 
 
 def _ignore(_: Any) -> None:

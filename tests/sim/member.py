@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.entries import Receipt, Slots
 from peer.rounds import messages as rounds
 from peer.rounds.ahead import Ahead
+from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
     Basis,
@@ -52,13 +53,12 @@ class SimMember:
         self._after(node.traits.load_s if held else 0.1, lambda: self._start(held))
 
     def _machine(self, held: tuple[int, str] | None) -> MemberMachine:
-        promise = self.node.disk.promise
         return MemberMachine(
             account=self.node.name,
             log=self.node.log,
             state_bytes=STATE_BYTES,
             held=held,
-            promised=(promise.round, promise.state_in) if promise else None,
+            promised=[Promise(r.round, r.state_in, *r.slots) for r in self.node.disk.promises],
             ahead=Ahead(account=self.node.name, plan=self.world.plan) if self.world.plan.overlap else None,
         )
 
@@ -94,20 +94,22 @@ class SimMember:
 
     def _beat(self) -> None:
         """Once a second; the next one only after this one was answered, or not."""
-        node, started = self.node, self.world.clock.now
+        node, started, leader = self.node, self.world.clock.now, self.world.leader.name
 
         def answered(news: Any) -> None:
             if isinstance(news, Failure):
                 if news.code == "FP-420":
                     self.world.net.call(node, self.world.leader.name, "join", None, lambda _: None)
-            elif news > len(node.disk.entries):
-                node.pull()
+            else:
+                certified, signed = news
+                if certified > len(node.disk.entries):
+                    node.pull()
+                elif signed > max(node.log.size, certified) or (node.log.tail and node.ahead_of != leader):
+                    node.ask_ahead()
             self._after(max(0.05, BEAT_S - (self.world.clock.now - started)), self._beat)
 
         beat = (self.machine.state, len(node.disk.entries))
-        self.world.net.call(
-            node, self.world.leader.name, "beat", beat, answered, timeout_s=self.world.settings.beat_timeout_s
-        )
+        self.world.net.call(node, leader, "beat", beat, answered, timeout_s=self.world.settings.beat_timeout_s)
 
     # ------------------------------------------------------------------ effects
 
@@ -117,7 +119,8 @@ class SimMember:
 
         match effect:
             case Load():
-                self.node.ready(effect.state, lambda: self._holds(effect.round, effect.state), broke)
+                drops = self.node.log.drops
+                self.node.ready(effect.state, lambda: self._holds(effect.round, effect.state, drops), broke)
             case Replay():
                 updates = [receipt.update for receipt in effect.settled.receipts]
                 self.node.fetch([*updates, effect.settled.state_in], lambda: self._apply(effect), broke)
@@ -129,29 +132,31 @@ class SimMember:
             case Finish():
                 self.node.ready(effect.open.state, lambda: self._finish(effect, broke), broke)
             case ThrowAway():
-                self.world.report("thrown away")
+                self.world.reports["thrown away"] += 1
             case Stop():
                 self.node.worker.stop()
             case Deliver():
                 self._deliver(self._sign(effect), broke, effect.trained.seconds)
             case Redeliver():
-                assert self.node.disk.promise is not None, "a redelivery without a promised receipt"
-                assert self.node.disk.promise.round == effect.round, "the promised receipt is of another round"
-                self._deliver(self.node.disk.promise, broke)
+                promised = [receipt for receipt in self.node.disk.promises if receipt.round == effect.round]
+                assert promised, "a redelivery without a promised receipt"
+                self._deliver(promised[0], broke)
 
-    def _holds(self, round_number: int, state: str) -> None:
-        self.world.holds(self.node, round_number, state)
+    def _holds(self, round_number: int, state: str, drops: int) -> None:
+        """The worker holds a state, of the log as it was after so many tails had given way."""
+        if drops == self.node.log.drops:
+            self.world.holds(self.node, round_number, state)
         self.tell(rounds.Holds(round=round_number, state=state))
 
     def _apply(self, effect: Replay) -> None:
-        settled, node = effect.settled, self.node
+        settled, node, drops = effect.settled, self.node, self.node.log.drops
 
         def done(_: float) -> None:
             state = applied(settled.state_in, settled.receipts)
             if self.world.hit(self.world.settings.bit_flips):
                 state = blob("flipped", state, size=STATE_BYTES)
             node.keep(state)
-            self._holds(settled.round, state)
+            self._holds(settled.round, state, drops)
 
         node.worker.do(Job(seconds=node.traits.apply_s, done=done))
 
@@ -179,7 +184,7 @@ class SimMember:
         world, node = self.world, self.node
         update = blob(node.name, number, world.rng.random(), size=world.settings.update_bytes)
         node.disk.updates.add(update)
-        world.began[update] = began
+        world.beginnings.began[update] = began
         trained = rounds.Trained(
             round=number,
             update=update,
@@ -196,7 +201,7 @@ class SimMember:
     def _train_ahead(self, effect: TrainAhead) -> None:
         def then(slots: int, took_s: float) -> None:
             self._work = (effect.basis, slots, took_s)
-            self.world.report("trained ahead")
+            self.world.reports["trained ahead"] += 1
             if not self.world.hazard(self.node, "trained ahead"):
                 self.tell(rounds.TrainedAhead(round=effect.basis.round, slots=slots))
 
@@ -210,7 +215,7 @@ class SimMember:
         if self.world.hit(self.world.settings.training_breaks):
             broke("the worker that trained it is gone")
             return
-        self.world.report("finished")
+        self.world.reports["finished"] += 1
         self._trained(basis.round, slots, took_s, (basis.state, basis.update))
 
     # ------------------------------------------------------------------ receipts
@@ -233,10 +238,11 @@ class SimMember:
             leaves=trained.leaves,
             signature="00" * 64,
         )
-        before = self.node.disk.promise
-        again = before is not None and (before.round, before.state_in) == (receipt.round, receipt.state_in)
-        assert not again or before == receipt, f"two different receipts signed for round {receipt.round}"
-        self.node.disk.promise = receipt
+        for known in self.node.disk.promises:
+            again = Promise(known.round, known.state_in, *known.slots).fits(effect.open, self.node.name)
+            assert not again or known == receipt, f"two different receipts signed for round {receipt.round}"
+        earlier = [known for known in self.node.disk.promises if known.round < receipt.round]
+        self.node.disk.promises = [*earlier, receipt][-1 - plan.max_uncertified :]
         return receipt
 
     def _deliver(self, receipt: Receipt, broke: Callable[[str], None], took_s: float = 0.0) -> None:
@@ -245,7 +251,7 @@ class SimMember:
 
         def answered(answer: Any) -> None:
             if isinstance(answer, Failure):
-                if answer.code in {"FP-302", "FP-420"}:
+                if answer.code in {"FP-302", "FP-309", "FP-420"}:
                     broke(str(answer))
                     return
                 honest = not self.node.traits.hostile
@@ -254,6 +260,9 @@ class SimMember:
             else:
                 self.tell(rounds.Answered(round=receipt.round, refusal=None))
 
+        if self.node.log.tail and self.node.ahead_of != self.world.leader.name:
+            broke("what this leader has of the log is not here yet")
+            return
         if self.node.traits.hostile:
             for lie in self.world.lies(receipt):
                 self.world.net.call(self.node, self.world.leader.name, "receipt", lie, lambda _: None)

@@ -41,6 +41,8 @@ class Weather:
     """Share of messages lost."""
     repeat: float
     """Share of requests that arrive twice."""
+    apart: frozenset[str] = frozenset()
+    """Nodes on the other side of a partition."""
     cut_off: dict[str, float] = field(default_factory=dict)
     """Until when nothing reaches or leaves a node, by its name."""
 
@@ -83,6 +85,8 @@ class Net:
     def reaches(self, one: str, other: str) -> bool:
         """Whether messages between two nodes may arrive just now."""
         now, cut_off = self.clock.now, self.weather.cut_off
+        if (one in self.weather.apart) != (other in self.weather.apart):
+            return False
         return other in self.hosts and (one == other or max(cut_off.get(one, 0.0), cut_off.get(other, 0.0)) <= now)
 
     def _send(self, one: str, other: str, action: Action) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.entries import Entry, Receipt
 from peer.rounds import messages as rounds
 from peer.rounds.log import RunLog
+from peer.rounds.tail import why_wait
 from tests.sim.leader import SimLeader
 from tests.sim.member import SimMember
 from tests.sim.net import Failure
@@ -41,10 +42,10 @@ class Disk:
     entries: list[Entry] = field(default_factory=list)
     """The certified log."""
     appended: list[Entry] = field(default_factory=list)
-    """Leader only: beyond it, appended and not yet certified."""
+    """Leader only: beyond it, signed and not yet certified."""
     states: list[str] = field(default_factory=list)
     updates: set[str] = field(default_factory=set)
-    promise: Receipt | None = None
+    promises: list[Receipt] = field(default_factory=list)
 
 
 class Node:
@@ -62,10 +63,17 @@ class Node:
         """The state that the worker holds."""
         self.worker = FakeWorker(world.clock, traits.slot_s)
         self._pulling = False
+        self.ahead_of = ""
+        """The leader whose tail the log has."""
         self.leader: SimLeader | None = None
         self.member = SimMember(self)
         if name == world.leader_name:
             self.leader = SimLeader(self)
+
+    def lead(self, truth: Sequence[Entry]) -> None:
+        """Take over the run where its certified log ends."""
+        self._learn(0, truth)
+        self.leader = SimLeader(self)
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         """Carry out `action` later, if this life lasts so long."""
@@ -88,6 +96,9 @@ class Node:
         """Answer a call."""
         if method == "news":
             self._learn(*body)
+            return None
+        if method == "ahead":
+            self.follow(*body, caller)
             return None
         if method == "evaluate":
             return self._evaluate(body)
@@ -116,7 +127,7 @@ class Node:
             self._refresh()
 
     def _refresh(self) -> None:
-        self.log.extend(self.disk.entries[self.log.size :])
+        self.log.extend(self.disk.entries[self.log.certified :])
         self.after(0.002, lambda: self.member.tell(rounds.LogGrew()))
 
     def pull(self) -> None:
@@ -133,14 +144,33 @@ class Node:
 
         self.world.net.call(self, self.world.leader_name, "entries", start, answered)
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Leader only: on disk, not yet certified."""
-        assert not self.disk.appended, "a second append before the first was certified"
-        self.disk.appended = list(entries)
+    def ask_ahead(self) -> None:
+        """Ask the leader for what it signed and nobody certified."""
+        leader = self.world.leader.name
 
-    def certify(self) -> None:
-        """Leader only: the witnesses have cosigned all that was appended."""
-        new, self.disk.appended = self.disk.appended, []
+        def answered(ahead: Any) -> None:
+            if not isinstance(ahead, Failure):
+                self.follow(*ahead, leader)
+
+        self.world.net.call(self, leader, "tail", None, answered)
+
+    def follow(self, start: int, signed: Sequence[Entry], leader: str) -> None:
+        """Go on with what this leader signed from `start` on, unless it is not the leader any more, or that is old."""
+        here = len(self.disk.entries)
+        if start > here:
+            self.pull()
+            return
+        known, tail = list(signed[: here - start]), tuple(signed[here - start :])
+        if leader == self.world.leader.name and known == self.disk.entries[start:][: len(signed)]:
+            assert not why_wait(self.world.plan, tail), "members are to go further than the run allows"
+            if leader != self.ahead_of or self.log.tail[: len(tail)] != tail:
+                self.log.follow(tail)
+                self.ahead_of = leader
+                self.after(0.002, lambda: self.member.tell(rounds.LogGrew()))
+
+    def certify(self, count: int) -> None:
+        """Leader only: the witnesses have cosigned so many of the entries that it signed."""
+        new, self.disk.appended = self.disk.appended[:count], self.disk.appended[count:]
         if new:
             self.world.certified(len(self.disk.entries), new)
             self.disk.entries += new
@@ -153,14 +183,14 @@ class Node:
         return blob in self.disk.updates or blob in self.disk.states
 
     def keep(self, state: str) -> None:
-        """The worker computed this state and wrote it to disk; the newest few are kept."""
+        """The worker computed this state and wrote it to disk."""
         self.state = state
         self.store(state)
 
     def store(self, state: str) -> None:
         """A state is on disk; the newest few are kept."""
         states = [known for known in self.disk.states if known != state]
-        self.disk.states = [*states, state][-KEEP_STATES:]
+        self.disk.states = [*states, state][-KEEP_STATES - self.world.plan.max_uncertified :]
 
     def fetch(self, blobs: Sequence[str], then: Callable[[], None], broke: Callable[[str], None]) -> None:
         """Have these blobs on disk, from any node that has them."""

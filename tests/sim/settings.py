@@ -59,6 +59,11 @@ class Settings:
     loss: float
     repeat: float
     update_bytes: int
+    max_uncertified: int = 2
+    outages: int = 0
+    """How often no quorum of witnesses can be reached for a while."""
+    usurpers: float = 0.0
+    """Chance that another leader goes on after an outage, from what was certified before it."""
     speeds: tuple[float, ...] = ()
     """How fast each machine is compared with the first; random if empty."""
     swing: tuple[float, float] = (0.9, 1.2)
@@ -105,6 +110,9 @@ class Settings:
             loss=rng.choice([0.0, 0.01, 0.1]) if stormy else 0.0,
             repeat=rng.choice([0.0, 0.1]),
             update_bytes=rng.choice([50_000, 1_500_000]),
+            max_uncertified=rng.choice([0, 1, 2, 2, 3]),
+            outages=rng.choice([0, 0, 2, 5]) if stormy else 0,
+            usurpers=rng.choice([0.0, 0.5]),
         )
 
     def traits(self, rng: random.Random, place: int) -> Traits:
@@ -148,6 +156,7 @@ class Settings:
             target_loss=self.target_loss,
             patience=self.patience,
             time_budget_s=self.time_budget_s,
+            max_uncertified=self.max_uncertified,
             overlap=self.overlap,
         )
 
@@ -162,7 +171,7 @@ class Settings:
         return not (
             self.flaps or self.kills or self.leader_kills
             or self.everyone_killed or self.cuts or self.cancel or self.hazard
-            or self.loss or self.hostile or self.training_breaks or self.bit_flips
+            or self.loss or self.hostile or self.training_breaks or self.bit_flips or self.outages
         )  # fmt: skip
 
     @property

@@ -15,6 +15,7 @@ import pytest
 
 from ledger.entries import Open
 from peer.rounds.speed import Speeds
+from tests.sim.node import Traits
 from tests.sim.settings import Settings
 from tests.sim.world import World, play
 
@@ -31,8 +32,8 @@ def calm(rounds: int, **changes: object) -> Settings:
         drawn, peers=4, joiners=0, hostile=0, min_members=2, max_members=4, rounds=rounds, batch_size=4,
         inner_steps=40, budget_share=1.0, evaluate_every=0, max_tokens=0, target_loss=0, patience=0,
         time_budget_s=240.0, heal_s=5000.0, flaps=0, kills=0, leader_kills=0, everyone_killed=False, cuts=0,
-        cancel=False, hazard=0.0, training_breaks=0.0, bit_flips=0.0, delay_s=0.02, loss=0.0, repeat=0.0, speeds=SPEEDS,
-        swing=(0.95, 1.05),
+        cancel=False, hazard=0.0, training_breaks=0.0, bit_flips=0.0, delay_s=0.02, loss=0.0, repeat=0.0, outages=0,
+        speeds=SPEEDS, swing=(0.95, 1.05),
     )  # fmt: skip
     return replace(quiet, **changes)  # type: ignore[arg-type]
 
@@ -107,6 +108,32 @@ def test_a_machine_a_hundred_times_slower_contributes_and_costs_the_others_littl
     assert min(slots_of(world, slice(LEARNT, None)).values()) > 0
     assert len(slots_of(world, slice(LEARNT, None))) == 4
     assert used(world) >= 0.8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_machine_that_gets_the_state_late_is_known_as_quick_and_holds_up_nobody(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Settings.traits
+
+    def last_one_late(settings: Settings, rng: random.Random, place: int) -> Traits:
+        traits = drawn(settings, rng, place)
+        return replace(traits, apply_s=80.0) if place == 3 else traits
+
+    monkeypatch.setattr(Settings, "traits", last_one_late)
+    world = World(seed, calm(30, speeds=(1.0, 1.0, 1.0, 1.0)))
+    play(world)
+    far = max(world.nodes.values(), key=lambda node: node.traits.apply_s)
+    assert world.leader.leader is not None
+    machine = world.leader.leader.machine
+    assert machine is not None
+    known = machine.speeds._known[far.name]
+    assert known.speed * far.traits.slot_s == pytest.approx(1.0, rel=0.15)
+    assert known.overhead_s == pytest.approx(80.0, rel=0.1)
+    trained = slots_of(world, slice(2 * LEARNT, None))
+    others = [count for name, count in trained.items() if name != far.name]
+    assert 0.5 < trained[far.name] / min(others) < 0.75, "240 s a round, of which it has 160"
+    assert world.reports.get("late", 0) == 0
 
 
 def rostered(world: World, name: str) -> list[int]:

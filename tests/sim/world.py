@@ -10,6 +10,7 @@ Pure: everything follows from the seed.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -18,8 +19,7 @@ from typing import cast
 from ledger.entries import Begin, Entry, Open, Receipt, Recv, Send, Settle, Slots, run_id
 from ledger.fold.fold import Fold, Terms, conservation, fold
 from ledger.merkle import Tree, leaf_hash
-from peer.rounds.ahead import basis
-from peer.rounds.log import RunLog
+from tests.sim.beginnings import Beginnings
 from tests.sim.faults import Faults
 from tests.sim.net import Clock, Net, Weather
 from tests.sim.node import Disk, Node, Traits
@@ -71,14 +71,15 @@ class World:
         """Every peer's newest life by account."""
         self.truth: list[Entry] = []
         """The certified run log."""
-        self.seen = RunLog()
-        """What an observer reads in it."""
-        self.began: dict[str, tuple[str, str]] = {}
-        """By update: the state that its training began from, and the own update that moved it, if one did."""
+        self.beginnings = Beginnings(self.plan)
         self.credited: set[int] = set()
         self.cancelled = False
-        self.reports: dict[str, int] = {}
+        self.reports: Counter[str] = Counter()
         self.kills = self.leader_kills = 0
+        self.outage = False
+        """Whether no quorum of witnesses can be reached."""
+        self.told_balances: dict[int, int] = {}
+        """By size of the log: what a leader took the run's balance to be there, before that was certified."""
         self.closed_s = 0.0
         self.settled_at: list[float] = []
         """Virtual time of every settle."""
@@ -141,11 +142,27 @@ class World:
         back = min(self.clock.now + back_s, max(self.settings.heal_s, self.clock.now + 0.1))
         self._start(node.name, node.traits, node.disk, back)
 
+    def usurp(self) -> None:
+        """Another node leads from now on, and goes on from what is certified; what else was signed is lost."""
+        old = self.leader
+        others = [node for node in self.nodes.values() if node.alive and node is not old and not node.traits.hostile]
+        if not others or self.closed_s:
+            return
+        new = self.rng.choice(others)
+        self.reports["usurped"] += 1
+        self.reports["tail lost"] += bool(old.log.tail)
+        if old.leader is not None:
+            old.leader.over, old.leader = True, None
+        old.disk.appended = []
+        self.leader_name = new.name
+        self.told_balances.clear()
+        new.lead(self.truth)
+
     def hazard(self, node: Node, point: str) -> bool:
         """Perhaps kill the node at this delicate point; whether it was."""
         if self.clock.now >= self.settings.heal_s or not self.hit(self.settings.hazard):
             return False
-        self.reports[f"killed when {point}"] = self.reports.get(f"killed when {point}", 0) + 1
+        self.reports[f"killed when {point}"] += 1
         self.kill(node)
         return True
 
@@ -198,16 +215,15 @@ class World:
             elif isinstance(entry, Open):
                 self.faults.opened(entry)
         self.truth += entries
-        settled = self.seen.round
-        self.seen.extend(entries)
-        if self.seen.round > settled:
-            self._began_where_the_log_says()
+        self.beginnings.certified(entries)
         self._fold.extend(self.origin, entries)
         ledger = self._fold.ledger()
         assert not ledger.invalid, f"the ledger refuses {ledger.invalid[0]}"
         assert not ledger.voids, f"void: {ledger.voids[0]}"
         assert not ledger.pendings, f"pending: {ledger.pendings[0]}"
         assert conservation(ledger), "credits are not conserved"
+        told, got = self.told_balances.pop(len(self.truth), None), self.balance()
+        assert told in (None, got) or ledger.runs[self.plan.run].closed, f"the leader took {got} to be {told}"
         if ledger.runs[self.plan.run].closed:
             self.closed_s = self.clock.now
 
@@ -220,20 +236,6 @@ class World:
             slots = set(range(receipt.slots.start, sum(receipt.slots)))
             assert not slots & self.credited, f"slots credited twice in round {settle.round}"
             self.credited |= slots
-
-    def _began_where_the_log_says(self) -> None:
-        """Whether work was done ahead, and from where, follows from the log alone."""
-        done = self.seen.settled[-1]
-        for receipt in done.receipts:
-            ahead = None
-            if self.plan.overlap and done.round > 1:
-                ahead = basis(self.seen.settled[-2], done.roster, receipt.account, self.plan.quota)
-            wanted = (ahead.state, ahead.update) if ahead is not None else (done.state_in, "")
-            assert self.began[receipt.update] == wanted, f"round {done.round}: trained from elsewhere"
-
-    def report(self, event: str) -> None:
-        """Count what happened."""
-        self.reports[event] = self.reports.get(event, 0) + 1
 
     def holds(self, node: Node, round_number: int, state: str) -> None:
         """A worker holds a state: unless a bit flipped, it is the log's."""

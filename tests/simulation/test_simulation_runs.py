@@ -108,7 +108,7 @@ def test_a_leader_that_is_asked_more_than_its_line_gives_is_told_of() -> None:
 def test_ending_together_makes_rounds_shorter_where_lines_differ() -> None:
     own, together = (run(replace(CALM, peers=60, ends=ends)) for ends in ("own", "together"))
     assert together.round_median_s < own.round_median_s
-    assert together.efficiency > own.efficiency
+    assert together.efficiency > 0.95 * own.efficiency, "quotas that know of late starts do nearly as much"
 
 
 def test_a_round_in_which_nothing_counts_leaves_the_run_going() -> None:

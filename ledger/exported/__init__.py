@@ -1,0 +1,1 @@
+"""Exported models: the card that says where they come from, and its check offline."""
