@@ -16,6 +16,7 @@ from p2p_llm_forge.protocol import Ahead, Settled
 from .client import Client, refused, share
 from .conftest import Run, spec_fields
 from .engines import member, prepared, settled, train
+from .test_microbatch import short_of_memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -213,3 +214,22 @@ def test_a_run_with_overlap_learns_and_loses_little_at_equal_tokens(tmp_path: Pa
     again, delayed = losses(run, tmp_path / "delayed", overlap=True)
     assert before == again
     assert before - delayed > 0.7 * (before - plain)
+
+
+def test_work_ahead_during_which_memory_runs_out_goes_on_in_smaller_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(tmp_path, codec={"kind": "f32"}, overlap=True, warmup_rounds=0)
+    calm, short = member(run, tmp_path / "calm"), member(run, tmp_path / "short")
+    changes = []
+    for engine in (calm, short):
+        first = train(engine, 1, 0, SLOTS)
+        if engine is short:
+            short_of_memory(engine.inner, monkeypatch, 1, from_call=2)
+        train_ahead(engine, 2, 16, begun(engine, first))
+        engine.apply(1, settled([first], 0))
+        second = engine.finish(round_number=2, settled=log_of(first))
+        assert second["slots"] == SLOTS
+        changes.append(engine._decode(Path(second["update"]))[0].values)
+    assert short.inner.micro == 1
+    torch.testing.assert_close(changes[1], changes[0], atol=2e-5, rtol=1e-4)
