@@ -27,7 +27,8 @@ class Treatment:
         """We are `account`; a round has `most_members` seats."""
         self._account = account
         self._most_members = most_members
-        self._taken: tuple[Receipt, str] | None = None
+        self._taken: dict[int, tuple[Receipt, str]] = {}
+        """By round: what was taken, by whom, in rounds whose settlement is not certified yet."""
         self._looked = -1
         self.unseated = 0
         """Rounds opened one after the other without a seat for us, though we were ready."""
@@ -44,17 +45,19 @@ class Treatment:
     def taken(self, receipt: Receipt, leader: str) -> None:
         """This leader took our receipt."""
         if leader != self._account:
-            self._taken = receipt, leader
+            self._taken[receipt.round] = receipt, leader
 
-    def left_out(self, log: RunLog) -> tuple[Receipt, str] | None:
-        """A receipt that was taken but not settled, and the leader that took it; each is returned once."""
-        if self._taken is None or self._taken[0].round > log.round:
-            return None
-        (ours, leader), self._taken = self._taken, None
-        if any(receipt.account == self._account for receipt in log.settled[ours.round - 1].receipts):
-            self.omitted = self.unsettled = 0
-            return None
-        return ours, leader
+    def left_out(self, log: RunLog) -> list[tuple[Receipt, str]]:
+        """Receipts that were taken but not settled, and the leaders that took them; each is returned once."""
+        found = []
+        for number in sorted(number for number in self._taken if number <= log.certified_round):
+            ours, leader = self._taken.pop(number)
+            done = log.settled[number - 1]
+            if any(receipt.account == self._account for receipt in done.receipts):
+                self.omitted = self.unsettled = 0
+            elif done.state_in == ours.state_in:  # else that round was dropped, and is another one now
+                found.append((ours, leader))
+        return found
 
     def explained(self, round_number: int, leader: str, refusal: tuple[str, str] | None) -> Report:
         """The leader was asked why; `refusal` is (code, reason) where it gave one."""

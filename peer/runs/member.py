@@ -200,6 +200,7 @@ class Member:
                 await self.run.follow(ahead, leader)
         except (ForgeError, LedgerError) as exc:
             log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
+        await self.standing.look(self.machine.state)
         self.tell(LogGrew())
 
     async def follow_log(self, *, until_closed: bool = False) -> None:

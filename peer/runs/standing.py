@@ -46,9 +46,9 @@ class Standing:
         """The log grew; `held` is the state that we hold."""
         for report in self.treatment.look(self._run.log, held, self._leader.account):
             await self._tell(report)
-        left_out = self.treatment.left_out(self._run.log)
-        if left_out is not None and not self._left_out.full():
-            self._left_out.put_nowait(left_out)
+        for left_out in self.treatment.left_out(self._run.log):
+            if not self._left_out.full():
+                self._left_out.put_nowait(left_out)
 
     async def serve(self) -> None:
         """Ask why our receipts were left out, until cancelled."""

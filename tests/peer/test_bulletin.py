@@ -25,7 +25,7 @@ def beat(round_number: int = 0, heard: int = 0, peers: str = "") -> Beat:
 
 
 def ask(bulletin: Bulletin, asked: Beat, peers: list[str], caller: str) -> News:
-    news = bulletin.news(asked, caller=caller, size=7, peers=peers)
+    news = bulletin.news(asked, caller=caller, size=7, signed=7, peers=peers)
     assert News.read(news.body()) == news
     return news
 

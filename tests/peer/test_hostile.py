@@ -52,8 +52,9 @@ async def test_a_copied_update_is_refused_and_both_signed_receipts_are_kept(worl
         opened = await honest.seated()
         mine = honest.receipt(opened, update=await honest.update(opened))
         assert await honest.deliver(mine) == ""
-        known = await until(lambda: [u for u in alice.daemon.host.leaders[run]._machine.updates if u == mine.update])
-        stolen = thief.receipt(opened, update=known[0])
+        leader = alice.daemon.host.leaders[run]
+        await until(lambda: mine in leader._machine._desk.receipts)
+        stolen = thief.receipt(opened, update=mine.update)
         assert await thief.deliver(stolen) == "FP-427"
         told = await alice.event(run, "refused", account=thief.account, code="FP-427")
         assert honest.account[:16] in told["reason"]
@@ -119,7 +120,7 @@ async def test_an_update_far_from_the_others_is_suspicious_and_counts_where_it_i
 
 async def test_an_update_that_would_outweigh_the_round_is_refused_where_nothing_is_clipped(world: World) -> None:
     alice, bob = await held(world)
-    run = await alice.submit(members={"min": 3}, training={"rounds": 1, "clip_updates": 0})
+    run = await alice.submit(members={"min": 3}, training={"rounds": 1, "clip_updates": "false"})
     async with stranger(world, alice, run) as loud:
         assert await give(loud, await loud.seated(), 1e3) == ""
         go_on(alice, bob)

@@ -125,9 +125,9 @@ def test_an_overweight_update_is_not_applied() -> None:
 def test_a_receipt_that_was_settled_is_nothing_to_complain_of() -> None:
     log, treatment = begun(), Treatment(A, 8)
     treatment.taken(receipt(A), B)
-    assert treatment.left_out(log) is None, "its round is not over"
+    assert treatment.left_out(log) == [], "its round is not over"
     log.extend(settled_round(1, S0, S1, log.size))
-    assert treatment.left_out(log) is None
+    assert treatment.left_out(log) == []
     assert not treatment.neglected
 
 
@@ -138,8 +138,8 @@ def test_receipts_left_out_again_and_again_without_a_reason_set_us_free() -> Non
         ours = receipt(C, number=number)
         treatment.taken(ours, B)
         log.extend(settled_round(number, S0, S0, log.size))
-        assert treatment.left_out(log) == (ours, B)
-        assert treatment.left_out(log) is None, "once"
+        assert treatment.left_out(log) == [(ours, B)]
+        assert treatment.left_out(log) == [], "once"
         told = treatment.explained(number, B, None)
         assert (told.event, told.fields["account"], told.fields["code"]) == ("omitted", B, "FP-435")
     assert treatment.neglected
@@ -189,4 +189,4 @@ def test_nobody_complains_of_itself() -> None:
     treatment.taken(receipt(A), A)
     log.extend([opened(1, S0, [B])])
     assert treatment.look(log, S0, A) == []
-    assert treatment.left_out(log) is None
+    assert treatment.left_out(log) == []
