@@ -12,7 +12,7 @@ import pytest
 from ledger.entries import Slots
 from peer.rounds import messages as rounds
 from peer.rounds.plan import Plan
-from tests.peer.rounds_kit import PLAN, S0, S1, S2, TOKENS, A, B, Bench, C
+from tests.peer.rounds_kit import PLAN, S0, S1, S2, TOKENS, A, B, Bench, C, applies
 
 OVERLAP = replace(PLAN, overlap=True, rounds=9)
 
@@ -81,3 +81,18 @@ def test_who_does_not_say_how_long_it_took_is_taken_for_what_it_was() -> None:
 def test_nobody_is_believed_to_be_many_times_quicker_than_before() -> None:
     plan = replace(OVERLAP, quota=80, batch_size=4, time_budget_s=60.0)
     assert quotas((8.0, 8.0), (8.0, 1e-6), plan=plan)[0] >= 80 / 2**0.5 - 4
+
+
+def test_who_is_late_though_it_need_not_wait_for_the_state_gets_a_smaller_quota() -> None:
+    plan = replace(OVERLAP, quota=80, batch_size=4, time_budget_s=60.0)
+    bench = Bench(plan)
+    bench.beat(A, B)
+    bench.beat(C)
+    for number, accounts in enumerate([(A, B), (A, B, C), (A, B)], 1):
+        for account in accounts:
+            deliver(bench, account, 8.0)
+        if number == 3:
+            assert applies(bench.stay(60.0, A, B, C, state=S1)) == [(A, B)]
+        bench.tell(rounds.Applied(round=number, state=(S1, S2, S0)[number - 1]))
+    assert bench.log.open is not None
+    assert [seat.quota for seat in bench.log.open.roster] == [80, 80, 12], "of 40; it had the whole 12 s, and no excuse"
