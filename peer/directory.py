@@ -81,7 +81,8 @@ class Directory:
             same, seen = known == seen, known
             pause_s = longer(pause_s) if same and self._occupied() else LOOK_S
             try:
-                await asyncio.wait_for(self._refresh.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._refresh.wait()
             except TimeoutError:
                 continue
 

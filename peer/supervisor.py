@@ -136,7 +136,8 @@ class Worker:
             )
         worker = cls(process, folder)
         try:
-            worker.facts = await asyncio.wait_for(asyncio.shield(worker._ready), READY_S)
+            async with asyncio.timeout(READY_S):
+                worker.facts = await asyncio.shield(worker._ready)
         except BaseException as exc:  # cancelled, too: a process that nobody knows would run on
             await worker.kill()
             if isinstance(exc, TimeoutError):

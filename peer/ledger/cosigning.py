@@ -128,7 +128,8 @@ class Cosigners:
         patience = TELL_S
         while True:
             try:
-                return await asyncio.wait_for(asyncio.shield(ask.certificate), patience)
+                async with asyncio.timeout(patience):
+                    return await asyncio.shield(ask.certificate)
             except TimeoutError:
                 self._tell(ask)
                 patience = min(2 * patience, 60.0)

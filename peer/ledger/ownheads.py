@@ -122,7 +122,8 @@ class OwnHeads:
                 patience = TELL_S
                 while missing:
                     try:
-                        await asyncio.wait_for(answered.acquire(), patience)
+                        async with asyncio.timeout(patience):
+                            await answered.acquire()
                         missing -= 1
                     except TimeoutError:
                         self._tell(origin, missing, problems)

@@ -169,7 +169,8 @@ class Member:
         self.tell(Paused())
         await self.heart.say_goodbye(reason)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._quiet.wait(), FAREWELL_S)
+            async with asyncio.timeout(FAREWELL_S):
+                await self._quiet.wait()
 
     def tell(self, message: MemberMessage) -> None:
         """Give the machine a message and start what it asks for; while we do not serve, it is asked nothing."""
