@@ -3,7 +3,7 @@
 Four members of one run in this process (`members.py`) train a small GPT-2 on bytes of text, 2,000 AdamW steps each, by
 every codec, k, inner steps and outer rate worth a look, and by unequal speeds. Each is compared with synchronous data
 parallelism on the same tokens in the same order, whose step by the gradient of all four batches is computed as one
-batch. Every row keeps its learning rate's warm-up and cosine at the same tokens.
+batch. In all rows the learning rate rises over the same tokens, and falls along a cosine over the same.
 
 `default_over_ddp` is the held-out loss of what the package does by default over that of synchronous data parallelism:
 the mean over the seeds, each side with the best learning rate of those tried on the first seed.
@@ -24,10 +24,13 @@ from typing import Any
 import harness
 import members
 import torch
-from convergence_rows import FULL, QUICK, Row, Size, best, spec_of
+from convergence_rows import DDP, DEFAULT, FULL, QUICK, Row, Size, best, spec_of
 from harness import Options, Result, say
 
 from p2p_llm_forge.blobs import blob_id, encode_json
+from p2p_llm_forge.config import RunSpec
+from p2p_llm_forge.errors import EngineError
+from peer.errors import ConfigError
 
 CORPUS = Path(__file__).parents[2] / "data" / "sample_corpus.txt"
 NAME = "convergence"
@@ -38,14 +41,28 @@ class Table:
     """The rows that are done; each is in the file at once."""
 
     def __init__(self, path: Path | None, corpus: Path, size: Size) -> None:
+        """Take up what the file holds.
+
+        Raises:
+            ConfigError: the file is none of ours, or the corpus cannot be read.
+        """
         self.size, self._path, self._corpus = size, path, corpus
-        self._text = blob_id(corpus.read_bytes())
-        held = json.loads(path.read_text("utf-8"))["metrics"]["rows"] if path is not None and path.exists() else []
         self.rows: list[dict[str, Any]] = []
-        self._held = {row["key"]: row for row in held}
+        try:
+            self._text = blob_id(corpus.read_bytes())
+            held = json.loads(path.read_text("utf-8"))["metrics"]["rows"] if path is not None and path.exists() else []
+            self._held: dict[str, dict[str, Any]] = {row["key"]: row for row in held}
+        except OSError as exc:
+            raise ConfigError(f"{exc.filename}: {exc.strerror}", "name a text file that can be read") from exc
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ConfigError(f"{path}: holds no rows of {NAME}", "name a new file, or remove this one") from exc
 
     def row(self, row: Row, seed: int) -> dict[str, Any]:
-        """This row with this seed, computed if it is not in the file."""
+        """This row with this seed, computed if it is not in the file.
+
+        Raises:
+            ConfigError: the corpus cannot be trained on.
+        """
         spec = spec_of(row, seed, self._corpus, self.size)
         told = {"config": spec.canonical(), "text": self._text, "shares": [str(part) for part in row.shares]}
         key = blob_id(encode_json({**told, "by_tokens": int(row.by_tokens), "looks": self.size.looks}))[:16]
@@ -53,17 +70,19 @@ class Table:
         if found is None:
             say(f"{row.name}, seed {seed} …")
             found = self._compute(row, spec)
-        found = {"name": row.name, "about": row.about, "seed": seed, "key": key, **found}
-        found.update(name=row.name, about=row.about)
+        found = {**found, "name": row.name, "about": row.about, "seed": seed, "key": key}
         self.rows.append(found)
         self._held[key] = found
         self._save()
         return found
 
-    def _compute(self, row: Row, spec: Any) -> dict[str, Any]:
+    def _compute(self, row: Row, spec: RunSpec) -> dict[str, Any]:
         began = time.process_time()
         with tempfile.TemporaryDirectory(prefix="forge-bench-") as folder:
-            swarm = members.Swarm(spec, Path(folder), shares=row.shares, by_tokens=row.by_tokens)
+            try:
+                swarm = members.Swarm(spec, Path(folder), shares=row.shares, by_tokens=row.by_tokens)
+            except EngineError as exc:
+                raise ConfigError(exc.message, "give another --corpus") from exc
             track = members.follow(
                 swarm, looks=self.size.looks, sequences=self.size.sequences,
                 told=lambda number, loss: say(f"  round {number} of {spec.training.rounds}: {loss:.4f}"),
@@ -87,7 +106,8 @@ class Table:
 
     def _save(self) -> None:
         if self._path is not None:
-            rest = [row for key, row in self._held.items() if key not in {done["key"] for done in self.rows}]
+            done = {row["key"] for row in self.rows}
+            rest = [row for key, row in self._held.items() if key not in done]
             harness.write(self._path, Result(name=NAME, metrics={"rows": self.rows + rest}, targets=TARGETS))
 
 
@@ -97,14 +117,17 @@ def measure(options: Options) -> Result:
     size = QUICK if options.quick else FULL
     table = Table(options.json, Path(options.more["corpus"] or CORPUS), size)
     for row in size.rows:
-        for seed in range(1, 1 + min(row.seeds, size.seeds)):
+        table.row(row, 1)
+    chosen = {best(table.rows, about)[0]["name"] for about in (DDP, DEFAULT)}
+    for row in size.rows:
+        for seed in range(2, size.seeds + 1) if row.name in chosen else ():
             table.row(row, seed)
     return Result(name=NAME, metrics={**summary(table.rows), "rows": table.rows}, targets=TARGETS)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The figures of the finished rows."""
-    ddp, default = best(rows, "ddp"), best(rows, "default")
+    ddp, default = best(rows, DDP), best(rows, DEFAULT)
     seeds = sorted({row["seed"] for row in default} & {row["seed"] for row in ddp})
     losses = {kind: {row["seed"]: row["loss"] for row in of} for kind, of in (("ddp", ddp), ("default", default))}
     ratios = [round(losses["default"][seed] / losses["ddp"][seed], 5) for seed in seeds]

@@ -1,4 +1,4 @@
-"""The rows of `convergence`: which settings are compared.
+"""The rows of `convergence`: which settings are compared, all with the same tokens.
 
 Pure: settings.
 """
@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from p2p_llm_forge.config import RunSpec
+from p2p_llm_forge.settings import TrainingSpec
 
 MEMBERS = 4
 BATCH = 4
 LENGTH = 64
 LEARNING_RATE = 6e-3
+"""Of the rows that do not try others: where synchronous data parallelism and the default both do best."""
 EQUAL = (1.0,) * MEMBERS
 UNEQUAL = (0.25, 0.25, 0.5, 1.0)
-DENSE = {"kind": "nesterov", "learning_rate": 0.7}
+AVERAGE = {"kind": "sgd", "learning_rate": 1.0}
+NESTEROV = {"kind": "nesterov", "learning_rate": 0.7}
+DDP, DEFAULT = "ddp", "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +31,16 @@ class Row:
 
     name: str
     """What it is called in the table."""
-    about: str = ""
-    """Which rows it belongs with."""
+    about: str
+    """Which question it belongs to. Of `ddp` and of `default` the best on the first seed is taken, on every seed."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """What differs from the package's defaults."""
-    seeds: int = 1
-    """With how many seeds."""
     shares: Sequence[float] = EQUAL
     """How much of the inner steps each member does, by its speed."""
     by_tokens: bool = True
     """Updates weigh by their tokens."""
     parts: int = 1
-    """Synchronous: how many members' batches each step's gradient is over."""
+    """How many members' batches one AdamW step is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,48 +52,74 @@ class Size:
     """AdamW steps of a member, when all are equally fast; their tokens are those of every row."""
     warmup_steps: int
     seeds: int
+    """With how many the best of `ddp` and of `default` are trained; the other rows with the first."""
     looks: int
     """Held-out losses of a row."""
     sequences: int
     """Held-out sequences of a look before the last, which takes all."""
 
 
-def ddp(rate: float, seeds: int = 1) -> Row:
+def ddp(rate: float) -> Row:
     """Synchronous data parallelism at this peak learning rate."""
-    training = {"learning_rate": rate, "codec": {"kind": "f32"}, "inner_steps": 10}
-    return Row(name=f"ddp lr {rate:g}", about="ddp", training=training, parts=MEMBERS, shares=(1.0,), seeds=seeds)
+    training = {"learning_rate": rate, "codec": {"kind": "f32"}, "outer": AVERAGE, "inner_steps": 10}
+    return Row(name=f"ddp lr {rate:g}", about=DDP, training=training, parts=MEMBERS, shares=(1.0,))
 
 
-def topk(k: int, steps: int, **more: Any) -> Row:
+def default(rate: float) -> Row:
+    """The package's defaults at this peak learning rate."""
+    return Row(name=f"default lr {rate:g}", about=DEFAULT, training={"learning_rate": rate})
+
+
+def topk(k: int, steps: int, about: str, *, outer: float = 1.0, decay: float = 0.95) -> Row:
     """topk with k values a chunk and so many inner steps."""
-    said = " ".join(f"{name} {value:g}" for name, value in more.items())
-    training: dict[str, Any] = {"codec": {"kind": "topk", "k": k}, "inner_steps": steps}
-    for name, value in more.items():
-        if name == "decay":
-            training["codec"]["decay"] = value
-        elif name == "outer":
-            training["outer"] = {"kind": "sgd", "learning_rate": value}
-        else:
-            training["learning_rate"] = value
-    return Row(name=f"k{k} H{steps} {said}".strip(), about="topk", training=training)
+    said = f" outer {outer:g}" if outer != 1.0 else ""
+    said += f" decay {decay:g}" if decay != 0.95 else ""
+    training: dict[str, Any] = {
+        "codec": {"kind": "topk", "k": k, "decay": decay},
+        "outer": {"kind": "sgd", "learning_rate": outer},
+        "inner_steps": steps,
+    }
+    return Row(name=f"k{k} H{steps}{said}", about=about, training=training)
+
+
+def dense(kind: str, steps: int) -> Row:
+    """A dense codec with Nesterov outside, as DiLoCo has it."""
+    return Row(
+        name=f"{kind} H{steps}", about="codecs",
+        training={"codec": {"kind": kind}, "outer": NESTEROV, "inner_steps": steps},
+    )  # fmt: skip
+
+
+def unequal(name: str, *, by_tokens: bool) -> Row:
+    """The default among members of speeds 1:1:2:4."""
+    return Row(name=f"speeds 1:1:2:4, {name} weights", about="speeds", shares=UNEQUAL, by_tokens=by_tokens)
 
 
 ROWS = (
-    ddp(6e-3),
-    topk(64, 10),
-    topk(32, 5),
-    topk(64, 5),
-)
+    ddp(3e-3), ddp(6e-3), ddp(1e-2),
+    default(3e-3), default(6e-3), default(1e-2),
+    topk(32, 5, "equal bytes"), topk(64, 10, "equal bytes"), topk(128, 20, "equal bytes"),
+    topk(64, 5, "more bytes"), topk(128, 10, "more bytes"),
+    topk(32, 10, "fewer bytes"), topk(64, 20, "fewer bytes"),
+    topk(64, 10, "outer rate", outer=0.7), topk(64, 10, "outer rate", decay=1.0),
+    dense("f32", 10), dense("f16", 10), dense("int8", 10), dense("int4", 10),
+    unequal("token", by_tokens=True), unequal("equal", by_tokens=False),
+)  # fmt: skip
 FULL = Size(rows=ROWS, steps=2000, warmup_steps=100, seeds=3, looks=10, sequences=128)
-QUICK = Size(rows=ROWS[:2], steps=40, warmup_steps=10, seeds=1, looks=2, sequences=32)
+QUICK = Size(rows=(ddp(6e-3), default(6e-3)), steps=100, warmup_steps=20, seeds=1, looks=2, sequences=32)
 
 
 def spec_of(row: Row, seed: int, corpus: Path, size: Size) -> RunSpec:
     """The run of this row; the default's training is the package's, but for its length, batch and learning rate."""
-    training = {"learning_rate": LEARNING_RATE, "batch_size": BATCH * row.parts, **row.training}
-    inner = training.setdefault("inner_steps", RunSpec.model_fields["training"].default.inner_steps)
-    rounds = size.steps * MEMBERS / (sum(row.shares) * row.parts * inner)
-    training |= {"rounds": round(rounds), "warmup_rounds": round(rounds * size.warmup_steps / size.steps)}
+    inner = row.training.get("inner_steps", TrainingSpec().inner_steps)
+    rounds = round(size.steps * MEMBERS / (sum(row.shares) * row.parts * inner))
+    training = {
+        "learning_rate": LEARNING_RATE,
+        "batch_size": BATCH * row.parts,
+        "rounds": rounds,
+        "warmup_rounds": round(rounds * size.warmup_steps / size.steps),
+        **row.training,
+    }
     options = {"activation_function": "gelu_pytorch_tanh"}
     return RunSpec.from_worker({
         "name": "convergence",

@@ -1,4 +1,4 @@
-"""All members of a run in one process: the engine's own steps, codec, aggregation and outer step, without files between.
+"""All members of a run in one process: the engine's own steps, codecs, aggregation and outer step, no files between.
 
 What a member does here is what `p2p_llm_forge.engine` does with the same spec, bit by bit; a test compares the states.
 Nobody misses a round, so what a member carries is what it did not send, decayed once (`p2p_llm_forge.carry`). All

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import Result, say, table
 
-NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "agreement")
+NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "agreement", "convergence")
 HERE = Path(__file__).parent
 
 

@@ -5,23 +5,22 @@ IO: temporary folders.
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import convergence
-import convergence_rows
-import harness
 import members
 import pytest
-import torch
-from convergence_rows import Row, Size
-from harness import Result
+from convergence import Table, summary
+from convergence_rows import FULL, ROWS, Row, Size, best, ddp, default, spec_of, topk
+from harness import Options, Result
 
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.engine import Engine
 from p2p_llm_forge.prepare import prepare
 from p2p_llm_forge.protocol import Contribution, Open
+from p2p_llm_forge.settings import TrainingSpec
+from peer.errors import ConfigError
 
 CORPUS = Path(__file__).parents[2] / "data" / "sample_corpus.txt"
 
@@ -118,3 +117,93 @@ def test_a_member_with_all_batches_steps_as_synchronous_members_do(tmp_path: Pat
     moved = float((whole.state.weights_P - before_P).norm())
     # AdamW makes much of what rounding leaves of gradients near zero; another batch would be as far as it moved.
     assert float((whole.state.weights_P - parts.state.weights_P).norm()) < 0.01 * moved
+
+
+def size(*rows: Row) -> Size:
+    return Size(rows=rows, steps=20, warmup_steps=10, seeds=2, looks=2, sequences=4)
+
+
+def row(name: str, loss: float, *, seed: int = 1, sent: float = 1.0) -> dict[str, Any]:
+    return {
+        "name": name, "about": name.split()[0], "seed": seed, "loss": loss, "bytes_per_token": sent,
+        "curve": [2.0, loss], "curve_tokens": [10, 20],
+    }  # fmt: skip
+
+
+def test_all_rows_train_on_the_same_tokens_and_warm_up_over_the_same() -> None:
+    for one in ROWS:
+        training = spec_of(one, 1, CORPUS, FULL).training
+        tokens = training.rounds * training.inner_steps * training.batch_size * sum(one.shares)
+        assert tokens == FULL.steps * 4 * 4, one.name
+        assert training.warmup_rounds / training.rounds == FULL.warmup_steps / FULL.steps, one.name
+
+
+def test_the_default_row_is_what_the_package_does_by_default() -> None:
+    asked, package = spec_of(default(0.006), 1, CORPUS, FULL).training, TrainingSpec()
+    ours = {"rounds", "warmup_rounds", "learning_rate", "batch_size"}
+    assert asked.model_dump(exclude=ours) == package.model_dump(exclude=ours)
+    chosen = topk(package.codec.k, package.inner_steps, "equal bytes")
+    assert chosen.name in {one.name for one in ROWS}
+    assert spec_of(chosen, 1, CORPUS, FULL) == spec_of(default(0.006), 1, CORPUS, FULL)
+
+
+def test_no_two_rows_have_the_same_name() -> None:
+    assert len({one.name for one in ROWS}) == len(ROWS)
+
+
+def test_the_ratio_is_of_the_best_learning_rates_seed_by_seed() -> None:
+    rows = [
+        row("ddp a", 1.7), row("ddp b", 1.6, sent=9.0), row("ddp b", 1.5, seed=2, sent=9.0),
+        row("default a", 1.632), row("default a", 1.545, seed=2), row("default b", 1.65), row("codecs", 1.0),
+    ]  # fmt: skip
+    assert [one["seed"] for one in best(rows, "ddp")] == [1, 2]
+    found = summary(rows)
+    assert found["ratios"] == [1.02, 1.03]
+    assert found["default_over_ddp"] == 1.025
+    assert (found["ddp_loss"], found["ddp_bytes_per_token"], found["default_bytes_per_token"]) == (1.55, 9.0, 1.0)
+
+
+def test_rows_are_computed_once_and_again_where_anything_differs(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "result.json"
+    options = Options(json=file, plot=None, quick=True, folder=tmp_path, more={"corpus": str(text)})
+    monkeypatch.setattr(convergence, "QUICK", size(ddp(0.01), default(0.01)))
+    told = convergence.measure(options).metrics
+    assert [(one["about"], one["seed"]) for one in told["rows"]] == [(a, s) for s in (1, 2) for a in ("ddp", "default")]
+    assert len({one["tokens"] for one in told["rows"]}) == 1
+    assert told["ddp_bytes_per_token"] == 4 * told["rows"][0]["parameters"] / (4 * 64)
+    assert json.loads(file.read_text())["metrics"]["rows"] == told["rows"]
+
+    computed: list[str] = []
+    monkeypatch.setattr(Table, "_compute", lambda _self, one, _spec: computed.append(one.name) or row(one.name, 1.0))
+    assert convergence.measure(options).metrics == told
+    assert computed == []
+    text.write_text(text.read_text("utf-8") + "x", "utf-8")
+    convergence.measure(options)
+    assert computed == ["ddp lr 0.01", "default lr 0.01"] * 2
+
+
+def test_a_result_file_of_something_else_is_left_alone(tmp_path: Path, text: Path) -> None:
+    file = tmp_path / "result.json"
+    for content in ("no json", "[]", '{"metrics": {"rows": [1]}}', '{"metrics": {}}'):
+        file.write_text(content)
+        with pytest.raises(ConfigError, match="holds no rows of convergence"):
+            Table(file, text, size())
+        assert file.read_text() == content
+
+
+def test_a_corpus_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.txt"):
+        Table(None, tmp_path / "missing.txt", size())
+    short = tmp_path / "short.txt"
+    short.write_text("short")
+    with pytest.raises(ConfigError, match="too short|shorter"):
+        Table(None, short, size()).row(default(0.01), 1)
+
+
+def test_the_plot_shows_every_row_of_the_first_seed(tmp_path: Path) -> None:
+    rows = [row("ddp a", 1.6), row("ddp a", 1.5, seed=2), row("default a", 1.7)]
+    plot = tmp_path / "plot.svg"
+    convergence.draw(Result(name="convergence", metrics={"rows": rows}, targets={}), plot)
+    assert plot.stat().st_size > 0

@@ -13,7 +13,7 @@ import pytest
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 LONG = BENCH.parent / "long"
-NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "agreement")
+NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "agreement", "convergence")
 
 
 def run(*words: object, status: set[int]) -> str:
