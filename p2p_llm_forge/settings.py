@@ -163,7 +163,7 @@ class TrainingSpec(Section):
     synchronous: the members share one batch a round and take one AdamW step by its gradient, as one machine would."""
     rounds: int = Field(default=20, ge=1, le=1_000_000)
     """Rounds until the run is finished."""
-    inner_steps: int = Field(default=10, ge=1, le=100_000)
+    inner_steps: int = Field(default=5, ge=1, le=100_000)
     """Most AdamW steps of a member in one round: the fastest takes so many, slower ones fewer in the same time. Fewer
     steps a round learn more of the same samples, and send more bytes (docs/benchmarks.md, convergence).
     In mode synchronous, batches that it adds up for the one step."""
