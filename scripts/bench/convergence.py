@@ -119,8 +119,8 @@ def measure(options: Options) -> Result:
     for row in size.rows:
         table.row(row, 1)
     chosen = {best(table.rows, about)[0]["name"] for about in (DDP, DEFAULT)}
-    for row in size.rows:
-        for seed in range(2, size.seeds + 1) if row.name in chosen else ():
+    for row in [row for row in size.rows if row.every_seed or row.name in chosen]:
+        for seed in range(2, size.seeds + 1):
             table.row(row, seed)
     return Result(name=NAME, metrics={**summary(table.rows), "rows": table.rows}, targets=TARGETS)
 

@@ -41,6 +41,8 @@ class Row:
     """Updates weigh by their tokens."""
     parts: int = 1
     """How many members' batches one AdamW step is over."""
+    every_seed: bool = False
+    """With every seed even if it is not the best of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Size:
     """AdamW steps of a member, when all are equally fast; their tokens are those of every row."""
     warmup_steps: int
     seeds: int
-    """With how many the best of `ddp` and of `default` are trained; the other rows with the first."""
+    """With how many the best of `ddp` and of `default` are trained; most other rows with the first."""
     looks: int
     """Held-out losses of a row."""
     sequences: int
@@ -70,7 +72,9 @@ def default(rate: float) -> Row:
     return Row(name=f"default lr {rate:g}", about=DEFAULT, training={"learning_rate": rate})
 
 
-def topk(k: int, steps: int, about: str, *, outer: float = 1.0, decay: float = 0.95) -> Row:
+def topk(
+    k: int, steps: int, about: str, *, outer: float = 1.0, decay: float = 0.95, every_seed: bool = False
+) -> Row:  # fmt: skip
     """topk with k values a chunk and so many inner steps."""
     said = f" outer {outer:g}" if outer != 1.0 else ""
     said += f" decay {decay:g}" if decay != 0.95 else ""
@@ -79,7 +83,7 @@ def topk(k: int, steps: int, about: str, *, outer: float = 1.0, decay: float = 0
         "outer": {"kind": "sgd", "learning_rate": outer},
         "inner_steps": steps,
     }
-    return Row(name=f"k{k} H{steps}{said}", about=about, training=training)
+    return Row(name=f"k{k} H{steps}{said}", about=about, training=training, every_seed=every_seed)
 
 
 def dense(kind: str, steps: int) -> Row:
@@ -91,8 +95,11 @@ def dense(kind: str, steps: int) -> Row:
 
 
 def unequal(name: str, *, by_tokens: bool) -> Row:
-    """The default's codec among members of speeds 1:1:2:4, which take 2, 2, 4 and 8 steps a round."""
-    training = {"inner_steps": 8}
+    """The default's codec among members of speeds 1:1:2:4, which take 2, 2, 5 and 10 steps a round.
+
+    These are whole steps, so both of these rows have 95 % of the others' tokens.
+    """
+    training = {"inner_steps": 10}
     return Row(
         name=f"speeds 1:1:2:4, {name} weights", about="speeds", training=training, shares=UNEQUAL, by_tokens=by_tokens
     )  # fmt: skip
@@ -101,7 +108,7 @@ def unequal(name: str, *, by_tokens: bool) -> Row:
 ROWS = (
     ddp(6e-3), ddp(1e-2), ddp(1.6e-2),
     default(3e-3), default(6e-3), default(1e-2),
-    topk(32, 5, "k and H"), topk(64, 10, "k and H"), topk(128, 20, "k and H"),
+    topk(32, 5, "k and H"), topk(64, 10, "k and H", every_seed=True), topk(128, 20, "k and H"),
     topk(64, 5, "k and H"), topk(128, 10, "k and H"), topk(32, 10, "k and H"), topk(64, 20, "k and H"),
     topk(64, 5, "outer rate", outer=0.7), topk(64, 5, "decay", decay=1.0),
     dense("f32", 10), dense("f16", 10), dense("int8", 10), dense("int4", 10),

@@ -135,7 +135,8 @@ def test_all_rows_train_on_the_same_tokens_and_warm_up_over_the_same() -> None:
     for one in ROWS:
         training = spec_of(one, 1, CORPUS, FULL).training
         quotas = [math.floor(training.inner_steps * share) * training.batch_size for share in one.shares]
-        assert training.rounds * sum(quotas) == FULL.steps * 4 * 4, one.name
+        part = 0.95 if one.about == "speeds" else 1.0
+        assert training.rounds * sum(quotas) == part * FULL.steps * 4 * 4, one.name
         assert training.warmup_rounds / training.rounds == FULL.warmup_steps / FULL.steps, one.name
 
 
