@@ -163,8 +163,9 @@ class TrainingSpec(Section):
     synchronous: the members share one batch a round and take one AdamW step by its gradient, as one machine would."""
     rounds: int = Field(default=20, ge=1, le=1_000_000)
     """Rounds until the run is finished."""
-    inner_steps: int = Field(default=20, ge=1, le=100_000)
-    """Most AdamW steps of a member in one round: the fastest takes so many, slower ones fewer in the same time.
+    inner_steps: int = Field(default=5, ge=1, le=100_000)
+    """Most AdamW steps of a member in one round: the fastest takes so many, slower ones fewer in the same time. Fewer
+    steps a round learn more of the same samples, and send more bytes (docs/benchmarks.md, convergence).
     In mode synchronous, batches that it adds up for the one step."""
     batch_size: int = Field(default=8, ge=1, le=1 << 20)
     """Sequences per AdamW step; synchronous: a member's part of the shared batch is `inner_steps` times this."""

@@ -51,6 +51,8 @@ class Options:
     """A short cut: the same steps, fewer of them. Its figures are rough."""
     folder: Path
     """Homes and logs; empty."""
+    more: Mapping[str, str | None]
+    """Options of this benchmark alone, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,14 @@ def _cpu() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
+def write(path: Path, result: Result) -> None:
+    """The result file, whole or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(result.encode(), indent=1) + "\n", "utf-8")
+    part.replace(path)
+
+
 def say(text: str) -> None:
     """A step, with the time since the start, on standard error."""
     print(f"[{time.monotonic() - STARTED:6.1f} s] {text}", file=sys.stderr, flush=True)
@@ -197,20 +207,23 @@ def interrupt(number: int, _frame: object) -> None:
 
 def main(
     name: str, about: str, measure: Callable[[Options], Result], draw: Callable[[Result, Path], None],
-    arguments: Sequence[str] | None = None,
+    arguments: Sequence[str] | None = None, *, more: Mapping[str, str] | None = None,
 ) -> int:  # fmt: skip
-    """The command line of one benchmark; returns its exit status."""
+    """The command line of one benchmark; returns its exit status. `more`: its own options, name → help."""
     parser = argparse.ArgumentParser(prog=f"{name}.py", description=about)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the result here (.png, .svg, .pdf)")
     parser.add_argument("--quick", action="store_true", help="a short cut with rough figures")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="keep homes and logs here")
+    for option, meaning in (more or {}).items():
+        parser.add_argument(f"--{option}", metavar="VALUE", help=meaning)
     given = parser.parse_args(arguments)
+    own = {option: getattr(given, option) for option in more or {}}
     signal.signal(signal.SIGTERM, interrupt)
     where = machine(quick=given.quick)
     with work_folder(given.folder, name) as folder:
         try:
-            result = measure(Options(json=given.json, plot=given.plot, quick=given.quick, folder=folder))
+            result = measure(Options(json=given.json, plot=given.plot, quick=given.quick, folder=folder, more=own))
         except ForgeError as exc:
             print(f"{name}: {exc} {exc.fix}".rstrip(), file=sys.stderr)
             return 2
@@ -219,8 +232,7 @@ def main(
         name=name, metrics=result.metrics, targets=result.targets, machine={**where, "seconds": seconds}
     )  # fmt: skip
     if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result.encode(), indent=1) + "\n", "utf-8")
+        write(given.json, result)
     if given.plot is not None:
         draw(result, given.plot)
     print(table([result]))

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from harness import Result, say, table
 
-NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp")
+NAMES = (
+    "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "convergence",
+)  # fmt: skip
 HERE = Path(__file__).parent
 
 

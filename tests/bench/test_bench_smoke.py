@@ -19,7 +19,9 @@ from peer.demo.peers import DemoFailed
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 LONG = BENCH.parent / "long"
-NAMES = ("footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp")
+NAMES = (
+    "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "convergence",
+)  # fmt: skip
 
 
 def run(*words: object, status: set[int], patience_s: float = 300) -> str:
