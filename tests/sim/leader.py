@@ -33,7 +33,7 @@ class SimLeader:
         self.machine: LeaderMachine | None = None
         self.worker = FakeWorker(self.world.clock, node.traits.slot_s) if self.world.plan.overlap else node.worker
         """With overlap one of its own, as the member's trains while a round is settled."""
-        self._joined: set[str] = set()
+        self._joined: dict[str, None] = {}  # in order, so that a run follows from its seed
         self._tick_at = 0.0
         self.over = False
         """Another node leads."""
@@ -82,7 +82,7 @@ class SimLeader:
     def serve(self, caller: str, method: str, body: Any) -> Any:
         """Answer a member."""
         if method == "join":
-            self._joined.add(caller)
+            self._joined[caller] = None
             return None
         if caller not in self._joined:
             raise Failure("FP-420", "not joined")
