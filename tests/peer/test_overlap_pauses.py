@@ -13,19 +13,19 @@ from tests.peer.test_presence import alive
 
 async def test_what_a_pausing_member_trained_ahead_of_the_open_round_is_delivered_and_counts(world: World) -> None:
     alice, bob, carol = [await world.peer(name) for name in ("alice", "bob", "carol")]
-    first, slow = alice.engine.hold(1), alice.engine.hold(2)
-    carol.engine.hold(2)
+    first, slow = alice.engine.hold(1), alice.engine.hold(3)
+    carol.engine.hold(3)
     carol.engine.stopped_at = 2
-    run = await alice.submit(members={"min": 2}, training={"rounds": 5, **OVERLAP})
+    run = await alice.submit(members={"min": 2}, training={"rounds": 6, **OVERLAP})
     await begin_with(alice, run, first, bob, carol)
-    await carol.event(run, "training", round=2, ahead=1)
-    await until(lambda: carol.run(run).log.open is not None and carol.run(run).log.open.round == 2)
+    await carol.event(run, "training", round=3, ahead=1)
+    await until(lambda: carol.run(run).log.open is not None and carol.run(run).log.open.round == 3)
     await carol.daemon.node.pause(3600.0)
-    receipt = await alice.event(run, "receipt", round=2, account=carol.account)
+    receipt = await alice.event(run, "receipt", round=3, account=carol.account)
     assert receipt["tokens"] == 2 * 16
     slow.set()
-    await alice.event(run, "settled", round=2)
-    assert 2 in ahead(alice.run(run).log, carol.account, 4)
+    await alice.event(run, "settled", round=3)
+    assert 3 in ahead(alice.run(run).log, carol.account, 4)
     assert carol.events(run, "thrown_away") == []
     await until(lambda: not alive(carol))
     await carol.daemon.node.resume()
