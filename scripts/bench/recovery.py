@@ -122,7 +122,8 @@ def kill_once(peers: Sequence[Peer], run: str, rng: random.Random) -> float | No
 
 def kills_and_a_newcomer(folder: Path, size: Size) -> dict[str, Any]:
     """Three members; one is killed again and again, then a fourth arrives."""
-    rng, waits, missed = random.Random(1), [], 0
+    rng, missed = random.Random(1), 0
+    waits: list[float] = []
     with cluster.cluster(folder / "members", 1 + SURVIVORS) as peers:
         run = submit(peers[0], folder, least=2, budget_s=BUDGET_S)
         leader = peers[0].journal(run)
