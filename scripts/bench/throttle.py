@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-PERIOD_S = 0.4
+PERIOD_S = 0.1
+"""Short against a round: a process that stands still for most of it ends its work late by up to a period."""
 
 
 def parts(shares: Mapping[int, float]) -> list[tuple[int, float]]:
