@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ledger import codec, entries, keys
 from ledger.describe import entry_facts, entry_line
-from ledger.entries import Begin, StageOpen, StageReceipt, StageSeat
+from ledger.entries import Begin, StageReceipt, StageSeat
 from ledger.errors import EntryInvalid, LedgerError, SignatureInvalid
 from ledger.stages import MAX_STAGES, bitmap, run_state, worth
 
@@ -194,4 +194,3 @@ def test_entries_are_told_in_words():
     assert facts["work"] == "8000 tokens, 8 slots out of those from 0 on"
     assert dict(entry_facts(receipt(DRIVERS[0], 1, (3,))))["served"] == "1 microbatch: 3"
     assert "loss" not in facts
-    assert isinstance(opened(1), StageOpen)
