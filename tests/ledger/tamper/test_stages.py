@@ -22,7 +22,7 @@ from .lines import named
 
 LOG = LOGS[STAGED_LOG]
 END = len(LOG)
-FIRST = 15
+FIRST = END - 2
 """Where the receipts of the third round begin; the first driver and the first in the middle served 0 and 1."""
 OPEN, SETTLE = 2, 8
 S2 = run_state(states(2))
