@@ -60,8 +60,8 @@ def example() -> dict[str, str]:
     ]
     roster = [[alice.public, 0, SLOTS, 0], [bob.public, 0, SLOTS, 1]]
     settle = {
-        "receipts": [2, 3], "round": 1, "state": run_state(staged.after), "states": staged.after, "type": "stage_settle",
-        "validation": [],
+        "receipts": [2, 3], "round": 1, "state": run_state(staged.after), "states": staged.after,
+        "type": "stage_settle", "validation": [],
     }  # fmt: skip
     opened = {"roster": roster, "round": 1, "state": run_state(staged.before), "type": "stage_open"}
     earned = [SLOTS * TOKENS * share // 10**6 for share in SHARES]

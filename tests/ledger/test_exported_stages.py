@@ -113,7 +113,8 @@ def state_of_a_whole_model(model: Model) -> None:
 @pytest.mark.parametrize(("change", "words"), [
     (other_byte, "provenance/state-0, provenance/state-1 give state"), (one_less, "c.weight: is missing"),
     (one_more, "d.weight: is no tensor of the state"), (other_shape, r"c.weight: shape is .* as in provenance/state-1"),
-    (exchanged, "give state"), (one_state, "state-1: cannot be read"), (state_of_a_whole_model, "state-1: cannot be read"),
+    (exchanged, "give state"), (one_state, "state-1: cannot be read"),
+    (state_of_a_whole_model, "state-1: cannot be read"),
 ])  # fmt: skip
 def test_an_exporter_that_signs_something_else_is_found_out(model: Model, change, words: str) -> None:
     change(model)

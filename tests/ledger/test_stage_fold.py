@@ -64,7 +64,9 @@ def test_what_drivers_would_lose_by_rounding_is_reserved_for_the_others():
     assert ledger.runs[run].balance == 0  # 1.998 for each driver alone would have been 2 together
 
 
-@pytest.mark.parametrize(("amount", "voids"), [(93, [(9, "roster"), (15, "round")]), (92, [(2, "roster"), (8, "round")])])
+@pytest.mark.parametrize(
+    ("amount", "voids"), [(93, [(9, "roster"), (15, "round")]), (92, [(2, "roster"), (8, "round")])]
+)
 def test_a_round_that_the_balance_does_not_cover_is_void_and_pays_nobody(amount, voids):
     ledger = folded(run_log(2, funding=fund(amount)), amount)
     assert [(void.index, void.rule) for void in ledger.voids][:2] == voids

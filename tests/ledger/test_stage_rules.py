@@ -185,7 +185,8 @@ def test_a_round_in_which_nobody_served_anything_is_settled_too():
 
 
 @pytest.mark.parametrize(("who", "named", "got"), [
-    (GOOD, (0, 1, 2), "microbatch 1 in stage 0 and not in stage 2"), (GOOD, (0, 2, 3), "0 in stage 0 and not in stage 1"),
+    (GOOD, (0, 1, 2), "microbatch 1 in stage 0 and not in stage 2"),
+    (GOOD, (0, 2, 3), "0 in stage 0 and not in stage 1"),
     (GOOD, (1, 2, 3), "0 in stage 1 and not in stage 0"), (GOOD, (1,), "0 in stage 1 and not in stage 0"),
     ((*GOOD[:2], (ENDS[0], (0, 2)), (ENDS[1], (1, 2, 3))), range(4), "microbatch 2 of stage 2 again in entry 6"),
     ((*GOOD[:1], (MIDDLE[0], ALL), (MIDDLE[1], ALL), *GOOD[2:]), range(5), "microbatch 0 of stage 1 again in entry 5"),

@@ -48,9 +48,11 @@ def test_a_spec_says_how_its_model_is_cut():
 
 @pytest.mark.parametrize(("changes", "rule"), [
     ({"shares": [250_000, 350_000, 400_001]}, "shares"), ({"shares": [250_000, 350_000, 399_999]}, "shares"),
-    ({"shares": [250_000, 750_000, 0]}, "shares"), ({"shares": [500_000, 500_000]}, "states"), ({"shares": []}, "shares"),
+    ({"shares": [250_000, 750_000, 0]}, "shares"), ({"shares": [500_000, 500_000]}, "states"),
+    ({"shares": []}, "shares"),
     ({"shares": [0.25, 0.35, 0.4]}, "shares"), ({"shares": 10**6}, "shares"), ({"shares": [True, 999_999]}, "shares"),
-    ({"states": list(reversed(states(0)))}, "state"), ({"states": list(states(1))}, "state"), ({"states": []}, "states"),
+    ({"states": list(reversed(states(0)))}, "state"), ({"states": list(states(1))}, "state"),
+    ({"states": []}, "states"),
     ({"states": [*states(0), blob("more")]}, "state"), ({"states": ["x", *states(0)[1:]]}, "states"),
     ({"microbatch": 0}, "microbatch"), ({"microbatch": "2"}, "microbatch"), ({"microbatch": ()}, "spec.stages"),
     ({"experts": 3}, "experts"), ({"experts": -1}, "experts"), ({"experts": True}, "experts"),

@@ -6,8 +6,22 @@ Pure: no IO; the same seed gives the same world.
 from random import Random
 
 from ledger.entries import (
-    Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Seat, Send, Settle, StageOpen, StageReceipt, StageSeat,
-    StageSettle, run_id,
+    Audit,
+    Begin,
+    Close,
+    Entry,
+    Issue,
+    Open,
+    Receipt,
+    Recv,
+    Seat,
+    Send,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    StageSeat,
+    StageSettle,
+    run_id,
 )  # fmt: skip
 from ledger.errors import EntryInvalid
 from ledger.genesis import Genesis
@@ -108,7 +122,8 @@ class World:
         if rules.open is None or draw < 0.30:
             return self._open(rules) if rules.stages is None else self._stage_open(rules)
         if isinstance(rules.open, StageOpen):
-            return self._stage_receipt(rules, rules.open) if draw < 0.80 else self._stage_settle(rules, rules.open)
+            early = len(rules.receipts) < len(rules.open.roster) and rng.random() < 0.9
+            return self._stage_receipt(rules, rules.open) if early else self._stage_settle(rules, rules.open)
         if draw < 0.70:
             return self._receipt(rules, rules.open)
         receipts = sorted(rng.sample(list(rules.receipts), rng.randint(len(rules.receipts) // 2, len(rules.receipts))))

@@ -28,9 +28,7 @@ from ledger.witness import Witness
 from tests.ledger import stage_world
 from tests.ledger.world import NOW, blob, key_of, receipt_of, root_of, spec_of
 
-ALICE, BOB, CAROL, DAVE, ERIN, MALLORY = (
-    key_of(name) for name in ("alice", "bob", "carol", "dave", "erin", "mallory")
-)
+ALICE, BOB, CAROL, DAVE, ERIN, MALLORY = (key_of(name) for name in ("alice", "bob", "carol", "dave", "erin", "mallory"))
 WITNESSES = {f"w{number}": key_of(f"w{number}") for number in range(4)}
 QUORUM = ("w0", "w1", "w2")
 GENESIS = Genesis.create(
