@@ -55,7 +55,7 @@ def test_a_store_takes_no_settle_that_loses_a_microbatch(tmp_path):
     log = run_log(1)
     with Store.open(tmp_path / "ledger.db", GENESIS, create=True) as store:
         store.append(ORIGIN, log[:-1], ALICE)
-        with pytest.raises(EntryInvalid, match="entry 8: served is microbatch 4 in stage 0 and not in stage 1"):
+        with pytest.raises(EntryInvalid, match="entry 8: served is microbatch 1 in stage 0 and not in stage 1"):
             store.append(ORIGIN, [settled(1, (3, 4, 5, 7))], ALICE)
         store.append(ORIGIN, log[-1:], ALICE)
         assert store.size(ORIGIN) == 9

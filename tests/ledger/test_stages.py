@@ -120,7 +120,7 @@ SEATS = opened(1).roster
     lambda: receipt(ENDS[0], 1, (0,), served=1), lambda: receipt(ENDS[0], 1, (0,), served="٠١"),
     lambda: receipt(ENDS[0], 1, (0,), stage="2"), lambda: receipt(ENDS[0], 1, (0,), slots=(0, 0)),
     lambda: receipt(ENDS[0], 1, (0,), tokens=0), lambda: receipt(ENDS[0], 1, (0,), leaves="x"),
-    lambda: receipt(ENDS[0], 1, (0,), loss=-1), lambda: receipt(ENDS[0], 1, (0,), update="x"),
+    lambda: receipt(ENDS[0], 1, (0,), update="x"),
     lambda: settled(1, (4, 3)), lambda: settled(1, (3, 3)), lambda: settled(1, (), validation=(1,)),
     lambda: settled(1, (), states=()), lambda: settled(1, (), states=("x",)),
     lambda: settled(1, (), state=run_state(states(2))), lambda: settled(1, (), states=states(2)),
