@@ -6,7 +6,20 @@ Pure: no IO.
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from .entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle
+from .entries import (
+    Begin,
+    Close,
+    Entry,
+    Issue,
+    Open,
+    Receipt,
+    Recv,
+    Send,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    StageSettle,
+)  # fmt: skip
 
 MICRO = 10**6
 
@@ -40,7 +53,14 @@ def entry_line(entry: Entry) -> str:
         case Receipt():
             said = f"{entry.tokens} tokens, loss {_loss(entry.loss)}"
             return f"receipt of {short(entry.account)} for round {entry.round}: {said}"
-        case Settle():
+        case StageOpen():
+            return f"open round {entry.round}: {_by_stage(entry)}"
+        case StageReceipt():
+            said = f"{entry.tokens} tokens in stage {entry.stage}" + (
+                f", loss {_loss(entry.loss)}" if entry.loss else ""
+            )
+            return f"receipt of {short(entry.account)} for round {entry.round}: {said}"
+        case Settle() | StageSettle():
             return f"settle round {entry.round}: {len(entry.receipts)} receipts, state {short(entry.state)}"
         case Close():
             return f"close: {entry.reason!r}"
@@ -51,12 +71,24 @@ def entry_facts(entry: Entry) -> list[tuple[str, str]]:
     """Everything that an entry says, a title and a text each; nothing is shortened."""
     match entry:
         case Receipt():
-            start, count = entry.slots
+            start, slots = entry.slots
             return [
                 ("receipt of", entry.account),
                 ("round", str(entry.round)),
-                ("work", f"{entry.tokens} tokens, slots {start} to {start + count - 1}, {entry.steps} steps"),
+                ("work", f"{entry.tokens} tokens, slots {start} to {start + slots - 1}, {entry.steps} steps"),
                 ("loss", _loss(entry.loss)),
+                ("update", entry.update),
+                ("trained on", entry.state_in),
+            ]
+        case StageReceipt():
+            served = f"{count(entry.bits.bit_count(), 'microbatch', 'microbatches')}: {_ranges(entry.bits)}"
+            return [
+                ("receipt of", entry.account),
+                ("round", str(entry.round)),
+                ("stage", str(entry.stage)),
+                ("work", f"{entry.tokens} tokens, {entry.slots.count} slots out of those from {entry.slots.start} on"),
+                ("served", served),
+                *([("loss", _loss(entry.loss))] if entry.loss else []),
                 ("update", entry.update),
                 ("trained on", entry.state_in),
             ]
@@ -64,6 +96,25 @@ def entry_facts(entry: Entry) -> list[tuple[str, str]]:
             memo = f" ({entry.memo!r})" if isinstance(entry, Send) and entry.memo else ""
             return [(entry.type, f"{credits(entry.amount)} credits to {entry.to}{memo}")]
     return [("which says", entry_line(entry))]
+
+
+def _by_stage(entry: StageOpen) -> str:
+    """The seats of a round, stage by stage."""
+    members: dict[int, list[str]] = {}
+    for seat in sorted(entry.roster, key=lambda seat: seat.stage):
+        driven = f"×{seat.quota}" if seat.stage == 0 else ""
+        members.setdefault(seat.stage, []).append(short(seat.account) + driven)
+    return "; ".join(f"stage {stage} {', '.join(names)}" for stage, names in members.items())
+
+
+def _ranges(bits: int) -> str:
+    """The numbers of a bitmap: "0-3, 5"."""
+    found, first = [], 0
+    for number, bit in enumerate(f"{bits:b}"[::-1] + "0"):
+        if bit == "0":
+            found += [str(first) if first == number - 1 else f"{first}-{number - 1}"] if first < number else []
+            first = number + 1
+    return ", ".join(found)
 
 
 def _loss(loss: int) -> str:

@@ -14,11 +14,13 @@ from . import codec, values
 from .codec import Json
 from .receipt import Entry, Receipt
 from .spec import check_spec, run_id
-from .values import MAX_MEMO, PREFIX, Seat, Slots, Validation
+from .stages import StageOpen, StageReceipt, Stages, StageSettle, stages_of
+from .values import MAX_MEMO, PREFIX, Seat, Slots, StageSeat, Validation
 
 __all__ = [
     "PREFIX", "TYPES", "Audit", "Begin", "Close", "Entry", "Issue", "Open", "Receipt", "Recv", "Seat", "Send", "Settle",
-    "Slots", "Validation", "check_spec", "from_json", "parse", "run_id",
+    "Slots", "StageOpen", "StageReceipt", "StageSeat", "StageSettle", "Stages", "Validation", "check_spec", "from_json",
+    "parse", "run_id",
 ]  # fmt: skip
 
 
@@ -111,6 +113,11 @@ class Begin(Entry):
         """The id of the initial state."""
         return cast("dict[str, str]", self.spec["blobs"])["state"]
 
+    @property
+    def stages(self) -> Stages | None:
+        """How the run's model is cut into stages, if it is."""
+        return stages_of(self.spec)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Open(Entry):
@@ -175,19 +182,9 @@ class Settle(Entry):
 
     def __post_init__(self) -> None:
         values.integer("round", self.round, 1)
-        indices = cast("tuple[int, ...]", values.array("receipts", self.receipts))
-        last = -1
-        for index in indices:
-            values.integer("receipts", index)
-            if index <= last:
-                raise values.fail("receipts", list(indices), "distinct ascending indices")
-            last = index
-        object.__setattr__(self, "receipts", indices)
+        object.__setattr__(self, "receipts", values.ascending("receipts", self.receipts))
         values.blob_id("state", self.state)
-        numbers = values.array("validation", self.validation, (0, 2))
-        for value in numbers:
-            values.integer("validation", value)
-        object.__setattr__(self, "validation", Validation(*cast("Validation", numbers)) if numbers else ())
+        object.__setattr__(self, "validation", values.validation("validation", self.validation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +203,8 @@ class Close(Entry):
 
 
 TYPES: Mapping[str, type[Entry]] = {
-    cls.type: cls for cls in (Send, Recv, Issue, Begin, Open, Receipt, Audit, Settle, Close)
+    cls.type: cls
+    for cls in (Send, Recv, Issue, Begin, Open, Receipt, Audit, Settle, Close, StageOpen, StageReceipt, StageSettle)
 }
 """Entry types by name."""
 

@@ -18,12 +18,13 @@ from typing import Protocol
 
 from . import notes
 from .codec import MAX_BYTES, b64decode, b64encode, decimal
-from .entries import Begin, Entry, Receipt, run_id
+from .entries import Begin, Entry, run_id
 from .entries import parse as parse_entry
 from .errors import CodecInvalid, EntryInvalid, LedgerError, NoteInvalid, ProofInvalid, QuorumMissing
 from .genesis import Genesis
 from .merkle import leaf_hash, verify_inclusion
 from .notes import Note
+from .receipt import AnyReceipt
 
 FIRST_LINE = "c2sp.org/tlog-proof@v1"
 """What every such file begins with."""
@@ -152,7 +153,7 @@ def check(proof: Proof, genesis: Genesis) -> Proven:
         raise QuorumMissing(f"{head.origin} at {head.size}: {got}, wanted {genesis.quorum} of {len(genesis.witnesses)}")
     leaf = leaf_hash(proof.entry)
     verify_inclusion(leaf, proof.index, head.size, proof.path, head.root)
-    if isinstance(entry, Receipt):
+    if isinstance(entry, AnyReceipt):
         _check_receipt(entry, genesis, owner)
     return Proven(
         entry=entry, leaf=leaf.hex(), index=proof.index, origin=head.origin, owner=owner, size=head.size,
@@ -182,7 +183,7 @@ def _witnessed(note: Note, genesis: Genesis) -> tuple[tuple[str, int], ...]:
     return tuple((name, time_s) for name, time_s in times if time_s is not None)
 
 
-def _check_receipt(receipt: Receipt, genesis: Genesis, owner: str) -> None:
+def _check_receipt(receipt: AnyReceipt, genesis: Genesis, owner: str) -> None:
     if (receipt.network, f"run/{receipt.run}") != (genesis.id, owner):
         got = f"run {receipt.run[:16]}… of network {receipt.network[:16]}…"
         raise ProofInvalid(f"the receipt is for {got}, wanted {owner[:20]}… of {genesis.id[:16]}…")

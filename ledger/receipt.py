@@ -1,4 +1,4 @@
-"""The base of all entries, and the receipt: a member's signed statement of its update.
+"""The base of all entries, that of all receipts, and the receipt: a member's signed statement of its update.
 
 Pure: no IO.
 """
@@ -9,7 +9,7 @@ from typing import ClassVar, Self, cast
 
 from . import codec, keys, values
 from .codec import Json
-from .errors import CodecInvalid, SignatureInvalid
+from .errors import CodecInvalid, EntryInvalid, SignatureInvalid
 from .values import Slots
 
 CONTEXT = b"p2p-llm-forge/receipt/v1\n"
@@ -64,10 +64,11 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt(Entry):
-    """A member's signed statement of its update."""
+class AnyReceipt(Entry):
+    """Base of all receipts: what a member says of its update, and its signature."""
 
-    type: ClassVar[str] = "receipt"
+    context: ClassVar[bytes]
+    """What the signature covers before the body."""
     network: str
     """The genesis id."""
     run: str
@@ -86,12 +87,50 @@ class Receipt(Entry):
     """The slots used."""
     loss: int
     """Mean training loss, micro-nats per token."""
-    steps: int
-    """Inner optimizer steps."""
     leaves: str
     """Merkle root over the per-slot statements."""
     signature: str
     """By `account`, 128 lowercase hex digits."""
+
+    def signed(self) -> bytes:
+        """What the signature covers."""
+        body = self.to_json()
+        del body["signature"]
+        return self.context + codec.encode(body)
+
+    def verify(self) -> None:
+        """Check the signature.
+
+        Raises:
+            SignatureInvalid: it does not verify.
+        """
+        try:
+            keys.verify(self.account, self.signed(), bytes.fromhex(self.signature))
+        except SignatureInvalid as exc:
+            raise SignatureInvalid(f"receipt of {self.account} for round {self.round}: {exc.message}") from exc
+
+
+def check_signature(receipt: AnyReceipt) -> None:
+    """Check that the member that a receipt credits signed it.
+
+    Raises:
+        EntryInvalid: it did not.
+    """
+    try:
+        receipt.verify()
+    except SignatureInvalid as exc:
+        wanted = f"a signature by {receipt.account} over this receipt"
+        raise EntryInvalid(rule="signature", got=f"{receipt.signature[:16]}…", wanted=wanted) from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt(AnyReceipt):
+    """A member's signed statement of its update."""
+
+    type: ClassVar[str] = "receipt"
+    context: ClassVar[bytes] = CONTEXT
+    steps: int
+    """Inner optimizer steps."""
 
     def __post_init__(self) -> None:
         values.digest("network", self.network)
@@ -135,7 +174,7 @@ class Receipt(Entry):
         }  # fmt: skip
         return cls.from_json({**body, "signature": key.sign(CONTEXT + codec.encode(body)).hex()})
 
-    def _signed(self) -> bytes:
+    def signed(self) -> bytes:
         """What the signature covers; the canonical body at once, as every field was checked to need no escapes."""
         start, count = self.slots
         body = (
@@ -145,14 +184,3 @@ class Receipt(Entry):
             f'"update":"{self.update}"}}'
         )
         return CONTEXT + body.encode()
-
-    def verify(self) -> None:
-        """Check the signature.
-
-        Raises:
-            SignatureInvalid: it does not verify.
-        """
-        try:
-            keys.verify(self.account, self._signed(), bytes.fromhex(self.signature))
-        except SignatureInvalid as exc:
-            raise SignatureInvalid(f"receipt of {self.account} for round {self.round}: {exc.message}") from exc

@@ -8,7 +8,7 @@ Pure: no IO.
 
 from collections.abc import Iterable
 
-from .entries import Begin, Entry, Issue, Open, Recv, Send
+from .entries import Begin, Entry, Issue, Open, Recv, Send, StageOpen
 from .rules import Terms
 
 
@@ -18,7 +18,7 @@ def named_by(entry: Entry, terms: Terms) -> tuple[str, ...]:
         return (terms.origin(entry.to),)
     if isinstance(entry, Recv):
         return (entry.origin,)
-    if isinstance(entry, Open):
+    if isinstance(entry, Open | StageOpen):
         return tuple(terms.origin(seat.account) for seat in entry.roster)
     if isinstance(entry, Begin):
         accounts = dict.fromkeys((str(entry.spec["submitter"]), *entry.leaders))

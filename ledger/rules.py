@@ -6,147 +6,65 @@ An entry that breaks one makes its log invalid from there on; no witness cosigns
 Pure: no IO; an `apply` that raises has changed nothing.
 """
 
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, Self
+from typing import Self
 
-from . import keys
-from .codec import MAX_INT
-from .entries import PREFIX, Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, run_id
-from .errors import EntryInvalid, KeyInvalid, SignatureInvalid
+from . import rounds
+from .entries import (
+    Audit,
+    Begin,
+    Close,
+    Entry,
+    Open,
+    Receipt,
+    Recv,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    Stages,
+    StageSettle,
+    run_id,
+)
+from .errors import EntryInvalid
+from .logrules import AccountRules, LogRules, Terms
+from .receipt import AnyReceipt, check_signature
+from .stages import WHOLE
+from .values import same
 
-_is_owner = re.compile(r"(run/)?[0-9a-f]{64}").fullmatch
+__all__ = ["AccountRules", "RunRules", "Terms", "rules_of"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What the rules and the fold need of a genesis."""
-
-    network: str
-    """The genesis id."""
-    supply: Mapping[str, int]
-    """Micro-credits that accounts own from the start."""
-    issuers: Mapping[str, int]
-    """Accounts that may issue, each with its total budget in micro-credits."""
-
-    @cached_property
-    def _prefix(self) -> str:
-        return f"{PREFIX}{self.network[:16]}/"
-
-    def origin(self, owner: str) -> str:
-        """The origin line of the log of an account, or of "run/<run id>"."""
-        return self._prefix + owner
-
-    def owner(self, origin: str) -> str:
-        """Whose log this is: an account, or "run/<run id>".
-
-        Raises:
-            EntryInvalid: no log of this network can have that origin.
-        """
-        owner = origin[len(self._prefix) :]
-        if not origin.startswith(self._prefix) or not _is_owner(owner):
-            raise EntryInvalid(rule="origin", got=origin[:160], wanted=f"{self.origin('')}<account> or …/run/<run id>")
-        return owner
-
-
-class LogRules(ABC):
-    """The state that decides which entry may come next in one log."""
-
-    allowed: ClassVar[tuple[type[Entry], ...]]
-
-    def __init__(self, terms: Terms, owner: str, *, signatures: bool = True) -> None:
-        self.terms = terms
-        self.owner = owner
-        self.size = 0
-        """Entries accepted so far."""
-        self.signatures = signatures
-        """Whether keys and signatures are checked too."""
-
-    @property
-    @abstractmethod
-    def writers(self) -> tuple[str, ...]:
-        """The accounts that may sign this log's heads; empty while unknown."""
-
-    def apply(self, entry: Entry) -> None:
-        """Accept the next entry.
-
-        Raises:
-            EntryInvalid: the entry may not come next; nothing changed.
-        """
-        if type(entry) not in self.allowed:
-            names = ", ".join(kind.type for kind in self.allowed)
-            raise EntryInvalid(rule="type", got=entry.type, wanted=f"one of {names} in this log", index=self.size)
-        try:
-            self._apply(entry)
-        except EntryInvalid as exc:
-            raise exc.at(self.size) from exc
-        self.size += 1
-
-    @abstractmethod
-    def _apply(self, entry: Entry) -> None:
-        """Accept an entry of a kind that this log holds."""
-
-    def copy(self) -> Self:
-        """An independent copy, to try entries on."""
-        return copy(self)
-
-    def _check_key(self, account: str) -> None:
-        if self.signatures:
-            try:
-                keys.check_public(account)
-            except KeyInvalid as exc:
-                raise EntryInvalid(rule="key", got=exc.message, wanted="a key of prime order") from exc
-
-    def _check_source(self, recv: Recv) -> str:
-        return self.terms.owner(recv.origin)
-
-
-class AccountRules(LogRules):
-    """An account's log: send, recv, and issue where the genesis allows it."""
-
-    allowed = (Send, Recv, Issue)
-
-    @property
-    def writers(self) -> tuple[str, ...]:
-        """The account itself."""
-        return (self.owner,)
-
-    def _apply(self, entry: Entry) -> None:
-        if self.size == 0:
-            self._check_key(self.owner)
-        if isinstance(entry, Recv):
-            self._check_source(entry)
-        elif isinstance(entry, Issue) and self.owner not in self.terms.issuers:
-            raise EntryInvalid(rule="issuer", got=self.owner, wanted="an account with a budget in the genesis")
+STAGED = (StageOpen, StageReceipt, StageSettle)
+"""What only rounds of a run with stages are of."""
 
 
 class RunRules(LogRules):
-    """A run's log: begin, then rounds of open, receipts and settle; close ends it."""
+    """A run's log: begin, then rounds of open, receipts and settle; close ends it.
 
-    allowed = (Begin, Recv, Open, Receipt, Audit, Settle, Close)
+    The rounds of a run with stages are of entries of their own, and of no others.
+    """
+
+    allowed = (Begin, Recv, Open, Receipt, Audit, Settle, Close, *STAGED)
 
     def __init__(self, terms: Terms, owner: str, *, signatures: bool = True) -> None:
         super().__init__(terms, owner, signatures=signatures)
         self.run = owner.removeprefix("run/")
         self.begin: Begin | None = None
+        self.stages: Stages | None = None
+        """How the run's model is cut, if it is."""
         self.state = ""
         """The id of the state after the last settled round."""
         self.settled = 0
         """The last settled round."""
         self.slot_cursor = 0
         """All slots below were given out."""
-        self.open: Open | None = None
+        self.open: Open | StageOpen | None = None
         """The round that is open."""
-        self.receipts: dict[int, Receipt] = {}
+        self.receipts: dict[int, AnyReceipt] = {}
         """Receipts of the open round by their index."""
-        self.counted: tuple[tuple[str, int], ...] = ()
-        """Accounts and tokens of the receipts that the last settle names."""
+        self.counted: tuple[tuple[str, int, int], ...] = ()
+        """Account, tokens and share of the price of each receipt that the last settle names."""
         self.closed = False
-        self.deferred: list[tuple[int, Receipt]] | None = None
+        self.deferred: list[tuple[int, AnyReceipt]] | None = None
         """Where receipts are put, with their entry's index, whose signatures somebody checks afterwards."""
 
     @property
@@ -163,69 +81,79 @@ class RunRules(LogRules):
     def _apply(self, entry: Entry) -> None:
         if self.closed:
             raise EntryInvalid(rule="order", got=f"{entry.type} after close", wanted="nothing")
-        if isinstance(entry, Receipt) and self.begin is not None:  # first, as most entries are
+        if isinstance(entry, AnyReceipt) and self.begin is not None:  # first, as most entries are
             self.check_receipt(entry)
             self.receipts[self.size] = entry
         elif isinstance(entry, Begin):
             self._begin(entry)
         elif self.begin is None:
             raise EntryInvalid(rule="order", got=entry.type, wanted="begin as the first entry")
-        elif isinstance(entry, Open):
+        elif isinstance(entry, Open | StageOpen):
             self._open(entry)
-        elif isinstance(entry, Settle):
+        elif isinstance(entry, Settle | StageSettle):
             self._settle(entry)
         elif isinstance(entry, Close):
-            _same("state", entry.state, self.state)
+            same("state", entry.state, self.state)
             self.open, self.receipts, self.closed = None, {}, True
-        elif isinstance(entry, Recv) and self._check_source(entry).startswith("run/"):
+        elif isinstance(entry, Recv) and self.check_source(entry).startswith("run/"):
             raise EntryInvalid(rule="origin", got=entry.origin, wanted="the log of an account that sent to this run")
 
     def _begin(self, entry: Begin) -> None:
         if self.begin is not None:
             raise EntryInvalid(rule="order", got="a second begin", wanted="begin only as the first entry")
-        _same("run id", run_id(entry.spec), self.run)
+        same("run id", run_id(entry.spec), self.run)
         for leader in entry.leaders:
-            self._check_key(leader)
-        self.begin, self.state = entry, entry.state
+            self.check_key(leader)
+        self.begin, self.stages, self.state = entry, entry.stages, entry.state
 
-    def _open(self, entry: Open) -> None:
-        _same("round", entry.round, self.settled + 1)
-        _same("state", entry.state, self.state)
+    def _open(self, entry: Open | StageOpen) -> None:
+        self._check_kind(entry)
+        same("round", entry.round, self.settled + 1)
+        same("state", entry.state, self.state)
         accounts = [seat.account for seat in entry.roster]
         if len(set(accounts)) != len(accounts):
             raise EntryInvalid(rule="roster", got="an account twice", wanted="distinct accounts")
-        end = self.slot_cursor
-        for seat in sorted(entry.roster, key=lambda seat: seat.slot_start):
-            if seat.slot_start < end:
-                got = f"slots from {seat.slot_start} for {seat.account}"
-                raise EntryInvalid(rule="roster", got=got, wanted=f"slots from {end} on: those below were given out")
-            end = seat.slot_start + seat.quota
-        if end > MAX_INT:
-            raise EntryInvalid(rule="roster", got=f"slots up to {end}", wanted="up to 2^53-1")
+        if isinstance(entry, StageOpen):
+            assert self.stages is not None  # as its kind was checked
+            end = rounds.check_stages(entry, self.stages, self.slot_cursor)
+        else:
+            end = rounds.check_slots(entry, self.slot_cursor)
         for account in accounts:
-            self._check_key(account)
+            self.check_key(account)
         self.open, self.receipts, self.slot_cursor = entry, {}, end
 
-    def check_receipt(self, receipt: Receipt) -> None:
+    def _check_kind(self, entry: Entry) -> None:
+        """Check that this run's rounds are of such entries."""
+        if isinstance(entry, STAGED) == (self.stages is None):
+            name = entry.type.removeprefix("stage_")
+            wanted = f"{name}: the spec has no stages" if self.stages is None else f"stage_{name}: the spec has stages"
+            raise EntryInvalid(rule="type", got=entry.type, wanted=wanted)
+
+    def check_receipt(self, receipt: AnyReceipt) -> None:
         """Check that a receipt may be the next entry: what a leader asks before it takes one.
 
         Raises:
             EntryInvalid: `rule` names what is wrong.
         """
-        _same("network", receipt.network, self.terms.network)
-        _same("run", receipt.run, self.run)
+        self._check_kind(receipt)
+        same("network", receipt.network, self.terms.network)
+        same("run", receipt.run, self.run)
         if self.begin is None or self.open is None:
             raise EntryInvalid(rule="round", got=receipt.round, wanted="an open round: none is open")
-        _same("round", receipt.round, self.open.round)
+        same("round", receipt.round, self.open.round)
         seat = next((seat for seat in self.open.roster if seat.account == receipt.account), None)
         if seat is None:
             raise EntryInvalid(rule="account", got=receipt.account, wanted="a member on the round's roster")
-        _same("state_in", receipt.state_in, self.open.state)
+        same("state_in", receipt.state_in, self.open.state)
         start, count = receipt.slots
-        if start != seat.slot_start or count > seat.quota:
+        if isinstance(receipt, StageReceipt):
+            assert isinstance(self.open, StageOpen)
+            assert self.stages is not None  # as its kind was checked
+            rounds.check_served(receipt, self.open, self.stages)
+        elif start != seat.slot_start or count > seat.quota:
             got, wanted = f"{count} from {start}", f"at most {seat.quota} from {seat.slot_start}"
             raise EntryInvalid(rule="slots", got=got, wanted=wanted)
-        _same("tokens", receipt.tokens, count * self.begin.tokens_per_slot)
+        same("tokens", receipt.tokens, count * self.begin.tokens_per_slot)
         for index, other in self.receipts.items():
             if other.account == receipt.account:
                 got = f"{count} from {start}, used by entry {index} already"
@@ -235,37 +163,27 @@ class RunRules(LogRules):
         elif self.signatures:
             check_signature(receipt)
 
-    def _settle(self, entry: Settle) -> None:
+    def _settle(self, entry: Settle | StageSettle) -> None:
+        self._check_kind(entry)
         if self.open is None:
             raise EntryInvalid(rule="round", got=entry.round, wanted="an open round: none is open")
-        _same("round", entry.round, self.open.round)
+        same("round", entry.round, self.open.round)
         for index in entry.receipts:
             if index not in self.receipts:
                 raise EntryInvalid(rule="receipts", got=index, wanted="indices of receipts of the open round")
         if entry.validation and entry.validation[0] > entry.round:
             raise EntryInvalid(rule="validation", got=f"of round {entry.validation[0]}", wanted=f"≤ {entry.round}")
         receipts = [self.receipts[index] for index in entry.receipts]
-        self.counted = tuple((receipt.account, receipt.tokens) for receipt in receipts)
+        shares = [WHOLE] * len(receipts)
+        if isinstance(entry, StageSettle):
+            assert self.stages is not None  # as its kind was checked
+            staged = [receipt for receipt in receipts if isinstance(receipt, StageReceipt)]
+            rounds.check_cover(entry, staged, self.stages)
+            shares = [self.stages.shares[receipt.stage] for receipt in staged]
+        counted = zip(receipts, shares, strict=True)
+        self.counted = tuple((receipt.account, receipt.tokens, share) for receipt, share in counted)
         self.open, self.receipts = None, {}
         self.settled, self.state = entry.round, entry.state
-
-
-def check_signature(receipt: Receipt) -> None:
-    """Check that the member that a receipt credits signed it.
-
-    Raises:
-        EntryInvalid: it did not.
-    """
-    try:
-        receipt.verify()
-    except SignatureInvalid as exc:
-        wanted = f"a signature by {receipt.account} over this receipt"
-        raise EntryInvalid(rule="signature", got=f"{receipt.signature[:16]}…", wanted=wanted) from exc
-
-
-def _same(rule: str, got: object, wanted: object) -> None:
-    if got != wanted:
-        raise EntryInvalid(rule=rule, got=got, wanted=wanted)
 
 
 def rules_of(terms: Terms, origin: str, *, signatures: bool = True) -> AccountRules | RunRules:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from . import codec, keys, values
 from .codec import Json
+from .stages import check_stages
 
 MAX_LEADERS = 16
 """The most leaders of a run."""
@@ -58,4 +59,6 @@ def check_spec(spec: object) -> None:
         raise values.fail("spec.blobs", blobs, "an object with " + ", ".join(_SPEC_BLOBS))
     for name in _SPEC_BLOBS:
         values.blob_id(f"spec.blobs.{name}", blobs[name])
+    if "stages" in spec:
+        check_stages(spec["stages"], blobs["state"])
     codec.encode(spec)

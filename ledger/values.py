@@ -5,7 +5,7 @@ Pure: no IO.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .codec import MAX_INT
 from .errors import EntryInvalid
@@ -30,6 +30,15 @@ class Seat(NamedTuple):
     quota: int
 
 
+class StageSeat(NamedTuple):
+    """One member's place in a round of a run with stages: which one it holds, and the slots that it may serve."""
+
+    account: str
+    slot_start: int
+    quota: int
+    stage: int
+
+
 class Slots(NamedTuple):
     """The slots a receipt claims: `count` from `start` on."""
 
@@ -48,6 +57,12 @@ def fail(rule: str, got: object, wanted: object) -> EntryInvalid:
     """The error for a field: what it is called, what it holds, what it should hold."""
     shown = got if type(got) is str else repr(got)
     return EntryInvalid(rule=rule, got=shown if len(shown) <= 80 else shown[:77] + "…", wanted=wanted)
+
+
+def same(rule: str, got: object, wanted: object) -> None:
+    """Check that a field holds what follows from the others."""
+    if got != wanted:
+        raise EntryInvalid(rule=rule, got=got, wanted=wanted)
 
 
 def integer(rule: str, value: object, least: int = 0) -> None:
@@ -85,3 +100,22 @@ def array(rule: str, value: object, lengths: Sequence[int] = ()) -> tuple[object
     if not isinstance(value, (list, tuple)) or (lengths and len(value) not in lengths):
         raise fail(rule, value, "an array" + (f" of {' or '.join(map(str, lengths))}" if lengths else ""))
     return tuple(value)
+
+
+def ascending(rule: str, value: object) -> tuple[int, ...]:
+    """Check an array of distinct indices in ascending order; returns them."""
+    indices, last = cast("tuple[int, ...]", array(rule, value)), -1
+    for index in indices:
+        integer(rule, index)
+        if index <= last:
+            raise fail(rule, list(indices), "distinct ascending indices")
+        last = index
+    return indices
+
+
+def validation(rule: str, value: object) -> Validation | tuple[()]:
+    """Check a held-out loss, or an empty array where none was measured; returns it."""
+    numbers = array(rule, value, (0, 2))
+    for number in numbers:
+        integer(rule, number)
+    return Validation(*cast("Validation", numbers)) if numbers else ()

@@ -17,7 +17,7 @@ from .read import certified_size, status_of
 if TYPE_CHECKING:
     from ledger.fold.balances import Movement
     from ledger.fold.history import Line
-    from ledger.receipt import Receipt
+    from ledger.receipt import AnyReceipt
     from ledger.store.store import Store
 
 
@@ -96,15 +96,15 @@ def why(place: Place, entry: str, as_json: bool) -> None:
     """
     from ledger.entries import parse
     from ledger.fold.history import why as why_of
-    from ledger.receipt import Receipt
+    from ledger.receipt import AnyReceipt
 
     with place.open() as store:
         found = find_entry(store, entry)
         origin, index, parsed = found.origin, found.at, parse(found.data)
         status = status_of(store.ledger(), origin, index, certified_size(store, origin))
-        settled, fate = _settled(store, origin, index, parsed) if isinstance(parsed, Receipt) else (None, "")
+        settled, fate = _settled(store, origin, index, parsed) if isinstance(parsed, AnyReceipt) else (None, "")
         moved = why_of(_movements(store), origin, index if settled is None else settled)
-    if isinstance(parsed, Receipt):
+    if isinstance(parsed, AnyReceipt):
         moved = tuple(item for item in moved if item.owner == parsed.account) if settled is not None else ()
     at = (origin, index if settled is None else settled)
     own = [number for number, item in enumerate(moved) if (item.origin, item.index) == at]
@@ -154,18 +154,18 @@ def _sentence(moved: "Movement") -> str:
     return f"{said}{note}  [{_place(moved.origin, moved.index)}]"
 
 
-def _settled(store: "Store", origin: str, index: int, receipt: "Receipt") -> tuple[int | None, str]:
+def _settled(store: "Store", origin: str, index: int, receipt: "AnyReceipt") -> tuple[int | None, str]:
     """The settle that counts a receipt, and what became of the receipt in words."""
-    from ledger.entries import Close, Open, Settle, parse
+    from ledger.entries import Close, Open, Settle, StageOpen, StageSettle, parse
 
     end: Sequence[bytes] = store.entries(origin, index + 1, certified_size(store, origin))
     for at, data in enumerate(end, index + 1):
         later = parse(data)
-        if isinstance(later, Settle) and later.round == receipt.round:
+        if isinstance(later, Settle | StageSettle) and later.round == receipt.round:
             if index in later.receipts:
                 return at, f"settled at entry {at}"
             return None, f"left out of the settle at entry {at}: not paid, and its update was not applied"
-        if isinstance(later, Open | Close):
+        if isinstance(later, Open | StageOpen | Close):
             return None, f"never settled: entry {at} gives its round up, and nothing is paid for it"
     return None, "not settled yet: nothing is paid for it so far"
 

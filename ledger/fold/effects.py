@@ -9,12 +9,12 @@ Pure: no IO.
 from array import array
 from typing import NamedTuple, TypeAlias
 
-from ledger.entries import Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, parse
+from ledger.entries import Begin, Close, Entry, Issue, Open, Recv, Send, Settle, StageOpen, StageSettle, parse
 from ledger.errors import CodecInvalid, EntryInvalid
+from ledger.receipt import AnyReceipt
 from ledger.rules import AccountRules, RunRules
+from ledger.stages import worth
 
-MILLION = 10**6
-"""Prices are per so many tokens."""
 ACCOUNT = 64
 """The length of an account; "run/…" is longer."""
 
@@ -138,14 +138,13 @@ class LogReader:
             return Give(index, entry.to, entry.amount, entry.memo)
         if isinstance(entry, Recv):
             return Claim(index, entry.origin, entry.index, entry.size, bytes.fromhex(entry.root))
-        if isinstance(entry, Receipt):
+        if isinstance(entry, AnyReceipt):
             return None
         if isinstance(entry, Issue):
             return Make(index, entry.to, entry.amount)
         if isinstance(rules, RunRules) and rules.begin is not None:
             return _of_run(rules, rules.begin, index, entry)
         return None
-
 
     def collect(self, entry: Entry, collected: "Collected") -> None:
         """As `effect`, but what the entry does is added to what was collected.
@@ -194,12 +193,14 @@ class Collected:
 
 def _of_run(rules: RunRules, begin: Begin, index: int, entry: Entry) -> Effect | None:
     """What an entry of a run's log does, the rules being those after it."""
-    price = begin.price
+    price, per_slot = begin.price, begin.tokens_per_slot
     if isinstance(entry, Open):
-        worth = sum(seat.quota * begin.tokens_per_slot * price // MILLION for seat in entry.roster)
-        return Reserve(index, worth, entry.round, rules.slot_cursor)
-    if isinstance(entry, Settle):
-        payments = tuple((account, tokens * price // MILLION) for account, tokens in rules.counted)
+        reserved = sum(worth(seat.quota * per_slot, price) for seat in entry.roster)
+        return Reserve(index, reserved, entry.round, rules.slot_cursor)
+    if isinstance(entry, StageOpen):
+        return Reserve(index, worth(entry.slots.count * per_slot, price), entry.round, rules.slot_cursor)
+    if isinstance(entry, Settle | StageSettle):
+        payments = tuple((account, worth(tokens, price, share)) for account, tokens, share in rules.counted)
         return Pay(index, payments, entry.round, entry.state)
     if isinstance(entry, Begin):
         return Start(index, str(begin.spec["name"]), str(begin.spec["submitter"]), begin.state)

@@ -6,13 +6,14 @@ caller holds the store's lock. A log in memory takes 64 bytes per entry; its ent
 IO: the database it is given.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ledger import merkle, notes
 from ledger.codec import MAX_INT
-from ledger.entries import Entry, Open, Settle, parse
+from ledger.entries import Entry, Open, Settle, StageOpen, StageSettle, parse
 from ledger.errors import Behind, CodecInvalid, Conflict, EntryInvalid, ProofInvalid, StoreUnreadable
 from ledger.merkle import Tree, leaf_hash
 from ledger.notes import Checkpoint, Note
@@ -25,6 +26,7 @@ MAX_HELD = 1 << 21
 """How many entries' hashes are kept in memory, of all logs together: 64 bytes each."""
 _LOG_COST = 64
 """What a log costs besides, in entries."""
+_OPENS, _SETTLES = (re.compile(rb'"type":"(stage_)?%s"' % name).search for name in (b"open", b"settle"))
 
 
 class StoredLog:
@@ -204,7 +206,7 @@ class Logs:
             rules.apply(parse(self._db.entries(log.row, 0, 1)[0][2]))
             for index, _, data in self._db.each_entry(log.row, first or 1, size):
                 entry = parse(data)
-                if index == first and isinstance(entry, Open):
+                if index == first and isinstance(entry, Open | StageOpen):
                     rules.size, rules.settled, rules.state = index, entry.round - 1, entry.state
                 rules.apply(entry)
         rules.signatures = True
@@ -216,9 +218,9 @@ class Logs:
         while end > 1:
             start = max(1, end - 256)
             for index, _, data in reversed(self._db.entries(row, start, end)):
-                if b'"type":"settle"' in data:
-                    settled = settled or isinstance(parse(data), Settle)
-                elif settled and b'"type":"open"' in data and isinstance(parse(data), Open):
+                if _SETTLES(data):
+                    settled = settled or isinstance(parse(data), Settle | StageSettle)
+                elif settled and _OPENS(data) and isinstance(parse(data), Open | StageOpen):
                     return index
             end = start
         return 0

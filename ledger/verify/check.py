@@ -15,8 +15,8 @@ from ledger.fold.effects import Collected, LogReader
 from ledger.genesis import Genesis
 from ledger.merkle import Frontier, leaf_hash
 from ledger.notes import Checkpoint
-from ledger.receipt import Receipt
-from ledger.rules import RunRules, check_signature, rules_of
+from ledger.receipt import AnyReceipt, check_signature
+from ledger.rules import RunRules, rules_of
 from ledger.store.database import HEADS, Database, HeadRow
 
 from .report import Fault, describe_damaged
@@ -79,7 +79,7 @@ class LogCheck:
                     reader.effect(entry)
             except LedgerError:  # nothing changed; the same again finds it
                 break
-            if type(entry) is Receipt:
+            if isinstance(entry, AnyReceipt):
                 self._receipts += 1
             size += 1
         refused = rows[size - before : size - before + 1]

@@ -106,7 +106,7 @@ class Report:
         }
 
 
-_TYPE = re.compile(rb'"type":"([a-z]{1,12})"')
+_TYPE = re.compile(rb'"type":"([a-z_]{1,16})"')
 _ACCOUNT = re.compile(rb'"account":"([0-9a-f]{64})"')
 _ROUND = re.compile(rb'"round":([0-9]{1,16})[,}]')
 
@@ -116,11 +116,11 @@ def describe_damaged(data: bytes) -> str:
     found = [regex.search(data) for regex in (_TYPE, _ACCOUNT, _ROUND)]
     kind, account, round_ = (match[1].decode() if match else "" for match in found)
     if not kind and b'"state_in"' in data:
-        kind = "receipt"  # the type itself is damaged, but nothing else holds a state_in
+        kind = "stage_receipt" if b'"served"' in data else "receipt"  # the type is damaged; nothing else holds these
     parts = [kind or "unreadable"]
-    if account or kind == "receipt":
+    if account or kind.endswith("receipt"):
         parts.append(f"of account {account or '(unreadable)'}")
-    if round_ or kind == "receipt":
+    if round_ or kind.endswith("receipt"):
         parts.append(f"round {round_ or '(unreadable)'}")
     return " ".join(parts)
 

@@ -13,7 +13,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from ledger.entries import Begin, Close, Entry, Open, Receipt, Settle
+from ledger.entries import (
+    Begin,
+    Close,
+    Entry,
+    Open,
+    Receipt,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    Stages,
+    StageSettle,
+)  # fmt: skip
 from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
 from peer.errors import RoundError
 
@@ -28,6 +39,8 @@ class Seat:
     """First slot."""
     quota: int
     """Number of slots it may use."""
+    stage: int = 0
+    """In a run with stages: which one it holds. Those of stage 0 share the round's slots, the others serve them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +71,16 @@ class SettledRound:
     """(round evaluated, held-out loss in micro-nats), where the leader had a new figure."""
     roster: tuple[Seat, ...] = ()
     """Who might have delivered."""
+    staged: tuple[StageReceipt, ...] = ()
+    """In a run with stages: the receipts that count, in place of `receipts`, which is empty there."""
+    states: tuple[str, ...] = ()
+    """In a run with stages: the id of each stage's state."""
+
+    @property
+    def tokens(self) -> int:
+        """Trained in this round: by the whole model, so those that every stage served."""
+        staged = sum(receipt.tokens for receipt in self.staged if receipt.stage == 0)
+        return staged + sum(receipt.tokens for receipt in self.receipts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +93,7 @@ class _Mark:
     losses: int
     tokens: int
     next_slot: int
-    receipts: dict[int, Receipt]
+    receipts: dict[int, Receipt | StageReceipt]
 
 
 class RunLog:
@@ -84,6 +107,8 @@ class RunLog:
         self.drops = 0
         """How often a tail gave way."""
         self.spec: dict[str, object] = {}
+        self.stages: Stages | None = None
+        """How the run's model is cut, if it is."""
         self.open: OpenRound | None = None
         self.settled: list[SettledRound] = []
         self.tokens = 0
@@ -93,7 +118,7 @@ class RunLog:
         self.close: Close | None = None
         self.next_slot = 0
         """First slot that no round has given out yet."""
-        self._receipts: dict[int, Receipt] = {}
+        self._receipts: dict[int, Receipt | StageReceipt] = {}
         self._first_state = ""
         self._mark: _Mark | None = None
         """While there is a tail: where it begins."""
@@ -140,6 +165,16 @@ class RunLog:
             )
         return self.settled[round_number - 1].state if round_number else self._first_state
 
+    def states_after(self, round_number: int) -> tuple[str, ...]:
+        """In a run with stages: the id of each stage's state after round `round_number`.
+
+        Raises:
+            RoundError: the round is not settled.
+        """
+        self.state_after(round_number)
+        first = self.stages.states if self.stages is not None else ()
+        return self.settled[round_number - 1].states if round_number else first
+
     def round_of(self, state: str) -> int | None:
         """The newest round after which the state was `state`, or None."""
         for done in reversed(self.settled):
@@ -157,7 +192,7 @@ class RunLog:
         return [
             {"round": done.round, "update": receipt.update}
             for done in self.settled[-MOST_ROUNDS_AWAY:]
-            for receipt in done.receipts
+            for receipt in (*done.receipts, *done.staged)
             if receipt.account == account
         ]
 
@@ -211,34 +246,41 @@ class RunLog:
         match entry:
             case Begin():
                 self.spec = dict(entry.spec)
-                self._first_state = entry.state
+                self._first_state, self.stages = entry.state, entry.stages
             case Open():
-                roster = tuple(Seat(account=a, start=s, quota=q) for a, s, q in entry.roster)
-                self.open = OpenRound(round=entry.round, state=entry.state, roster=roster, index=self.size)
-                self.next_slot = max(seat.start + seat.quota for seat in roster)
-            case Receipt():
+                self._open(entry, [Seat(account=a, start=s, quota=q) for a, s, q in entry.roster])
+            case StageOpen():
+                self._open(entry, [Seat(account=a, start=s, quota=q, stage=n) for a, s, q, n in entry.roster])
+            case Receipt() | StageReceipt():
                 self._receipts[self.size] = entry
-            case Settle():
+            case Settle() | StageSettle():
                 self._settle(entry)
             case Close():
                 self.close, self.open = entry, None
             case _:
                 pass  # recv and audit entries concern the ledger, not the rounds
 
-    def _settle(self, entry: Settle) -> None:
+    def _open(self, entry: Open | StageOpen, roster: Sequence[Seat]) -> None:
+        self.open = OpenRound(round=entry.round, state=entry.state, roster=tuple(roster), index=self.size)
+        self.next_slot = max(seat.start + seat.quota for seat in roster)
+
+    def _settle(self, entry: Settle | StageSettle) -> None:
         if self.open is None or self.open.round != entry.round:
             raise RoundError("FP-402", f"run log entry {self.size}: settles round {entry.round}, which is not open")
+        receipts = [self._receipts[index] for index in entry.receipts]
         self.settled.append(
             SettledRound(
                 round=entry.round,
                 state_in=self.open.state,
                 state=entry.state,
-                receipts=tuple(self._receipts[index] for index in entry.receipts),
+                receipts=tuple(receipt for receipt in receipts if isinstance(receipt, Receipt)),
                 validation=(entry.validation[0], entry.validation[1]) if entry.validation else None,
                 roster=self.open.roster,
+                staged=tuple(receipt for receipt in receipts if isinstance(receipt, StageReceipt)),
+                states=entry.states if isinstance(entry, StageSettle) else (),
             )
         )
-        self.tokens += sum(receipt.tokens for receipt in self.settled[-1].receipts)
+        self.tokens += self.settled[-1].tokens
         self.losses += [entry.validation[1]] if entry.validation else []
         self.open = None
         self._receipts.clear()
@@ -246,4 +288,4 @@ class RunLog:
 
 def opens(entries: Sequence[Entry]) -> int:
     """How many rounds these entries open."""
-    return sum(isinstance(entry, Open) for entry in entries)
+    return sum(isinstance(entry, Open | StageOpen) for entry in entries)
