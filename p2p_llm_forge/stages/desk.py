@@ -19,13 +19,11 @@ from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import BlobError, RequestError, UpdateError
-from p2p_llm_forge.stages import activations, requests
-from p2p_llm_forge.stages.cut import Cut
+from p2p_llm_forge.stages import activations, anatomy, requests, start
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.replica import Replica
 from p2p_llm_forge.stages.requests import Place, Tagged
 from p2p_llm_forge.stages.split import build, layouts
-from p2p_llm_forge.stages.step import Tie
 from p2p_llm_forge.stages.tags import Answer, Part, Tag
 from p2p_llm_forge.stages.window import Window
 
@@ -66,10 +64,8 @@ class Desk:
         spec = RunSpec.from_canonical(request.config)
         if spec.pipeline is None:
             raise RequestError("stage_open: the run has no pipeline; send open")
-        if not request.stage < len(request.layers) == spec.pipeline.stages or min(request.layers) < 1:
-            raise RequestError(
-                f"stage_open: stage {request.stage} of layers {request.layers}, the run has {spec.pipeline.stages} stages"
-            )
+        if request.stage >= spec.pipeline.stages:
+            raise RequestError(f"stage_open: stage {request.stage}, the run has {spec.pipeline.stages}, from 0")
         self._window, self._waiting, self._pace = window, waiting, Pace()
         config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
         self._manifest = load_manifest(Path(request.manifest))
@@ -86,14 +82,12 @@ class Desk:
         self.replica = self._open(request, config, folder, device)
 
     def _open(self, request: requests.StageOpen, config: Any, folder: Path, device: torch.device) -> Replica:
-        cut, index, training = Cut.of_counts(request.layers), request.stage, self._spec.training
-        self._layouts = layouts(config, cut, training.outer)
-        other = {0: -1, cut.stages() - 1: 0}.get(index)
-        own = self._layouts[index]
-        tie = None if other is None else Tie.of(own, self._layouts[other], first=index == 0)
-        held = Held(Path(request.state), own, index=index, tie=tie, spec=training, folder=folder / "states")
+        cut, index, training = start.cut_of(self._spec), request.stage, self._spec.training
+        known = anatomy.of(config, cut.stages())
+        self._layouts = layouts(config, cut, training.outer, known)
+        held = Held(Path(request.state), self._layouts, index=index, spec=training, folder=folder / "states")
         return Replica(
-            build(config, cut, index), self.part, held,
+            build(config, cut, index, known), self.part, held,
             device=device, keep_bytes=request.keep_bytes, folder=folder / "updates",
         )  # fmt: skip
 
@@ -102,7 +96,7 @@ class Desk:
         held = self.replica.held
         return {
             "state": held.id, "parameters": held.layout.parameters, "tensor_bytes": self.part.tensor_bytes,
-            "tied": int(held.tie is not None),
+            "tied": int(held.partner is not None),
         }  # fmt: skip
 
     def do(self, request: requests.StageRequest) -> Reply:

@@ -19,7 +19,7 @@ from p2p_llm_forge.protocol import Contribution
 from p2p_llm_forge.recent import keep_newest
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.stages import step
-from p2p_llm_forge.stages.step import Mean, Tie
+from p2p_llm_forge.stages.step import Mean, Partner
 from p2p_llm_forge.state import Layout, State
 
 Settled = Sequence[Contribution]
@@ -29,18 +29,21 @@ Settled = Sequence[Contribution]
 class Held:
     """A stage's state and its id."""
 
-    def __init__(self, path: Path, layout: Layout, *, index: int, tie: Tie | None, spec: TrainingSpec, folder: Path):
+    def __init__(
+        self, path: Path, layouts: Sequence[Layout], *, index: int, spec: TrainingSpec, folder: Path
+    ) -> None:
         """Load the state.
 
         Args:
+            layouts: of all stages in order.
             index: which stage.
-            tie: what it shares with another stage.
             folder: where new states go.
 
         Raises:
             StateError, DiskError: no state of this stage.
         """
-        self.layout, self.index, self.tie, self.spec = layout, index, tie, spec
+        self.layout, self.index, self.spec = layouts[index], index, spec
+        self.partner = Partner.of(layouts, index)
         self._folder = folder
         self._mean: tuple[object, Mean] | None = None
         self.load(path)
@@ -101,16 +104,16 @@ class Held:
         key = [(item.path, item.tokens) for item in (*own, *theirs)], len(own)
         if self._mean is not None and self._mean[0] == key:
             return self._mean[1]
-        if not own or bool(theirs) != (self.tie is not None):
-            wanted = "the updates of both stages that share a tensor" if self.tie else "its own updates only"
+        if not own or bool(theirs) != (self.partner is not None):
+            wanted = "the updates of both stages that share a tensor" if self.partner else "its own updates only"
             raise RequestError(f"stage {self.index}: {len(own)} own updates, {len(theirs)} others, wanted {wanted}")
         tokens = sum(item.tokens for item in own)
         if theirs and tokens != sum(item.tokens for item in theirs):
             other = sum(item.tokens for item in theirs)
             raise UpdateError(f"stage {self.index}: its updates are over {tokens} tokens, the others over {other}")
         mine = [decode(item, self.layout, self.spec) for item in own]
-        others = [decode(item, self.tie.other, self.spec) for item in theirs] if self.tie else []
-        found = step.mean(mine, others, tokens, self.layout, self.tie)
+        others = [decode(item, self.partner.layout, self.spec) for item in theirs] if self.partner else []
+        found = step.mean(mine, others, tokens, self.partner)
         self._mean = (key, found)
         return found
 

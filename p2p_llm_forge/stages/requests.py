@@ -43,15 +43,13 @@ class StageOpen(StageRequest):
 
     do: Literal["stage_open"]
     config: dict[str, Any]
-    """`RunSpec.canonical()`, with a section `pipeline`."""
+    """`RunSpec.canonical()`, with `pipeline.layers`."""
     model: str
     """Path of the model blob."""
     manifest: str
     """Path of the manifest blob."""
     shards: list[str]
     """Paths of the shards in the manifest's order; may be empty where nothing is read."""
-    layers: list[int] = Field(min_length=2, max_length=64)
-    """How many layers each stage has, in order."""
     stage: int = Field(ge=0, lt=64)
     """Which one to hold."""
     state: str
