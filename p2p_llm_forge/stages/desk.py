@@ -111,14 +111,14 @@ class Desk:
                 replica.load(Path(request.state))
                 return {"state": replica.held.id}
             case requests.StageBegin():
-                replica.begin(request.round, request.start, request.microbatches)
+                replica.begin(request.round, request.start, request.microbatches, anew=bool(request.anew))
                 return {"state": replica.held.id, "done": replica.manifest()}
             case requests.StageManifest():
                 return {"round": replica.round, "state": replica.held.id, "done": replica.manifest()}
             case requests.StageApply():
                 return self._apply(request)
             case requests.StageNorm():
-                return {"norm": replica.held.norm(request.state, request.updates, request.tied)}
+                return {"norm": self._norm(request)}
         return self._end(request)
 
     def _end(self, request: requests.StageRequest) -> Reply:
@@ -188,6 +188,17 @@ class Desk:
         targets = self._window.put(request.targets, activations.encode(tokens[:, 1:], "tokens"))
         return {"bytes": inputs, "targets": targets, "tokens": self.part.sequences * self.part.length}
 
+    def _norm(self, request: requests.StageNorm) -> str:
+        held = self.replica.held
+        if request.stage is None or request.stage == self.part.index:
+            return held.norm(request.state, request.updates, request.tied)
+        self._check_stage(request.stage)
+        return held.norm_of(request.stage, request.updates, request.tied)
+
+    def _check_stage(self, stage: int) -> None:
+        if stage >= self.part.stages:
+            raise RequestError(f"stage {stage}: the run has {self.part.stages}, from 0")
+
     def _apply(self, request: requests.StageApply) -> Reply:
         replica = self.replica
         if len(request.norms) != self.part.stages:
@@ -197,8 +208,7 @@ class Desk:
 
     def check(self, request: requests.StageCheck) -> Reply:
         """Decode an update strictly; safe beside the rest."""
-        if request.stage >= len(self._layouts):
-            raise RequestError(f"stage_check: stage {request.stage}, the run has {len(self._layouts)}")
+        self._check_stage(request.stage)
         found = decode(request.update, self._layouts[request.stage], self._spec.training)
         if not found.values.any():
             raise UpdateError(f"update {Path(request.update.path).name}: empty: all of its values are zero")

@@ -64,9 +64,9 @@ class Replica:
 
     # ------------------------------------------------------------------ rounds
 
-    def begin(self, round_number: int, start: int, microbatches: int) -> None:
+    def begin(self, round_number: int, start: int, microbatches: int, *, anew: bool = False) -> None:
         """Serve these microbatches from now on, the first of which begins at slot `start`; once again: go on."""
-        if (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
+        if anew or (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
             self._reset()
             self._shelf.clear()
             self.round, self.start, self.microbatches = round_number, start, microbatches

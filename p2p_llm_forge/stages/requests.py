@@ -67,7 +67,7 @@ class StageLoad(StageRequest):
 
 
 class StageBegin(StageRequest):
-    """Serve a round; asked again, nothing that was done is lost."""
+    """Serve a round; asked again, nothing that was done is lost unless it is to begin anew."""
 
     do: Literal["stage_begin"]
     round: int = Round
@@ -75,6 +75,8 @@ class StageBegin(StageRequest):
     """First slot of microbatch 0."""
     microbatches: int = Field(ge=1, le=MOST_MICROBATCHES)
     """How many the round has."""
+    anew: Literal[0, 1] = 0
+    """1: with nothing done."""
 
 
 class StageRead(StageRequest):
@@ -173,6 +175,8 @@ class StageNorm(Settling):
     """The norm of the stage's mean gradient, 16 hex digits."""
 
     do: Literal["stage_norm"]
+    stage: int | None = Field(default=None, ge=0, lt=64)
+    """Whose `updates` and `tied` these are, if not our own stage's; `state` is ours all the same."""
 
 
 class StageApply(Settling):
