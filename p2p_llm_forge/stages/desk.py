@@ -153,9 +153,11 @@ class Desk:
                 found = self.replica.undo(tag, self._given(request.x), self._given(request.gradient))
         written = 0 if isinstance(request, requests.StageUndo) else self._window.put(request.reply, found.data)
         kind = "forward_s" if isinstance(request, requests.StageForward) else "backward_s"
+        took = time.perf_counter() - began
         if found.kind == "done":
-            self._pace.took(kind, time.perf_counter() - began)
-        return {**self._told(found, getattr(self._pace, kind)), "bytes": written, "loss": found.loss}
+            self._pace.took(kind, took)
+        told = self._told(found, getattr(self._pace, kind))
+        return {**told, "took_us": round(took * 1e6), "bytes": written, "loss": found.loss}
 
     def _given(self, place: Place | None) -> memoryview | None:
         return None if place is None else self._window.part(place)
@@ -177,16 +179,23 @@ class Desk:
         return {"answer": "busy", "queue": waiting, "service_us": 0, "wait_s": self._wait_s(waiting)}
 
     def _read(self, request: requests.StageRead) -> Reply:
+        tokens, targets = self.microbatch(request.start)
+        read = self._window.put(request.reply, tokens)
+        return {
+            "bytes": read, "targets": self._window.put(request.targets, targets),
+            "tokens": self.part.sequences * self.part.length,
+        }  # fmt: skip
+
+    def microbatch(self, first_slot: int) -> tuple[bytes, bytes]:
+        """Tokens and targets of the microbatch that begins there, as they travel. Raises RequestError, BlobError."""
         if self._shards is None:
             raise RequestError("this stage was opened without shards; open it with them to read")
         manifest = self._manifest
         sampler = Sampler(
             seed=self._spec.seed, train_slots=manifest.train_slots, held_out_slots=manifest.held_out_slots
         )
-        tokens = torch.from_numpy(self._shards.read(sampler.windows(request.start, self.part.sequences)))
-        inputs = self._window.put(request.reply, activations.encode(tokens[:, :-1], "tokens"))
-        targets = self._window.put(request.targets, activations.encode(tokens[:, 1:], "tokens"))
-        return {"bytes": inputs, "targets": targets, "tokens": self.part.sequences * self.part.length}
+        tokens = torch.from_numpy(self._shards.read(sampler.windows(first_slot, self.part.sequences)))
+        return activations.encode(tokens[:, :-1], "tokens"), activations.encode(tokens[:, 1:], "tokens")
 
     def _norm(self, request: requests.StageNorm) -> str:
         held = self.replica.held

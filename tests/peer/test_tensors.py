@@ -129,6 +129,8 @@ async def test_two_workers_pass_a_microbatch_to_each_other_as_two_stages_of_one_
             (await worker.call("stage_norm", state=state, updates=updates[at], tied=updates[1 - at]))["norm"]
             for at, (worker, state) in enumerate(((first, zero), (last, one)))
         ]
+        other = await first.call("stage_norm", state=zero, stage=1, updates=updates[1], tied=updates[0])
+        assert other["norm"] == norms[1] != norms[0], "whoever has a stage's updates knows its norm"
         for at, (worker, state) in enumerate(((first, zero), (last, one))):
             applied = await worker.call(
                 "stage_apply", round=1, state=state, updates=updates[at], tied=updates[1 - at], norms=norms
