@@ -88,7 +88,7 @@ class Desk:
         held = Held(Path(request.state), self._layouts, index=index, spec=training, folder=folder / "states")
         return Replica(
             build(config, cut, index, known), self.part, held,
-            device=device, keep_bytes=request.keep_bytes, folder=folder / "updates",
+            device=device, keep_bytes=request.keep_bytes, keep_passes=request.keep_passes, folder=folder / "updates",
         )  # fmt: skip
 
     def opened(self) -> Reply:

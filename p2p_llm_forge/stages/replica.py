@@ -42,17 +42,23 @@ if TYPE_CHECKING:
 class Replica:
     """One stage in this process. All methods belong to one thread."""
 
-    def __init__(self, stage: nn.Module, part: Part, held: Held, *, device: torch.device, keep_bytes: int, folder: Path):
+    def __init__(
+        self, stage: nn.Module, part: Part, held: Held, *,
+        device: torch.device, keep_bytes: int, keep_passes: int, folder: Path,
+    ) -> None:  # fmt: skip
         """Serve this stage.
 
         Args:
             stage: its module, whose parameters are those of the state's layout.
             keep_bytes: for inputs, replies and records of the round under way.
+            keep_passes: so many forward passes are kept whole, so that their backward need not run them again.
             folder: where updates go.
         """
         self.part, self.held = part, held
         self.round = self.start = self.microbatches = 0
-        self._passes = Passes(stage, held.layout, first=part.first, setting=held.spec.precision, device=device)
+        self._passes = Passes(
+            stage, held.layout, first=part.first, setting=held.spec.precision, room=keep_passes, device=device
+        )
         self._passes.take(held.state.weights_P)
         self._work = Work(part, self._passes, held.layout, held.spec)
         self._sum_P = self._passes.zeros()
@@ -69,6 +75,7 @@ class Replica:
         if anew or (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
             self._reset()
             self._shelf.clear()
+            self._passes.forget()
             self.round, self.start, self.microbatches = round_number, start, microbatches
 
     def _reset(self) -> None:
@@ -101,7 +108,7 @@ class Replica:
             return Answer(kind="done", data=output)
         if number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
-        data = self._work.forward(self.round, number, x)
+        data = self._work.forward(self.round, number, x, keep=number not in self._done)
         if number not in self._done:
             self._shelf.put(What.INPUT, number, x, Rank.NEEDED)
             self._shelf.put(What.OUTPUT, number, data, Rank.REPLY)
@@ -123,10 +130,11 @@ class Replica:
         number = tag.microbatch
         if number in self._done:
             return self._again(number, x, gradient)
-        given = self._shelf.get(What.INPUT, number) if x is None else x
+        known = self._shelf.get(What.INPUT, number)
+        given = known if x is None else x
         if given is None:
             return Answer(kind="missing")
-        found = self._work.backward(self.round, number, given, gradient, tag.tokens)
+        found = self._work.backward(self.round, number, given, gradient, tag.tokens, kept=given == known)
         data = self._work.answer(found)
         losses = [0.0] * self.part.sequences if found.losses_B is None else found.losses_B.tolist()
         done = Done(

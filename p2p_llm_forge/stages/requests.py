@@ -56,6 +56,9 @@ class StageOpen(StageRequest):
     """Path of its state."""
     keep_bytes: int = Field(default=256 << 20, ge=0)
     """For inputs, replies and records of the round under way."""
+    keep_passes: int = Field(default=0, ge=0, le=1024)
+    """Forward passes that are kept whole, which takes the memory of their activations and spares their backward a
+    forward pass."""
 
 
 class StageLoad(StageRequest):

@@ -87,7 +87,7 @@ async def replicas(run: Any, folder: Path) -> AsyncIterator[list[Replica]]:
             opened = await worker.call(
                 "stage_open", config=run.spec.canonical(), model=str(run.paths["model"]), stage=stage,
                 manifest=str(run.paths["manifest"]), shards=[str(path) for path in run.shard_paths],
-                state=str(run.paths[f"state.{stage}"]),
+                state=str(run.paths[f"state.{stage}"]), keep_passes=0 if stage else IN_FLIGHT,
             )  # fmt: skip
             tensors.hold(opened["tensor_bytes"])
             found.append(Replica(worker, tensors, opened))

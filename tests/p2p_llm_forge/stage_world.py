@@ -61,9 +61,9 @@ class World:
 
     def __init__(
         self, folder: Path, *, family: str = "gpt2", tied: bool = True, stages: int = 3, replicas: int = 2,
-        kind: Kind = "f32", dropout: float = 0.1, keep_bytes: int = 1 << 20, **training: Any,
+        kind: Kind = "f32", dropout: float = 0.1, keep_bytes: int = 1 << 20, keep_passes: int = 0, **training: Any,
     ) -> None:  # fmt: skip
-        self.folder, self.kind, self.keep_bytes = folder, kind, keep_bytes
+        self.folder, self.kind, self.keep_bytes, self.keep_passes = folder, kind, keep_bytes, keep_passes
         self.spec = TrainingSpec(**{"mode": "synchronous", "learning_rate": 0.002, **training})
         self.config = config_of(family, tied=tied, dropout=dropout if family == "gpt2" else 0.0)
         self.cut = Cut.of_counts([2, 1] if stages == 2 else [1] * stages)
@@ -99,7 +99,10 @@ class World:
             activations=self.kind, seed=SEED,
         )  # fmt: skip
         stage = build(self.config, self.cut, index)
-        return Replica(stage, part, held, device=CPU, keep_bytes=self.keep_bytes, folder=folder / "updates")
+        return Replica(
+            stage, part, held, device=CPU, keep_bytes=self.keep_bytes, keep_passes=self.keep_passes,
+            folder=folder / "updates",
+        )  # fmt: skip
 
     def lose(self, index: int, place: int) -> None:
         """A replica restarts from the state that it wrote, and what it had done of the round is gone."""
