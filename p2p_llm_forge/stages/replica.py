@@ -108,6 +108,8 @@ class Replica:
             return Answer(kind="done", data=output)
         if number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
+        if number not in self._done:
+            self._shelf.forget(number)
         data = self._work.forward(self.round, number, x, keep=number not in self._done)
         if number not in self._done:
             self._shelf.put(What.INPUT, number, x, Rank.NEEDED)
