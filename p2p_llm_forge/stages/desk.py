@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from p2p_llm_forge import model
+from p2p_llm_forge import microbatch, model
 from p2p_llm_forge.blobs import read_blob
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
-from p2p_llm_forge.errors import BlobError, RequestError, UpdateError
+from p2p_llm_forge.errors import BlobError, DeviceError, RequestError, UpdateError
 from p2p_llm_forge.stages import activations, anatomy, requests, start
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.replica import Replica
@@ -66,7 +66,7 @@ class Desk:
             raise RequestError("stage_open: the run has no pipeline; send open")
         if request.stage >= spec.pipeline.stages:
             raise RequestError(f"stage_open: stage {request.stage}, the run has {spec.pipeline.stages}, from 0")
-        self._window, self._waiting, self._pace = window, waiting, Pace()
+        self._window, self._waiting, self._pace, self._device = window, waiting, Pace(), device
         config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
         self._manifest = load_manifest(Path(request.manifest))
         if self._manifest.sequence_length != spec.data.sequence_length:
@@ -101,6 +101,17 @@ class Desk:
 
     def do(self, request: requests.StageRequest) -> Reply:
         """Answer one request. Raises EngineError."""
+        try:
+            return self._do(request)
+        except (RuntimeError, MemoryError) as exc:
+            if not microbatch.out_of_memory(exc):
+                raise
+            fault = exc
+        self.replica.spare()
+        microbatch.free_again(self._device)
+        raise DeviceError("stage: out of memory; use a smaller pipeline.microbatch_size, or more stages") from fault
+
+    def _do(self, request: requests.StageRequest) -> Reply:
         replica = self.replica
         match request:
             case requests.StageForward() | requests.StageBackward() | requests.StageUndo():

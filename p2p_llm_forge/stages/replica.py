@@ -85,6 +85,10 @@ class Replica:
             self._shelf.forget(number)
         self._done.clear()
 
+    def spare(self) -> None:
+        """Memory is short: keep no forward pass whole."""
+        self._passes.forget()
+
     def manifest(self) -> list[int]:
         """The microbatches that are done."""
         return sorted(self._done)
@@ -104,7 +108,7 @@ class Replica:
             raise RequestError("forward: the last stage only answers backward, with targets")
         number = tag.microbatch
         output = self._shelf.get(What.OUTPUT, number)
-        if output is not None and self._shelf.get(What.INPUT, number) == x:
+        if output is not None and _same(self._shelf.get(What.INPUT, number), x):
             return Answer(kind="done", data=output)
         if number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
@@ -136,7 +140,7 @@ class Replica:
         given = known if x is None else x
         if given is None:
             return Answer(kind="missing")
-        found = self._work.backward(self.round, number, given, gradient, tag.tokens, kept=given == known)
+        found = self._work.backward(self.round, number, given, gradient, tag.tokens, kept=x is None or _same(known, x))
         data = self._work.answer(found)
         losses = [0.0] * self.part.sequences if found.losses_B is None else found.losses_B.tolist()
         done = Done(
@@ -270,6 +274,10 @@ class Replica:
         if not self._done:
             self._sum_P.zero_()  # of the roundings nothing is left behind either
         return True
+
+
+def _same(kept: bytes | None, x: Buffer) -> bool:
+    return kept is not None and kept == bytes(x)  # byte strings are compared far quicker than views are
 
 
 def _digest(x: Buffer, gradient: Buffer) -> bytes:
