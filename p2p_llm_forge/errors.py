@@ -11,7 +11,9 @@
     ├── BlobError           FP-108  a manifest, tokenizer, model or shard blob that is malformed
     ├── RequestError        FP-109  a request to the worker that is malformed or out of order
     ├── DiskError           FP-110  the disk is full, read-only or failing
-    └── DeviceError         FP-111  the accelerator is missing or ran out of memory
+    ├── DeviceError         FP-111  the accelerator is missing or ran out of memory
+    ├── SplitError          FP-112  a model that cannot be cut into these stages
+    └── ActivationError     FP-113  what travels between stages, malformed, misshapen, not finite or out of bounds
 
 Pure: definitions only.
 """
@@ -97,3 +99,15 @@ class DeviceError(EngineError):
     """The accelerator cannot do the work."""
 
     code = "FP-111"
+
+
+class SplitError(EngineError):
+    """A model that cannot be cut into these stages."""
+
+    code = "FP-112"
+
+
+class ActivationError(EngineError):
+    """Activations, gradients or tokens that are refused."""
+
+    code = "FP-113"

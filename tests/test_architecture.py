@@ -31,12 +31,17 @@ ORDER = {
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings specfile config blobs finite
+        errors settings settings_pipeline specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
-        schedule model memory state
+        schedule model memory state flat
         codec/update codec/dense codec/grouped codec/topk codec/codec
+        stages/shrink stages/anatomy stages/cut stages/skeleton stages/stubs stages/split stages/costs stages/fit
+        stages/tied stages/parity stages/whole stages/initial stages/timing stages/start
         outer ahead microbatch inner kept
-        protocol carry channel answer recent engine isolation measure prepare produce worker
+        protocol carry channel answer recent
+        stages/activations stages/seeds stages/shelf stages/tags stages/passes stages/work stages/step stages/held
+        stages/replica stages/requests stages/window stages/desk stages/front
+        engine isolation measure prepare produce worker
     """.split(),
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records
@@ -44,7 +49,7 @@ ORDER = {
         network/contacts network/hello network/clock network/uplink network/validator network/network
         blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/pins blobs/store blobs/serving
         blobs/wanted blobs/fetcher
-        supervisor
+        supervisor tensors
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
