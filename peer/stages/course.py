@@ -16,10 +16,10 @@ from enum import StrEnum
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, RunLog
-from peer.rounds.messages import Report
+from peer.rounds.messages import Checked
 from peer.rounds.pace import Pace
 from peer.rounds.roster import Roll
-from peer.stages.messages import Attempt, Checked, CheckUpdate, Cut, Freeze, Halt, StageLeaderEffect, Status, Tell
+from peer.stages.messages import Attempt, CheckUpdate, Cut, Freeze, Halt, StageLeaderEffect, Status, Tell
 from peer.stages.plan import StagePlan
 from peer.stages.tally import Tally
 
@@ -174,9 +174,11 @@ class Course:
         busy = [account for account in self._drivers if account in expected and not self._tally.finished(account)]
         if busy and not closing and now < self._due_at:
             return []
-        first_s = min(self.done_s.values(), default=None)
-        for done_s in self.done_s.values() if first_s else ():
-            self._pace.saw(done_s, first_s)
+        first_s = min(self.done_s.values(), default=0.0)
+        for account in self._drivers:
+            done_s = self.done_s.setdefault(account, now - self._began_at)
+            if first_s:
+                self._pace.saw(done_s, first_s)
         return self._again(now)
 
     def _again(self, now: float) -> Effects:

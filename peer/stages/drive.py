@@ -11,22 +11,12 @@ Pure: fed `receive(message, now)` and `tick(now)`; what comes back are calls to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peer.rounds.log import OpenRound
-from peer.stages.messages import (
-    NO_ATTEMPT,
-    Answered,
-    Attempt,
-    Call,
-    Declined,
-    DriverMessage,
-    Halt,
-    Kind,
-    Reset,
-    Tag,
-)
+from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Status, Tag
 from peer.stages.routing import Router
+from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
 
 AGAIN_S = 1.0
 """When nobody can be called, it is looked again after so long."""
@@ -152,6 +142,11 @@ class Driver:
         if not self._jobs and self._waiting and not self.halted and self._now < self._until:
             times.append(self._until)
         return min((time for time in times if time), default=None)
+
+    def tell(self, status: Status) -> Status:
+        """The same status with how the driving stands."""
+        table = tuple(sorted(self.table.items())) if self.attempt != NO_ATTEMPT else ()
+        return replace(status, finished=self.finished, halted=self.settled_for, table=table)
 
     # ------------------------------------------------------------------ input
 

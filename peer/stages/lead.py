@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 
-from ledger.entries import Close, Entry, StageReceipt, StageSettle
+from ledger.entries import Close, Entry, StageSettle
 from ledger.stages import run_state
 from peer.rounds.attendance import Attendance
 from peer.rounds.heldout import HeldOut
@@ -29,6 +29,7 @@ from peer.stages.opening import opening, standing_after
 from peer.stages.placement import Placement
 from peer.stages.plan import StagePlan
 from peer.stages.refusals import check_status
+from peer.stages.tally import verdict
 
 
 class Phase(StrEnum):
@@ -157,7 +158,7 @@ class StageLeader:
             has, least = status.memory_bytes / 1e9, min(self.plan.needs_bytes) / 1e9
             reason = f"gives {has:.1f} GB, the smallest stage needs {least:.1f} GB"
             return [Report(event="unfit", fields={**fields, "reason": reason})]
-        return [] if known else [Report(event="placed", fields={**fields, "stage": self._stage_of(status.account)})]
+        return [] if known else [Report(event="placed", fields={**fields, "stage": self.placement.stage_of(status.account)})]
 
     def _checked(self, message: Checked, now: float) -> Effects:
         receipt, effects = self.course.judge(message, now) if self.course is not None else (None, [])
@@ -165,12 +166,7 @@ class StageLeader:
             return []
         if message.unsound:
             self.roll.strike(message.account)
-        fields: dict[str, object] = {"account": receipt.account, "round": receipt.round, "stage": receipt.stage}
-        if message.refusal is not None:
-            code, reason = message.refusal
-            return [Report(event="refused", fields={**fields, "code": code, "reason": reason}), *effects]
-        told = {"loss": receipt.loss / 1e6, "tokens": receipt.tokens}
-        return [Report(event="receipt", fields={**fields, **told}), *effects]
+        return [verdict(receipt, message), *effects]
 
     # ------------------------------------------------------------------ deciding
 
@@ -216,9 +212,6 @@ class StageLeader:
 
     def _living(self) -> list[str]:
         return [member.account for member in self.roll.alive()]
-
-    def _stage_of(self, account: str) -> int:
-        return self._stages.get(account, -1)
 
     def _standing(self, settled: int) -> Standing:
         """Where the run stands once round `settled` is."""
@@ -267,7 +260,7 @@ class StageLeader:
         states = {state, self.log.state}
         ready: dict[int, list[str]] = {stage: [] for stage in range(self.plan.stages)}
         for account in self.roll.ready(states):
-            stage = self._stage_of(account)
+            stage = self._stages.get(account, -1)
             if stage >= 0 and stage == self.placement.stage_of(account):
                 ready[stage].append(account)
         ready[0] = ready[0][: self.plan.plan.max_members]

@@ -11,53 +11,21 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import count
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import RunLog
 from peer.rounds.messages import LogGrew
 from peer.rounds.pause import Pause
+from peer.stages import tasks
 from peer.stages.drive import Driver
-from peer.stages.messages import (
-    NO_ATTEMPT,
-    Answered,
-    AppliedStage,
-    ApplyStage,
-    Assign,
-    Cut,
-    Declined,
-    Freeze,
-    Halt,
-    HoldsStage,
-    LoadStage,
-    Normed,
-    OpenStage,
-    Order,
-    Refusal,
-    ReplicaEffect,
-    ReplicaMessage,
-    Reset,
-    Say,
-    Served,
-    StageBroke,
-    Status,
-    SumUpdates,
-    Tag,
-    Undo,
-    Undone,
-    Unserved,
-    WorkerLost,
-    WriteUpdate,
-    Wrote,
-)
+from peer.stages.holding import Held, Holding
+from peer.stages.messages import Assign, Cut, Freeze, Halt, Order, Refusal, Status, Tag
 from peer.stages.plan import StagePlan
 from peer.stages.routing import Router
 from peer.stages.work import Work
 
-Effects = list[ReplicaEffect]
-Held = tuple[int, int, str]
-"""(round, stage, id of the stage's state)"""
+Effects = list[tasks.ReplicaEffect]
 
 
 class ReplicaMachine:
@@ -83,10 +51,8 @@ class ReplicaMachine:
         """
         self.account = account
         self.log = log
-        self.held = held
-        self.stage = stage if held is None else held[1]
-        """The one that we are to serve."""
-        self.busy: ReplicaEffect | None = None
+        self.holding = Holding(log, held=held, stage=stage)
+        self.busy: tasks.ReplicaEffect | None = None
         """The longer thing under way."""
         self.work: Work | None = None
         """Our part in the open round, while we hold its state."""
@@ -101,14 +67,6 @@ class ReplicaMachine:
         self._memory_bytes = memory_bytes
         self._room = room
         self._ids = count(1)
-        self._drops = log.drops
-        self._go_back = False
-        """We hold a state that will not get into the log."""
-        self._cut: Cut | None = None
-        """The newest with norms: with it a round that was settled meanwhile can be applied."""
-        self._broken: type[ReplicaEffect] | None = None
-        """Which way of catching up broke last."""
-        self._held_before: Held | None = None
         self._pause = Pause()
         self._said: tuple[object, ...] = ()
 
@@ -122,7 +80,7 @@ class ReplicaMachine:
     @property
     def finished(self) -> bool:
         """The run is closed and we hold the final state of our stage."""
-        return self.log.close is not None and self.held is not None and not self._behind
+        return self.log.close is not None and not self.holding.behind
 
     # ------------------------------------------------------------------ requests
 
@@ -131,12 +89,12 @@ class ReplicaMachine:
         work = self.work
         if work is not None and (work.open.round, work.open.state) == (tag.round, tag.state) and not self._moved_on:
             return work.admit(tag, caller)
-        state = self._state()
+        state = self.holding.state
         return Refusal(code="STALE", round=self.log.round_of(state) or 0, state=state)
 
     # ------------------------------------------------------------------ input
 
-    def receive(self, message: ReplicaMessage, now: float) -> Effects:
+    def receive(self, message: tasks.ReplicaMessage, now: float) -> Effects:
         """Take one message; returns what to do next.
 
         Raises:
@@ -146,15 +104,16 @@ class ReplicaMachine:
         match message:
             case Assign() | Halt() | Freeze() | Cut():
                 calls = self._ordered(message, now)
-            case Answered() | Declined() | Reset():
+            case tasks.Answered() | tasks.Declined() | tasks.Reset():
                 calls = list(self.driver.receive(message, now)) if self.driver is not None else []
-            case Served() | Unserved():
+            case tasks.Served() | tasks.Unserved():
                 self._served(message)
-            case StageBroke():
+            case tasks.StageBroke():
                 self._broke(message.effect, now)
-            case WorkerLost():
-                self.held = self.busy = self.work = None
-            case HoldsStage() | Undone() | Wrote() | Normed() | AppliedStage():
+            case tasks.WorkerLost():
+                self.holding.lost()
+                self.busy = self.work = None
+            case tasks.HoldsStage() | tasks.Undone() | tasks.Wrote() | tasks.Normed() | tasks.AppliedStage():
                 self._did(message)
             case LogGrew():
                 pass
@@ -167,7 +126,25 @@ class ReplicaMachine:
     def status(self) -> Status:
         """How we stand, for the leader."""
         self._seq += 1
-        return replace(self._standing(), seq=self._seq)
+        opened = self.log.open
+        status = Status(
+            account=self.account, life=self._life, seq=self._seq, stage=self.holding.serves, state=self.holding.state,
+            memory_bytes=self._memory_bytes, microbatch_s=self.microbatch_s,
+            round=opened.round if opened is not None and opened.seat(self.account) is not None else 0,
+        )  # fmt: skip
+        if self.driver is not None:
+            status = self.driver.tell(status)
+        return self.work.tell(status) if self.work is not None else status
+
+    def _news(self) -> tuple[object, ...]:
+        """What the leader should hear of at once when it changes."""
+        work, driver = self.work, self.driver
+        parts: tuple[object, ...] = (self.holding.held, self.holding.state, self.log.open is None)
+        if driver is not None:
+            parts += (driver.finished, driver.settled_for)
+        if work is not None:
+            parts += (work.floor, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
+        return parts
 
     # ------------------------------------------------------------------ orders
 
@@ -175,87 +152,80 @@ class ReplicaMachine:
         opened, work = self.log.open, self.work
         if isinstance(order, Assign):
             if (opened is None or opened.seat(self.account) is None) and 0 <= order.stage < self._plan.stages:
-                self.stage = order.stage
+                self.holding.stage = order.stage
             return []
         if opened is None or order.round != opened.round:
             return []
         if isinstance(order, Halt):
             return list(self.driver.receive(order, now)) if self.driver is not None else []
         if isinstance(order, Cut):
-            self._cut = order if order.norms else self._cut
+            self.holding.cut = order if order.norms else self.holding.cut
             if work is not None:
                 work.take(order)
         elif work is not None and self._moved_on:
             if order.attempt > work.floor:  # what was cut does not count after all
-                self._go_back, self.work = True, None
+                self.holding.give_way()
+                self.work = None
         elif work is not None:
             work.freeze(order)
         return []
 
     # ------------------------------------------------------------------ what the worker did
 
-    def _served(self, message: Served | Unserved) -> None:
+    def _served(self, message: tasks.Served | tasks.Unserved) -> None:
         work = self.work
         if work is not None and (work.open.round, work.open.state) == (message.tag.round, message.tag.state):
-            (work.served if isinstance(message, Served) else work.dropped)(message.tag)
+            (work.served if isinstance(message, tasks.Served) else work.dropped)(message.tag)
 
-    def _did(self, message: HoldsStage | Undone | Wrote | Normed | AppliedStage) -> None:
+    def _did(self, message: tasks.HoldsStage | tasks.Undone | tasks.Wrote | tasks.Normed | tasks.AppliedStage) -> None:
         done, self.busy, work = self.busy, None, self.work
         self._pause.rest(0.0)
         cut = work.cut.receipts if work is not None and work.cut is not None else ()
         match message:
-            case HoldsStage():
-                self.held, self._go_back, self._broken = (message.round, message.stage, message.state), False, None
-            case Undone():
+            case tasks.HoldsStage():
+                self.holding.loaded(message)
+            case tasks.Undone():
                 if work is not None:
                     work.undoing = False
-            case Wrote():
+            case tasks.Wrote():
                 self._promised[message.receipt.round] = message.receipt
-                if work is not None and isinstance(done, WriteUpdate) and done.open == work.open:
+                if work is not None and isinstance(done, tasks.WriteUpdate) and done.open == work.open:
                     work.receipt = message.receipt
-            case Normed():
+            case tasks.Normed():
                 if work is not None and cut == message.receipts:
                     work.norm = message.norm
-            case AppliedStage():
-                self._applied(message, work if cut == message.receipts else None)
+            case tasks.AppliedStage():
+                counts = work is not None and cut == message.receipts
+                self.holding.applied(message, counts=counts)
+                if work is not None and counts:
+                    work.applied = message.state
+                elif self.holding.ahead:
+                    self.work = None
 
-    def _applied(self, message: AppliedStage, work: Work | None) -> None:
-        """We hold the state after a round; `work`: our part in it, if it is open and just this was cut."""
-        stage = self.held[1] if self.held is not None else -1
-        self.held, self._broken = (message.round, stage, message.state), None
-        if work is not None:
-            work.applied = message.state
-        elif message.round > self.log.round:
-            self._go_back, self.work = True, None
-
-    def _broke(self, effect: ReplicaEffect, now: float) -> None:
+    def _broke(self, effect: tasks.ReplicaEffect, now: float) -> None:
         if effect != self.busy:
             return
         self.busy = None
         self._pause.failed(now)
-        if isinstance(effect, LoadStage):
-            self.held = self._held_before
-        if isinstance(effect, LoadStage | ApplyStage):
-            self._broken = type(effect)
-        if isinstance(effect, Undo) and self.work is not None:  # nobody knows what is in the accumulator
+        if isinstance(effect, tasks.LoadStage | tasks.ApplyStage):
+            self.holding.broke(effect)
+        if isinstance(effect, tasks.Undo) and self.work is not None:  # nobody knows what is in the accumulator
             self.work.lose()
 
     # ------------------------------------------------------------------ deciding
 
     def _next(self, now: float) -> Effects:
-        if self._drops != self.log.drops:
-            self._drops = self.log.drops
-            self._go_back = self._go_back or self._ahead
+        self.holding.follow()
         effects = self._take_part(now)
         if self.driver is not None:
             effects += self.driver.tick(now)
         if self.busy is None and self._pause.over(now) and self.log.state:
             self._pause.until = 0.0
-            self.busy = self._catch_up() if self._behind else self._work()
+            self.busy = self.holding.catch_up() if self.holding.behind else self._work()
             effects += [self.busy] if self.busy is not None else []
-        if self._key() != self._said:
-            self._said = self._key()
-            effects.append(Say())
+        if (news := self._news()) != self._said:
+            self._said = news
+            effects.append(tasks.Say())
         return effects
 
     def _take_part(self, now: float) -> Effects:
@@ -268,8 +238,8 @@ class ReplicaMachine:
         seat = opened.seat(self.account) if opened is not None else None
         if opened is None or seat is None:
             return []
-        self.stage = seat.stage
-        if self.work is None and not self._behind and not self._ahead and not self._changing:
+        self.holding.stage = seat.stage
+        if self.work is None and not self.holding.behind and not self._moved_on:
             promised = self._promised.get(opened.round)
             kept = promised if promised is not None and promised.state_in == opened.state else None
             self.work = Work(
@@ -279,7 +249,7 @@ class ReplicaMachine:
                 self.driver = self._drive(self.work, now)
         if self.work is not None and not self.work.begun:
             self.work.begun = True
-            return [OpenStage(round=opened.round, state=opened.state, stage=seat.stage)]
+            return [tasks.OpenStage(round=opened.round, state=opened.state, stage=seat.stage)]
         return []
 
     def _drive(self, work: Work, now: float) -> Driver:
@@ -294,98 +264,23 @@ class ReplicaMachine:
         )  # fmt: skip
 
     @property
-    def _ahead(self) -> bool:
-        """Whether we hold what came of a round that is not settled yet."""
-        return self.held is not None and self.held[0] > self.log.round
-
-    @property
-    def _changing(self) -> bool:
-        """Whether the worker is about to hold another state."""
-        return isinstance(self.busy, LoadStage | ApplyStage)
-
-    @property
     def _moved_on(self) -> bool:
-        """Whether the accumulator of the open round is gone, as its cut is being applied or was."""
-        return self._ahead or self._changing
+        """Whether the accumulator of the open round is gone, as the worker holds what came of it, or is about to."""
+        return self.holding.ahead or isinstance(self.busy, tasks.LoadStage | tasks.ApplyStage)
 
-    @property
-    def _behind(self) -> bool:
-        """Whether we do not hold what we should, nor what may come of the open round."""
-        held, log = self.held, self.log
-        if held is None or self._go_back or held[1] != self.stage:
-            return True
-        if held[0] > log.round:
-            return log.open is None or log.open.round != held[0]
-        return held[0] < log.round or log.states_after(held[0])[held[1]] != held[2]
-
-    def _catch_up(self) -> ReplicaEffect | None:
-        held, log, stage = self.held, self.log, self.stage
-        if stage is None:
-            return None
-        if held is not None and not self._go_back and held[0] < log.round and held[1] == stage:
-            settled, sound = log.settled[held[0]], log.states_after(held[0])[stage] == held[2]
-            cut = self._cut
-            told = cut is not None and (cut.round, cut.receipts) == (settled.round, settled.staged)
-            norms = cut.norms if cut is not None and told else ()
-            if sound and self._broken is not ApplyStage and (told or not settled.staged or self._broken is LoadStage):
-                return ApplyStage(round=settled.round, stage=stage, receipts=settled.staged, norms=norms)
-        self._held_before, self.held = held, None
-        return LoadStage(round=log.round, stage=stage, state=log.states_after(log.round)[stage])
-
-    def _work(self) -> ReplicaEffect | None:
+    def _work(self) -> tasks.ReplicaEffect | None:
         """What the open round wants of the worker beside serving."""
         work = self.work
-        if work is None or self._ahead:
+        if work is None or self.holding.ahead:
             return None
         number, stage, cut = work.open.round, work.seat.stage, work.cut
         if cut is not None and cut.norms:
-            return ApplyStage(round=number, stage=stage, receipts=cut.receipts, norms=cut.norms)
+            return tasks.ApplyStage(round=number, stage=stage, receipts=cut.receipts, norms=cut.norms)
         if cut is not None:
-            return None if work.norm else SumUpdates(round=number, stage=stage, receipts=cut.receipts)
+            return None if work.norm else tasks.SumUpdates(round=number, stage=stage, receipts=cut.receipts)
         if extra := work.extra:
             work.undo(extra)
-            return Undo(round=number, microbatches=extra)
+            return tasks.Undo(round=number, microbatches=extra)
         if work.writable and work.wanted is not None:
-            return WriteUpdate(open=work.open, stage=stage, served=work.wanted.hex)
+            return tasks.WriteUpdate(open=work.open, stage=stage, served=work.wanted.hex)
         return None
-
-    # ------------------------------------------------------------------ status
-
-    def _state(self) -> str:
-        """Id of the run's newest settled state that we hold our stage of."""
-        held = self.held
-        if held is None or self._go_back:
-            return ""
-        number = min(held[0], self.log.round)
-        sound = self._ahead or self.log.states_after(number)[held[1]] == held[2]
-        return self.log.state_after(number) if sound else ""
-
-    def _standing(self) -> Status:
-        held, work, driver, opened = self.held, self.work, self.driver, self.log.open
-        seated = opened is not None and opened.seat(self.account) is not None
-        status = Status(
-            account=self.account, life=self._life, seq=self._seq, stage=held[1] if held is not None else -1,
-            state=self._state(), memory_bytes=self._memory_bytes, microbatch_s=self.microbatch_s,
-            round=opened.round if opened is not None and seated else 0,
-        )  # fmt: skip
-        if driver is not None:
-            table = tuple(sorted(driver.table.items())) if driver.attempt != NO_ATTEMPT else ()
-            status = replace(status, finished=driver.finished, halted=driver.settled_for, table=table)
-        if work is not None:
-            cut = work.cut
-            status = replace(
-                status, frozen=work.floor, lacking=work.lacking, receipt=work.receipt, norm=work.norm,
-                cut=cut.receipts if cut is not None else (), armed=cut is not None and bool(cut.norms),
-                applied=work.applied,
-            )  # fmt: skip
-        return status
-
-    def _key(self) -> tuple[object, ...]:
-        """What the leader should hear of at once when it changes."""
-        held, work, driver = self.held, self.work, self.driver
-        parts: tuple[object, ...] = (held, self._go_back, self.log.round, self.log.open is None)
-        if driver is not None:
-            parts += (driver.finished, driver.settled_for)
-        if work is not None:
-            parts += (work.floor, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
-        return parts

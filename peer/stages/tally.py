@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, Seat
+from peer.rounds.messages import Checked, Report
 from peer.stages.manifest import Manifest
-from peer.stages.messages import NO_ATTEMPT, Attempt, Checked, Status
+from peer.stages.messages import NO_ATTEMPT, Attempt, Status
 from peer.stages.plan import StagePlan
 from peer.stages.reconcile import Agreement, Table, reconcile
 from peer.stages.slots import size_of
@@ -155,3 +156,12 @@ class Tally:
             return ""
         state, votes = said.most_common(1)[0]
         return state if not patient or 2 * votes > said.total() + silent else ""
+
+
+def verdict(receipt: StageReceipt, message: Checked) -> Report:
+    """What a person is told of a receipt whose update was checked."""
+    fields: dict[str, object] = {"account": receipt.account, "round": receipt.round, "stage": receipt.stage}
+    if message.refusal is not None:
+        code, reason = message.refusal
+        return Report(event="refused", fields={**fields, "code": code, "reason": reason})
+    return Report(event="receipt", fields={**fields, "loss": receipt.loss / 1e6, "tokens": receipt.tokens})

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, Seat
 from peer.stages.manifest import Manifest
+from peer.stages.messages import NO_ATTEMPT, Attempt, Cut, Freeze, Kind, Refusal, Status, Tag
 from peer.stages.slots import numbers, size_of
-from peer.stages.messages import NO_ATTEMPT, Attempt, Cut, Freeze, Kind, Refusal, Tag
 
 NOT_OURS = "FP-452"
 
@@ -166,3 +167,12 @@ class Work:
         """Whether the accumulator is what is wanted, and is to be written."""
         exact = self.still and self.wanted is not None and self.cut is None and self.held == self.wanted
         return exact and bool(self.held) and not self.written
+
+    def tell(self, status: Status) -> Status:
+        """The same status with how our part stands."""
+        cut = self.cut
+        return replace(
+            status, frozen=self.floor, lacking=self.lacking, receipt=self.receipt, norm=self.norm,
+            cut=cut.receipts if cut is not None else (), armed=cut is not None and bool(cut.norms),
+            applied=self.applied,
+        )  # fmt: skip

@@ -13,16 +13,18 @@ from ledger.entries import Entry, StageReceipt
 from ledger.stages import bitmap
 from peer.rounds.log import RunLog
 from peer.rounds.messages import LogGrew
-from peer.stages import messages as stages
-from peer.stages.messages import (
+from peer.stages import tasks
+from peer.stages.messages import Order
+from peer.stages.routing import Router
+from peer.stages.serve import ReplicaMachine
+from peer.stages.slots import first_slot
+from peer.stages.tasks import (
     Answered,
     ApplyStage,
     Call,
     Declined,
-    Kind,
     LoadStage,
     OpenStage,
-    Order,
     ReplicaEffect,
     ReplicaMessage,
     Reset,
@@ -31,9 +33,6 @@ from peer.stages.messages import (
     Undo,
     WriteUpdate,
 )
-from peer.stages.routing import Router
-from peer.stages.serve import ReplicaMachine
-from peer.stages.slots import first_slot
 from tests.sim.stages_settings import GB, TOKENS_PER_SLOT
 from tests.sim.stages_worker import StageWorker, applied, norm_of
 from tests.sim.worker import blob
@@ -122,7 +121,7 @@ class StageNode:
         """The worker ends, the daemon goes on."""
         self.worker.die()
         self.worker = self._new_worker()
-        self.tell(stages.WorkerLost())
+        self.tell(tasks.WorkerLost())
 
     # ------------------------------------------------------------------ the leader
 
@@ -159,7 +158,7 @@ class StageNode:
         def done(value: str, service_s: float, waited_s: float) -> None:
             if self.world.hazard(self, "served"):
                 return
-            self.tell(stages.Served(tag=call.tag))
+            self.tell(tasks.Served(tag=call.tag))
             queue_s = self.worker.queued_s
             answer(Answered(id=call.id, value=value, service_s=service_s, waited_s=waited_s, queue_s=queue_s))
 
@@ -179,7 +178,7 @@ class StageNode:
                 self.worker.begin(effect.round, effect.state, effect.stage)
             case _:
                 if self.world.breaks():
-                    self.after(0.2, lambda: self.tell(stages.StageBroke(effect=effect, reason="it broke")))
+                    self.after(0.2, lambda: self.tell(tasks.StageBroke(effect=effect, reason="it broke")))
                 else:
                     self._work(effect)
 
@@ -220,26 +219,26 @@ class StageNode:
             case LoadStage():
                 self._load(effect)
             case Undo():
-                worker.undo(effect.microbatches, lambda: self.tell(stages.Undone(round=effect.round)))
+                worker.undo(effect.microbatches, lambda: self.tell(tasks.Undone(round=effect.round)))
             case WriteUpdate():
                 worker.write(lambda inside: self._wrote(effect, inside))
             case SumUpdates():
 
                 def summed() -> None:
                     norm = norm_of(effect.stage, effect.receipts)
-                    self.tell(stages.Normed(receipts=effect.receipts, norm=norm))
+                    self.tell(tasks.Normed(receipts=effect.receipts, norm=norm))
 
                 self._fetch(effect, effect.stage, effect.receipts, lambda: worker.do(0.05, summed))
             case ApplyStage():
 
                 def stepped() -> None:
-                    held = machine.held
+                    held = machine.holding.held
                     assert held is not None and held[:2] == (effect.round - 1, effect.stage), "applied to another state"
                     norms = effect.norms or [norm_of(stage, effect.receipts) for stage in range(self.world.plan.stages)]
                     state = applied(held[2], effect.stage, effect.receipts, norms)
                     self._keep(effect.round, effect.stage, state)
                     if not self.world.hazard(self, "applied"):
-                        told = stages.AppliedStage(round=effect.round, receipts=effect.receipts, state=state)
+                        told = tasks.AppliedStage(round=effect.round, receipts=effect.receipts, state=state)
                         self.tell(told)
 
                 self._fetch(effect, effect.stage, effect.receipts, lambda: worker.do(0.05, stepped))
@@ -257,14 +256,14 @@ class StageNode:
             self._keep(effect.round, effect.stage, effect.state)
             for later in [number for number in self.disk.states if number > effect.round]:
                 del self.disk.states[later]
-            self.tell(stages.HoldsStage(round=effect.round, stage=effect.stage, state=effect.state))
+            self.tell(tasks.HoldsStage(round=effect.round, stage=effect.stage, state=effect.state))
 
         if wanted in self.disk.states.values():
             worker.do(0.1, loaded)
         elif self.world.provides(self, lambda disk: wanted in disk.states.values()) or effect.round == 0:
             self.after(0.5, lambda: worker.do(0.1, loaded) if worker is self.worker else None)
         else:
-            self.after(0.5, lambda: self.tell(stages.StageBroke(effect=effect, reason="nobody has it")))
+            self.after(0.5, lambda: self.tell(tasks.StageBroke(effect=effect, reason="nobody has it")))
 
     def _fetch(
         self, effect: ReplicaEffect, stage: int, receipts: Sequence[StageReceipt], then: Callable[[], None]
@@ -274,7 +273,7 @@ class StageNode:
         wanted = {receipt.update for receipt in receipts if receipt.stage == stage} - self.disk.updates
         for update in wanted:
             if not self.world.provides(self, lambda disk, update=update: update in disk.updates):
-                self.after(0.3, lambda: self.tell(stages.StageBroke(effect=effect, reason="an update is not to be had")))
+                self.after(0.3, lambda: self.tell(tasks.StageBroke(effect=effect, reason="an update is not to be had")))
                 return
 
         def here() -> None:
@@ -301,6 +300,6 @@ class StageNode:
         )  # fmt: skip
         self.disk.receipts.append(receipt)
         if not world.hazard(self, "wrote"):
-            self.tell(stages.Wrote(receipt=receipt))
+            self.tell(tasks.Wrote(receipt=receipt))
 
 

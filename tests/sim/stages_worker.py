@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from ledger.entries import StageReceipt
-from peer.stages.messages import Call, Kind, Tag
+from peer.stages.messages import Kind, Tag
+from peer.stages.tasks import Call
 from tests.sim.net import Clock
 from tests.sim.worker import FakeWorker, Job, blob
 
