@@ -1,0 +1,33 @@
+"""What the spec of a run with stages means for its rounds, beside what every run's does.
+
+Pure: frozen values read from the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peer.rounds.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """The figures of a run with stages that its machines need."""
+
+    plan: Plan
+    """What it shares with other runs; `quota` is the most slots of one driver, a multiple of `microbatch`."""
+    replicas: int
+    """So many of every stage are there before a round is opened."""
+    microbatch: int
+    """Slots of one microbatch."""
+    in_flight: int
+    """Microbatches that a driver has under way."""
+    shares: tuple[int, ...]
+    """What of the model's work each stage does, in parts per million, in stage order."""
+    needs_bytes: tuple[int, ...]
+    """The memory that serving each stage takes, in stage order."""
+
+    @property
+    def stages(self) -> int:
+        """How many stages the model is cut into."""
+        return len(self.shares)

@@ -1,0 +1,128 @@
+"""Which replica of a stage a driver calls next: of two drawn at random, the one that should be finished first.
+
+What is known of a replica is learnt from its replies: how long it takes for one call, how much it has before it, and
+how far away it is. Between replies a replica is taken to be busy with what it said it had and with what we sent since.
+Who fails is not called for 1, 2, 4 … seconds; who is busy, not before it said it would have room.
+
+Pure: time and the random generator are arguments.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peer.rounds.pause import Pause
+from peer.stages.messages import Kind
+
+WEIGHT = 0.25
+"""Of what a reply says against what was known before."""
+FIRST_SERVICE_S = 1.0
+"""Taken for a replica of whose stage nothing is known."""
+FIRST_RTT_S = 0.1
+LEAST_TIMEOUT_S = 5.0
+TIMES = 4.0
+"""A call that takes so many times longer than predicted has failed."""
+
+
+@dataclass(kw_only=True)
+class Known:
+    """What replies told of one replica. Written only by `Router`."""
+
+    service_s: dict[Kind, float] = field(default_factory=dict)
+    """Seconds of one call, by its kind."""
+    rtt_s: float = FIRST_RTT_S
+    through_at: float = 0.0
+    """When it should be through with all that it is known to have."""
+    room_at: float = 0.0
+    """When it said it would have room again."""
+    pause: Pause = field(default_factory=Pause)
+
+
+class Router:
+    """What one driver knows of the replicas of the other stages; outlives rounds."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._known: dict[str, Known] = {}
+        self._usual: dict[tuple[int, Kind], float] = {}
+        """Seconds of one call, by stage and kind, whoever served it."""
+
+    def pick(
+        self, accounts: Sequence[str], stage: int, kind: Kind, now: float, without: Collection[str] = ()
+    ) -> str | None:
+        """Who of a stage's replicas is called now, or None if nobody may be.
+
+        `without`: those that shall not be called if there is anybody else.
+        """
+        free = [account for account in accounts if self._free_at(account) <= now]
+        free = [account for account in free if account not in without] or free
+        two = self._rng.sample(free, 2) if len(free) > 2 else free
+        return min(two, key=lambda account: self.finish_s(account, stage, kind, now), default=None)
+
+    def free_at(self, accounts: Sequence[str]) -> float | None:
+        """When the first of these may be called; None if there are none."""
+        return min((self._free_at(account) for account in accounts), default=None)
+
+    def finish_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
+        """Seconds until an answer to a call made now should be here."""
+        known = self._of(account)
+        return max(known.through_at - now, known.rtt_s / 2) + self._service_s(known, stage, kind) + known.rtt_s / 2
+
+    def timeout_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
+        """After how long a call made now has failed."""
+        return max(LEAST_TIMEOUT_S, TIMES * self.finish_s(account, stage, kind, now))
+
+    # ------------------------------------------------------------------ learning
+
+    def sent(self, account: str, stage: int, kind: Kind, now: float) -> None:
+        """A call is made."""
+        known = self._of(account)
+        known.through_at = max(known.through_at, now + known.rtt_s / 2) + self._service_s(known, stage, kind)
+
+    def answered(
+        self, account: str, stage: int, kind: Kind, now: float, *, took_s: float, service_s: float, waited_s: float,
+        queue_s: float,
+    ) -> None:  # fmt: skip
+        """An answer came after `took_s`; the replica says how long it served and waited, and what it has before it."""
+        known = self._of(account)
+        service_s = min(max(service_s, 0.0), took_s)
+        rtt_s = max(0.0, took_s - service_s - max(waited_s, 0.0))
+        known.service_s[kind] = _moved(known.service_s.get(kind), service_s)
+        self._usual[stage, kind] = _moved(self._usual.get((stage, kind)), service_s)
+        known.rtt_s = _moved(known.rtt_s, rtt_s)
+        known.through_at = now + max(queue_s, 0.0)
+        known.room_at = 0.0
+        known.pause.rest(0.0)
+
+    def busy(self, account: str, now: float, wait_s: float) -> None:
+        """It has no room for so long."""
+        self._of(account).room_at = now + max(wait_s, 0.0)
+
+    def failed(self, account: str, now: float) -> None:
+        """It did not answer, or not what it should."""
+        known = self._of(account)
+        if known.pause.over(now):
+            known.pause.failed(now)
+
+    def services(self) -> Mapping[tuple[int, Kind], float]:
+        """Seconds of one call by stage and kind, as seen of late."""
+        return dict(self._usual)
+
+    # ------------------------------------------------------------------ parts
+
+    def _of(self, account: str) -> Known:
+        return self._known.setdefault(account, Known())
+
+    def _free_at(self, account: str) -> float:
+        known = self._of(account)
+        return max(known.pause.until, known.room_at)
+
+    def _service_s(self, known: Known, stage: int, kind: Kind) -> float:
+        return known.service_s.get(kind, self._usual.get((stage, kind), FIRST_SERVICE_S))
+
+
+def _moved(old: float | None, seen: float) -> float:
+    """A figure that moves part of the way to what was seen."""
+    return seen if old is None else old + WEIGHT * (seen - old)

@@ -1,0 +1,178 @@
+"""A replica's part in one round: which requests it takes, what its accumulator holds, and what it shall hold.
+
+Every microbatch is in the accumulator once or not at all; what was done once is not done again (the worker keeps its
+reply). From an attempt of the leader on, only requests of later attempts are taken, so that nothing that is late or
+repeated changes what was agreed.
+
+Pure: no time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ledger.entries import StageReceipt
+from peer.rounds.log import OpenRound, Seat
+from peer.stages.manifest import Manifest
+from peer.stages.messages import NO_ATTEMPT, Attempt, Cut, Freeze, Kind, Refusal, Status, Tag
+from peer.stages.slots import numbers, size_of
+
+NOT_OURS = "FP-452"
+
+
+class Work:
+    """One accumulator in one round. Written only by the replica's machine."""
+
+    def __init__(
+        self, *, open_round: OpenRound, seat: Seat, microbatch: int, room: int, receipt: StageReceipt | None = None
+    ) -> None:
+        """An empty accumulator.
+
+        Args:
+            open_round: the round.
+            seat: ours in it.
+            microbatch: slots of one.
+            room: requests that wait or are served at a time, at most.
+            receipt: one that we signed for this round before a restart, and whose update we have.
+        """
+        self.open = open_round
+        self.seat = seat
+        self.size = size_of(open_round, microbatch)
+        """The round's microbatches."""
+        self.held = Manifest(bits=0, size=self.size)
+        self.floor: Attempt = NO_ATTEMPT
+        """The newest order taken: requests of this attempt and before are over."""
+        self.wanted: Manifest | None = None
+        """What we shall hold."""
+        self.begun = False
+        """Whether the worker was told to begin with an empty accumulator."""
+        self.undoing = False
+        self.receipt = receipt
+        """For the update written last."""
+        self.cut: Cut | None = None
+        self.norm = ""
+        self.applied = ""
+        """Id of the stage's state that came of the cut."""
+        self._microbatch = microbatch
+        self._room = room
+        self._pending: Counter[Tag] = Counter()
+
+    # ------------------------------------------------------------------ requests
+
+    def numbers(self, seat: Seat) -> range:
+        """The microbatches of a driver's seat."""
+        return numbers(seat, self.open, self._microbatch)
+
+    def admit(self, tag: Tag, caller: str) -> Refusal | None:
+        """Take a request, which `served` or `dropped` answers, or say why not."""
+        driver = self.open.seat(caller)
+        if tag.stage != self.seat.stage:
+            return Refusal(code=NOT_OURS)
+        if driver is None or driver.stage != 0 or tag.microbatch not in self.numbers(driver):
+            return Refusal(code=NOT_OURS)
+        if self.floor != NO_ATTEMPT and tag.attempt <= self.floor:
+            return Refusal(code="FROZEN")
+        if self.undoing or self._pending.total() >= self._room:
+            return Refusal(code="BUSY")
+        self._pending[tag] += 1
+        return None
+
+    def served(self, tag: Tag) -> None:
+        """The worker did it."""
+        if self._over(tag) and tag.kind is Kind.BACKWARD:
+            self.held |= Manifest.of([tag.microbatch], self.size)
+
+    def dropped(self, tag: Tag) -> None:
+        """The worker could not do it."""
+        self._over(tag)
+
+    def _over(self, tag: Tag) -> bool:
+        if not self._pending[tag]:
+            return False
+        self._pending[tag] -= 1
+        self._pending += Counter()  # without those that are 0
+        return True
+
+    @property
+    def under_way(self) -> int:
+        """Requests that wait or are served."""
+        return self._pending.total()
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing is under way that could change the accumulator."""
+        return not self.undoing and not any(tag.kind is Kind.BACKWARD for tag in self._pending)
+
+    def undo(self, microbatches: Iterable[int]) -> None:
+        """The worker takes these out; until it has, nothing is taken in."""
+        self.held -= Manifest.of(microbatches, self.size)
+        self.undoing = True
+
+    def lose(self) -> None:
+        """The accumulator is not to be trusted: the worker begins with an empty one again."""
+        self.held, self.undoing, self.begun = Manifest(bits=0, size=self.size), False, False
+        self._pending.clear()
+
+    # ------------------------------------------------------------------ orders
+
+    def freeze(self, order: Freeze) -> bool:
+        """Take the order to hold exactly this; whether it is news.
+
+        Raises:
+            RoundError: FP-450, a manifest that does not fit the round.
+        """
+        wanted = Manifest.read(order.manifest, self.size)
+        if order.attempt <= self.floor:
+            return False
+        self.floor, self.wanted = order.attempt, wanted
+        self.cut, self.norm, self.applied = None, "", ""
+        return True
+
+    def take(self, order: Cut) -> bool:
+        """Take the receipts that count; whether that is news."""
+        known = self.cut
+        same = known is not None and known.receipts == order.receipts
+        told = known is not None and len(known.norms) >= len(order.norms)
+        if order.attempt < self.floor or (order.attempt == self.floor and same and told):
+            return False
+        if not same:
+            self.norm = self.applied = ""
+        self.floor, self.cut = order.attempt, order
+        return True
+
+    @property
+    def extra(self) -> tuple[int, ...]:
+        """What is to be undone now."""
+        if self.wanted is None or self.cut is not None or not self.still:
+            return ()
+        return tuple(self.held - self.wanted)
+
+    @property
+    def lacking(self) -> str:
+        """What of the wanted is not here, as a manifest, once that is sure; empty if nothing is."""
+        if self.wanted is None or self.cut is not None or not self.still or self.written:
+            return ""
+        lacking = self.wanted - self.held
+        return lacking.hex if lacking else ""
+
+    @property
+    def written(self) -> bool:
+        """Whether there is a receipt for just what is wanted."""
+        return self.wanted is not None and self.receipt is not None and self.receipt.served == self.wanted.hex
+
+    @property
+    def writable(self) -> bool:
+        """Whether the accumulator is what is wanted, and is to be written."""
+        exact = self.still and self.wanted is not None and self.cut is None and self.held == self.wanted
+        return exact and bool(self.held) and not self.written
+
+    def tell(self, status: Status) -> Status:
+        """The same status with how our part stands."""
+        cut = self.cut
+        return replace(
+            status, frozen=self.floor, lacking=self.lacking, receipt=self.receipt, norm=self.norm,
+            cut=cut.receipts if cut is not None else (), armed=cut is not None and bool(cut.norms),
+            applied=self.applied,
+        )  # fmt: skip
