@@ -75,6 +75,7 @@ class StageNode:
             stage=disk.states[held][0] if held is not None else None, promised=disk.receipts, memory_bytes=4 * GB,
             room=world.settings.room,
         )  # fmt: skip
+        self.machine.microbatch_s = microbatch_s
         self._tick_at = 0.0
         self._saying = False
         self.tell(LogGrew())
@@ -233,7 +234,8 @@ class StageNode:
 
                 def stepped() -> None:
                     held = machine.holding.held
-                    assert held is not None and held[:2] == (effect.round - 1, effect.stage), "applied to another state"
+                    assert held is not None, "applied while it held nothing"
+                    assert held[:2] == (effect.round - 1, effect.stage), "applied to another state"
                     norms = effect.norms or [norm_of(stage, effect.receipts) for stage in range(self.world.plan.stages)]
                     state = applied(held[2], effect.stage, effect.receipts, norms)
                     self._keep(effect.round, effect.stage, state)
@@ -301,5 +303,3 @@ class StageNode:
         self.disk.receipts.append(receipt)
         if not world.hazard(self, "wrote"):
             self.tell(tasks.Wrote(receipt=receipt))
-
-
