@@ -7,7 +7,18 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from .entries import (
-    Begin, Close, Entry, Issue, Open, Receipt, Recv, Send, Settle, StageOpen, StageReceipt, StageSettle,
+    Begin,
+    Close,
+    Entry,
+    Issue,
+    Open,
+    Receipt,
+    Recv,
+    Send,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    StageSettle,
 )  # fmt: skip
 
 MICRO = 10**6
@@ -45,7 +56,9 @@ def entry_line(entry: Entry) -> str:
         case StageOpen():
             return f"open round {entry.round}: {_by_stage(entry)}"
         case StageReceipt():
-            said = f"{entry.tokens} tokens in stage {entry.stage}" + (f", loss {_loss(entry.loss)}" if entry.loss else "")
+            said = f"{entry.tokens} tokens in stage {entry.stage}" + (
+                f", loss {_loss(entry.loss)}" if entry.loss else ""
+            )
             return f"receipt of {short(entry.account)} for round {entry.round}: {said}"
         case Settle() | StageSettle():
             return f"settle round {entry.round}: {len(entry.receipts)} receipts, state {short(entry.state)}"

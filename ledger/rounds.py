@@ -44,7 +44,9 @@ def check_stages(entry: StageOpen, stages: Stages, cursor: int) -> int:
     """
     end = entry.drivers[0].slot_start
     if end < cursor:
-        raise EntryInvalid(rule="roster", got=f"slots from {end}", wanted=f"from {cursor} on: those below were given out")
+        raise EntryInvalid(
+            rule="roster", got=f"slots from {end}", wanted=f"from {cursor} on: those below were given out"
+        )
     for seat in entry.drivers:
         if seat.slot_start != end:
             got = f"slots from {seat.slot_start} for {seat.account}"

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 # A file imports only files above it in its package. A folder's files are listed as folder/file.
 ORDER = {
     "ledger": """
-        errors codec values keys merkle notes certificates receipt stages spec entries rounds rules references genesis
-        tiles quorum proof evidence terms
+        errors codec values keys merkle notes certificates receipt stages spec entries rounds logrules rules
+        references genesis tiles quorum proof evidence terms
         fold/balances fold/effects fold/log fold/accounting fold/fold fold/history
         store/file store/database store/logs store/forks store/reader store/accuser store/own store/tenure store/store
         witness

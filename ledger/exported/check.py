@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import cast
 
 from ledger import proof
-from ledger.entries import Begin, Settle
+from ledger.entries import Begin, Settle, StageSettle
 from ledger.errors import ExportInvalid, LedgerError
 from ledger.exported.card import CARD, MAX_CARD, PROOF, Card, parse
-from ledger.exported.weights import STATE, blob_id, check_weights
+from ledger.exported.weights import blob_id, check_weights, state_files
 from ledger.genesis import Genesis
 from ledger.proof import Proven
 
@@ -67,12 +67,15 @@ def check_folder(folder: Path, genesis: Genesis) -> Exported:
     assert proven.begin is not None
     blobs = cast("dict[str, str]", proven.begin.spec["blobs"])
     weights = tuple(name for name in files if name.endswith(".safetensors"))
-    parameters = check_weights(folder, [folder / name for name in weights], card.state)
+    cut = proven.begin.stages
+    stages = len(cut.shares) if cut is not None else 0
+    parameters = check_weights(folder, [folder / name for name in weights], card.state, stages)
     _same("parameters", card.parameters, parameters, "as many as the state has")
     if INDEX in files:
         _check_index(folder, weights)
     _check_config(folder, blobs["model"])
-    tokenizer = tuple(name for name in files if name not in (*weights, *SAID, CONFIG, INDEX, PROOF, STATE))
+    known = (*weights, *SAID, CONFIG, INDEX, PROOF, *state_files(stages))
+    tokenizer = tuple(name for name in files if name not in known)
     _check_tokenizer(folder, tokenizer, blobs["tokenizer"])
     said = tuple(name for name in SAID if name in files)
     return Exported(card=card, proven=proven, weights=weights, parameters=parameters, tokenizer=tokenizer, said=said)
@@ -81,11 +84,11 @@ def check_folder(folder: Path, genesis: Genesis) -> Exported:
 def _check_claim(card: Card, proven: Proven) -> None:
     """The entry that is proven must be the one that the card is about."""
     entry = proven.entry
-    if not isinstance(entry, Settle | Begin) or proven.begin is None:
+    if not isinstance(entry, Settle | StageSettle | Begin) or proven.begin is None:
         raise ExportInvalid(f"{PROOF}: proves an entry of type {entry.type}, wanted settle, which names the state")
     _same("run", card.run, proven.owner.removeprefix("run/"), f"that of {PROOF}")
     _same("name", card.name, proven.begin.spec["name"], "that of the run's spec")
-    _same("round", card.round, entry.round if isinstance(entry, Settle) else 0, f"that of {PROOF}")
+    _same("round", card.round, 0 if isinstance(entry, Begin) else entry.round, f"that of {PROOF}")
     _same("state", card.state, entry.state, f"which {PROOF} shows in the log")
 
 

@@ -3,7 +3,8 @@
 A state's canonical bytes are a header, the weights as fp32 in the header's order, and the outer optimizer's tensors;
 its id is the RFC 6962 root over their 1 MiB chunks, and their length. The file `provenance/state` has the header, then
 what follows the weights up to the end of the chunk in which they end, then the leaf hash (32 bytes) of each chunk after
-that.
+that. In a run with stages each stage has a state of its own, and `provenance/state-0`, `provenance/state-1` … its rest;
+a tensor may be in the states of several stages, with the same bytes.
 
 IO: reads the files of a folder.
 """
@@ -17,6 +18,7 @@ from typing import cast
 
 from ledger.errors import ExportInvalid
 from ledger.merkle import leaf_hash, root
+from ledger.stages import run_state
 
 STATE = "provenance/state"
 CHUNK_BYTES = 1 << 20
@@ -47,27 +49,41 @@ def blob_id(data: bytes) -> str:
     return f"{root(leaves).hex()}-{len(data)}"
 
 
-def check_weights(folder: Path, files: Sequence[Path], state: str) -> int:
+def state_files(stages: int) -> tuple[str, ...]:
+    """The files that hold what the weights leave of a state; of a model that is not cut, 0 stages, it is one."""
+    return tuple(f"{STATE}-{stage}" for stage in range(stages)) or (STATE,)
+
+
+def check_weights(folder: Path, files: Sequence[Path], state: str, stages: int = 0) -> int:
     """Check that the safetensors files hold exactly the weights of this state; returns their number.
 
     Raises:
         ExportInvalid: they do not; the message says what differs as far as that can be told.
     """
-    rest = folder / STATE
-    known, header = _read_header(rest)
+    rests = [folder / name for name in state_files(stages)]
+    headers = [_read_header(rest) for rest in rests]
     held = _held(files)
-    weights = {name: placed for name, placed in known.items() if not name.startswith(OUTER)}
-    _check_names(held, weights)
-    total = max((placed.start + placed.length for placed in known.values()), default=len(header))
-    end = len(header) + sum(placed.length for placed in weights.values())
-    edge = min(-(-end // CHUNK_BYTES) * CHUNK_BYTES, total)
-    tail, leaves = _read_rest(rest, len(header), edge - end, -(-(total - edge) // CHUNK_BYTES))
-    parts = _parts(header, [held[name] for name in weights], tail)
-    found = f"{root([*_leaves(parts), *leaves]).hex()}-{total}"
+    weights = [{name: placed for name, placed in known.items() if not name.startswith(OUTER)} for known, _ in headers]
+    _check_names(held, dict(zip(state_files(stages), weights, strict=True)))
+    ids = [
+        _state_id(rest, *header, [held[name] for name in names])
+        for rest, header, names in zip(rests, headers, weights, strict=True)
+    ]
+    found = run_state(ids) if stages else ids[0]
     if found != state:
         names = ", ".join(file.name for file in files)
-        raise ExportInvalid(f"{names}: the weights and {STATE} give state {found}, wanted {state}, that of the log")
-    return (end - len(header)) // _VALUE_BYTES
+        states = ", ".join(state_files(stages))
+        raise ExportInvalid(f"{names}: the weights and {states} give state {found}, wanted {state}, that of the log")
+    return sum(placed.length for placed in held.values()) // _VALUE_BYTES
+
+
+def _state_id(rest: Path, known: dict[str, Placed], header: bytes, weights: Sequence[Placed]) -> str:
+    """The id of the state that has these weights, and of everything else what its file says."""
+    total = max((placed.start + placed.length for placed in known.values()), default=len(header))
+    end = len(header) + sum(placed.length for placed in weights)
+    edge = min(-(-end // CHUNK_BYTES) * CHUNK_BYTES, total)
+    tail, leaves = _read_rest(rest, len(header), edge - end, -(-(total - edge) // CHUNK_BYTES))
+    return f"{root([*_leaves(_parts(header, weights, tail)), *leaves]).hex()}-{total}"
 
 
 def _held(files: Sequence[Path]) -> dict[str, Placed]:
@@ -81,16 +97,18 @@ def _held(files: Sequence[Path]) -> dict[str, Placed]:
     return held
 
 
-def _check_names(held: dict[str, Placed], weights: dict[str, Placed]) -> None:
-    """The files hold the tensors that the state has, no more and no others."""
-    for name in sorted(weights.keys() ^ held.keys()):
-        if name in weights:
-            raise ExportInvalid(f"*.safetensors: {name}: is missing, wanted as in {STATE}")
-        raise ExportInvalid(f"{held[name].file.name}: {name}: is no tensor of the state, wanted none, as in {STATE}")
-    for name, placed in weights.items():
-        if held[name].shape != placed.shape:
-            got = f"shape is {list(held[name].shape)}, wanted {list(placed.shape)}"
-            raise ExportInvalid(f"{held[name].file.name}: {name}: {got}, as in {STATE}")
+def _check_names(held: dict[str, Placed], weights: dict[str, dict[str, Placed]]) -> None:
+    """The files hold the tensors that the state has, or by their files those of the stages, no more and no others."""
+    for state, wanted in weights.items():
+        for name in sorted(wanted.keys() - held.keys()):
+            raise ExportInvalid(f"*.safetensors: {name}: is missing, wanted as in {state}")
+        for name, placed in wanted.items():
+            if held[name].shape != placed.shape:
+                got = f"shape is {list(held[name].shape)}, wanted {list(placed.shape)}"
+                raise ExportInvalid(f"{held[name].file.name}: {name}: {got}, as in {state}")
+    for name in sorted(held.keys() - {name for wanted in weights.values() for name in wanted}):
+        states = ", ".join(weights)
+        raise ExportInvalid(f"{held[name].file.name}: {name}: is no tensor of the state, wanted none, as in {states}")
 
 
 def _read_header(file: Path) -> tuple[dict[str, Placed], bytes]:

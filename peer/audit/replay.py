@@ -30,6 +30,7 @@ from peer.rounds.log import RunLog, SettledRound
 from peer.supervisor import Fields, Worker
 
 NOTHING_BEGUN = "FP-404"
+UNFIT = "FP-438"
 FILES = ("model", "tokenizer", "manifest")
 
 Progress = Callable[[int, int], None]
@@ -52,6 +53,9 @@ class RunReplay:
             log.extend([parse(data) for data in entries])
             if not log.spec:
                 raise ForgeError(NOTHING_BEGUN, f"run {run_id[:16]}: its certified log is empty: nothing to replay")
+            if log.stages is not None:
+                got = f"its model is cut into {len(log.stages.shares)} stages"
+                raise ForgeError(UNFIT, f"run {run_id[:16]}: {got}: only runs of whole models can be replayed so far")
             with tempfile.TemporaryDirectory(prefix="forge-replay-") as folder:
                 return asyncio.run(_Replaying(Home(home), log, Path(folder)).work(progress))
         except ForgeError as exc:

@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from ledger.entries import (
-    Begin, Close, Entry, Open, Receipt, Settle, StageOpen, StageReceipt, Stages, StageSettle,
+    Begin,
+    Close,
+    Entry,
+    Open,
+    Receipt,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    Stages,
+    StageSettle,
 )  # fmt: skip
 from p2p_llm_forge.protocol import MOST_ROUNDS_AWAY
 from peer.errors import RoundError

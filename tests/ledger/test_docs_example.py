@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 
 from ledger import codec, entries, evidence, merkle, notes, proof
-from ledger.entries import Receipt
+from ledger.entries import Receipt, StageReceipt
 from ledger.evidence import Evidence
+from ledger.fold.effects import LogReader, Pay, Reserve
 from ledger.fold.fold import Ledger, conservation, fold
 from ledger.genesis import Genesis
 from ledger.keys import PrivateKey
 from ledger.receipt import CONTEXT
+from ledger.rules import rules_of
+from ledger.stages import run_state
 from ledger.store.store import Store
 from ledger.tiles import parse_bundle
 from ledger.witness import Witness
-from tests.ledger.docs_example import KEYS, RECEIPT, TIMES, example
+from tests.ledger.docs_example import KEYS, RECEIPT, TIMES
+from tests.ledger.docs_stages import SHARES, example
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledger.md"
 BLOCK = re.compile(r"^```text ([a-z0-9 -]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -182,6 +186,32 @@ def test_the_money_is_as_the_page_says(page: dict[str, str], genesis: Genesis, k
     assert ledger.balances == {key["alice"].public: int(ends[-1]), key["bob"].public: int(ends[-2])}
     assert (ledger.voids, ledger.pendings, ledger.invalid) == ((), (), ())
     assert conservation(ledger)
+
+
+def test_the_run_with_stages_is_what_the_page_says(page: dict[str, str], genesis: Genesis) -> None:
+    states = [line.split()[-1] for line in page["stage states"].splitlines()]
+    assert [run_state(states[:2]), run_state(states[3:5])] == [states[2], states[5]]
+    spec = codec.decode(page["stage spec"].encode())
+    assert isinstance(spec, dict)
+    assert entries.run_id(spec) == page["stage run id"]
+    begin = entries.Begin(spec=spec)
+    assert (begin.state, begin.stages and begin.stages.shares) == (states[2], SHARES)
+    receipts = [entries.parse(line.encode()) for line in page["stage receipts"].splitlines()]
+    last = receipts[1]
+    assert isinstance(last, StageReceipt)
+    assert (last.signed().decode(), last.signature) == (page["stage receipt input"], page["stage receipt signature"])
+    assert (last.bits, last.stage) == (0b11, 1)
+    log = [begin, *(entries.parse(page[label].encode()) for label in ("stage open", "stage settle"))]
+    log[2:2] = receipts
+    for entry in log[1:]:
+        assert entries.parse(entry.encode()) == entry
+    readers = LogReader(rules_of(genesis.terms, genesis.run_origin(page["stage run id"])))
+    effects = [readers.read(entry) for entry in log]
+    reserve, pay = effects[1], effects[-1]
+    assert isinstance(reserve, Reserve)
+    assert isinstance(pay, Pay)
+    earned = [amount for _, amount in pay.payments]
+    assert [reserve.worth, *earned, reserve.worth - sum(earned)] == [int(part) for part in column(page["stage money"])]
 
 
 def test_the_bundle_holds_the_entry(page: dict[str, str]) -> None:

@@ -167,9 +167,13 @@ def test_worlds_reach_every_corner():
         seen |= {"pending" for _ in ledger.pendings}
         for run in ledger.runs.values():
             seen |= {name for name in ("paid", "refunded", "burned", "reserved", "funders") if getattr(run, name)}
+            seen |= {
+                f"{name} with stages" for name in ("paid", "burned") if run.run == worlds.STAGED and getattr(run, name)
+            }
     assert seen >= {
         "void amount", "void to", "void root", "void index", "void issue", "void roster", "void round", "pending",
         "paid", "refunded", "burned", "reserved", "funders", "invalid encoding", "invalid order", "invalid issuer",
+        "paid with stages", "burned with stages", "invalid served",
     }, seen  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from .stage_world import (
     states,
 )
 from .test_rules import refused
-from .world import ALICE, ALICE_LOG, CAROL, GENESIS, blob, receipt_of
+from .world import ALICE, CAROL, GENESIS, blob, receipt_of
 
 TERMS = GENESIS.terms
 S0 = run_state(states(0))
@@ -96,13 +96,11 @@ def test_a_receipt_is_not_one_of_the_other_kind_even_where_it_is_asked_about_alo
     (seats(seat(ALICE, 0, 14, 2)), "14 slots from 0"), (seats(seat(ALICE, 8, 4, 1)), "4 slots from 8"),
     (seats(seat(ALICE, 11, 2, 0)), "slots from 11"), (seats(seat(ALICE, 14, 2, 0)), "slots from 14"),
     (seats(seat(ALICE, 0, 2, 0)), "slots from 0"), (seats(seat(ALICE, 12, 3, 0)), "3 slots"),
-    (seats(seat(ALICE, 12, MAX_INT - 13, 0)), f"slots up to {MAX_INT - 1}"),
+    (seats(seat(ALICE, 12, MAX_INT - 13, 0)), "12 slots from 0"),
     (seats(seat(ALICE, 12, MAX_INT - 1, 0)), f"slots up to {MAX_INT + 11}"),
 ])  # fmt: skip
 def test_a_roster_that_is_not_whole_is_refused(roster, got):
     rules = after(2)
-    if got.endswith(str(MAX_INT - 1)):  # this one only has too many slots for the others
-        got = "12 slots from 0"
     with pytest.raises(EntryInvalid, match=got) as caught:
         rules.apply(opened(1, roster=roster))
     assert caught.value.rule == "roster"
@@ -187,7 +185,8 @@ def test_a_round_in_which_nobody_served_anything_is_settled_too():
 
 
 @pytest.mark.parametrize(("who", "named", "got"), [
-    (GOOD, (0, 1, 2), "microbatch 1 in stage 0 and not in stage 2"), (GOOD, (0, 2, 3), "0 in stage 0 and not in stage 1"),
+    (GOOD, (0, 1, 2), "microbatch 1 in stage 0 and not in stage 2"),
+    (GOOD, (0, 2, 3), "0 in stage 0 and not in stage 1"),
     (GOOD, (1, 2, 3), "0 in stage 1 and not in stage 0"), (GOOD, (1,), "0 in stage 1 and not in stage 0"),
     ((*GOOD[:2], (ENDS[0], (0, 2)), (ENDS[1], (1, 2, 3))), range(4), "microbatch 2 of stage 2 again in entry 6"),
     ((*GOOD[:1], (MIDDLE[0], ALL), (MIDDLE[1], ALL), *GOOD[2:]), range(5), "microbatch 0 of stage 1 again in entry 5"),
@@ -263,4 +262,3 @@ def test_a_copy_is_independent():
 def test_a_spec_with_other_stages_is_another_run():
     assert run_id(spec_of(shares=[300_000, 300_000, 400_000])) != run_id(SPEC)
     refused(begun([]), Begin(spec=spec_of(microbatch=4)), "run id")
-    assert ALICE_LOG

@@ -5,11 +5,29 @@ Pure: no IO; the same seed gives the same world.
 
 from random import Random
 
-from ledger.entries import Audit, Begin, Close, Entry, Issue, Open, Receipt, Recv, Seat, Send, Settle, run_id
+from ledger.entries import (
+    Audit,
+    Begin,
+    Close,
+    Entry,
+    Issue,
+    Open,
+    Receipt,
+    Recv,
+    Seat,
+    Send,
+    Settle,
+    StageOpen,
+    StageReceipt,
+    StageSeat,
+    StageSettle,
+    run_id,
+)  # fmt: skip
 from ledger.errors import EntryInvalid
 from ledger.genesis import Genesis
 from ledger.merkle import Tree, leaf_hash
 from ledger.rules import RunRules, rules_of
+from ledger.stages import bitmap, run_state
 
 from .world import blob, key_of, spec_of
 
@@ -23,13 +41,23 @@ SPECS = [
     spec_of(nonce=f"{number:032x}", leaders=[ACCOUNTS[number]], price=price, tokens_per_slot=700)
     for number, price in enumerate((30_000, 7_000))
 ]
+_STATES = [blob(f"stage {number}") for number in range(3)]
+SPECS.append(
+    spec_of(
+        nonce="2".zfill(32), leaders=[ACCOUNTS[2]], price=9_000, tokens_per_slot=700,
+        blobs={**{name: blob(name) for name in ("model", "tokenizer", "manifest")}, "state": run_state(_STATES)},
+        stages={"shares": [300_000, 600_001, 99_999], "states": _STATES, "microbatch": 2, "experts": 1},
+    )
+)  # fmt: skip
 RUNS = [run_id(spec) for spec in SPECS]
+STAGED = RUNS[2]
+"""The run with stages: two and a group of experts."""
 
 
 class World:
     """Logs that grow at random; mostly valid, often void, sometimes invalid for good."""
 
-    def __init__(self, seed: int, steps: int = 140) -> None:
+    def __init__(self, seed: int, steps: int = 180) -> None:
         self.rng = Random(seed)
         self.logs: dict[str, list[bytes]] = {}
         self.trees: dict[str, Tree] = {}
@@ -92,7 +120,10 @@ class World:
         if draw < 0.23:
             return Audit(round=1, account=rng.choice(ACCOUNTS), verdict="?", data=0)
         if rules.open is None or draw < 0.30:
-            return self._open(rules)
+            return self._open(rules) if rules.stages is None else self._stage_open(rules)
+        if isinstance(rules.open, StageOpen):
+            early = len(rules.receipts) < len(rules.open.roster) and rng.random() < 0.9
+            return self._stage_receipt(rules, rules.open) if early else self._stage_settle(rules, rules.open)
         if draw < 0.70:
             return self._receipt(rules, rules.open)
         receipts = sorted(rng.sample(list(rules.receipts), rng.randint(len(rules.receipts) // 2, len(rules.receipts))))
@@ -115,3 +146,39 @@ class World:
             update=blob(0), tokens=count * 700, slots=(seat.slot_start, count), loss=0, steps=0, leaves="00" * 32,
             signature="00" * 64,
         )  # type: ignore[arg-type]  # fmt: skip
+
+    def _stage_open(self, rules: RunRules) -> Entry:
+        rng, roster = self.rng, []
+        start = end = rules.slot_cursor + rng.randint(0, 2)
+        accounts, drivers = rng.sample(ACCOUNTS, rng.randint(2, 4)), rng.randint(1, 2)
+        for account in accounts[:drivers]:
+            quota = 2 * rng.randint(1, 3)
+            roster.append(StageSeat(account, end, quota, 0))
+            end += quota
+        for number, account in enumerate(accounts[drivers:]):
+            roster.append(StageSeat(account, start, end - start, rng.randint(1, 2) if number else 1))
+        return StageOpen(round=rules.settled + 1, state=rules.state, roster=tuple(roster))
+
+    def _stage_receipt(self, rules: RunRules, opened: StageOpen) -> Entry | None:
+        seat, (start, slots) = self.rng.choice(opened.roster), opened.slots
+        first, own = (seat.slot_start - start) // 2, seat.quota // 2
+        done = set(range(first, first + own))
+        for other in rules.receipts.values():
+            if isinstance(other, StageReceipt) and other.stage == seat.stage:
+                done -= {number for number in done if other.bits >> number & 1}
+        if self.rng.random() < 0.2:
+            done = set(self.rng.sample(range(first, first + own), self.rng.randint(1, own)))
+        if not done:
+            return None
+        return StageReceipt(
+            network=GENESIS.id, run=rules.run, round=opened.round, account=seat.account, stage=seat.stage,
+            state_in=opened.state, update=blob(0), tokens=len(done) * 2 * 700, slots=(start, 2 * len(done)),
+            served=bitmap(done, slots // 2), loss=0, leaves="00" * 32, signature="00" * 64,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def _stage_settle(self, rules: RunRules, opened: StageOpen) -> Entry:
+        named = sorted(rules.receipts)
+        if self.rng.random() < 0.2:
+            named = sorted(self.rng.sample(named, self.rng.randint(0, len(named))))
+        states = tuple(blob(self.rng.random()) for _ in range(3))
+        return StageSettle(round=opened.round, receipts=tuple(named), states=states, state=run_state(states))

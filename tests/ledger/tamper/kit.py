@@ -1,8 +1,8 @@
 """A small certified ledger with four witnesses, and the means to tamper with a copy of it.
 
-Two accounts with supply, an issuer, two members, a run with a co-funder, two settled rounds and an open one. The file
-under test is that of witness w0: it holds entries, heads, certificates and promises, and Bob's last send, which is not
-certified.
+Three accounts with supply, an issuer, two members, a run with a co-funder, two settled rounds and an open one, and a
+run with stages that got as far. The file under test is that of witness w0: it holds entries, heads, certificates and
+promises, and Bob's last send, which is not certified.
 
 IO: SQLite files where it is told to.
 """
@@ -25,21 +25,23 @@ from ledger.store.store import Store
 from ledger.verify.report import Fault, Report
 from ledger.verify.verify import verify_store
 from ledger.witness import Witness
+from tests.ledger import stage_world
 from tests.ledger.world import NOW, blob, key_of, receipt_of, root_of, spec_of
 
-ALICE, BOB, CAROL, DAVE, MALLORY = (key_of(name) for name in ("alice", "bob", "carol", "dave", "mallory"))
+ALICE, BOB, CAROL, DAVE, ERIN, MALLORY = (key_of(name) for name in ("alice", "bob", "carol", "dave", "erin", "mallory"))
 WITNESSES = {f"w{number}": key_of(f"w{number}") for number in range(4)}
 QUORUM = ("w0", "w1", "w2")
 GENESIS = Genesis.create(
-    name="tamper", supply={ALICE.public: 10**9, CAROL.public: 1000},
+    name="tamper", supply={ALICE.public: 10**9, CAROL.public: 1000, ERIN.public: 5000},
     witnesses=[(name, key.public) for name, key in WITNESSES.items()], issuers={DAVE.public: 1000},
 )  # fmt: skip
-ALICE_LOG, BOB_LOG, CAROL_LOG, DAVE_LOG, MALLORY_LOG = (
-    GENESIS.origin(key.public) for key in (ALICE, BOB, CAROL, DAVE, MALLORY)
+ALICE_LOG, BOB_LOG, CAROL_LOG, DAVE_LOG, ERIN_LOG, MALLORY_LOG = (
+    GENESIS.origin(key.public) for key in (ALICE, BOB, CAROL, DAVE, ERIN, MALLORY)
 )
 SPEC = spec_of(leaders=[ALICE.public, DAVE.public])
 RUN = run_id(SPEC)
 RUN_LOG = GENESIS.run_origin(RUN)
+STAGED_LOG = GENESIS.run_origin(stage_world.RUN)
 
 
 def claim(origin: str, log: Sequence[Entry | bytes], index: int | None = None, size: int | None = None) -> Recv:
@@ -77,16 +79,27 @@ def _logs() -> dict[str, list[Entry]]:
         run += [opened(round_), receipt(ALICE, round_, start, 10), receipt(BOB, round_, start + 10, 8)]
         run.append(settled(round_, first, first + 1))
     run += [opened(3), receipt(BOB, 3, 50, 4)]
+    erin = stage_world.fund(5000)
+    staged = stage_world.run_log(2, funding=erin, genesis=GENESIS, funder=ERIN)
+    staged.append(stage_world.opened(3))
+    staged += [
+        stage_world.receipt(keys[0], 3, (0, 1), network=GENESIS.id)
+        for keys in (stage_world.DRIVERS, stage_world.MIDDLE)
+    ]
     bob: list[Entry] = [claim(ALICE_LOG, alice), claim(RUN_LOG, run), Send(to=CAROL.public, amount=50)]
     alice.append(claim(RUN_LOG, run))
-    return {ALICE_LOG: alice, DAVE_LOG: dave, CAROL_LOG: carol, RUN_LOG: run, BOB_LOG: bob}
+    first = {ALICE_LOG: alice, DAVE_LOG: dave, CAROL_LOG: carol, RUN_LOG: run, BOB_LOG: bob}
+    return {**first, ERIN_LOG: erin, STAGED_LOG: staged}
 
 
 LOGS: dict[str, list[Entry]] = _logs()
 """The certified entries."""
 TAIL = Send(to=ALICE.public, amount=5)
 """Bob's entry that no quorum has seen."""
-WRITERS = {ALICE_LOG: ALICE, BOB_LOG: BOB, CAROL_LOG: CAROL, DAVE_LOG: DAVE, RUN_LOG: ALICE, MALLORY_LOG: MALLORY}
+WRITERS = {
+    ALICE_LOG: ALICE, BOB_LOG: BOB, CAROL_LOG: CAROL, DAVE_LOG: DAVE, ERIN_LOG: ERIN, RUN_LOG: ALICE, STAGED_LOG: ALICE,
+    MALLORY_LOG: MALLORY,
+}  # fmt: skip
 END = len(LOGS[RUN_LOG])
 """Where the run's log goes on: its third round is open, Bob's receipt is in."""
 DATA = {origin: [entry.encode() for entry in log] for origin, log in LOGS.items()}

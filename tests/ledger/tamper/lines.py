@@ -51,14 +51,16 @@ def refused(
     assert replica.origins() == []
 
 
-def named(ledger: Ledger, replica: Store, log: Sequence[Entry], rule: str, index: int | None = None) -> None:
-    """The run's log, signed by all, is refused at its last entry (or `index`) by the verifier and by any replica."""
+def named(
+    ledger: Ledger, replica: Store, log: Sequence[Entry], rule: str, index: int | None = None, origin: str = RUN_LOG
+) -> None:
+    """A run's log, signed by all, is refused at its last entry (or `index`) by the verifier and by any replica."""
     index = len(log) - 1 if index is None else index
-    ledger.forge(RUN_LOG, log)
+    ledger.forge(origin, log)
     fault = ledger.fault()
-    assert (fault.origin, fault.entry, fault.rule) == (RUN_LOG, index, rule)
+    assert (fault.origin, fault.entry, fault.rule) == (origin, index, rule)
     assert conservation(ledger.report().ledger)
     with pytest.raises(EntryInvalid) as caught:
-        replica.accept(RUN_LOG, 0, [entry.encode() for entry in log], certificate(RUN_LOG, log))
+        replica.accept(origin, 0, [entry.encode() for entry in log], certificate(origin, log))
     assert (caught.value.index, caught.value.rule) == (index, rule)
     assert replica.origins() == []
