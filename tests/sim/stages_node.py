@@ -120,6 +120,9 @@ class StageNode:
 
     def lose_worker(self) -> None:
         """The worker ends, the daemon goes on."""
+        if not self.alive:
+            return
+        self.world.reports["worker lost"] += 1
         self.worker.die()
         self.worker = self._new_worker()
         self.tell(tasks.WorkerLost())
@@ -185,6 +188,7 @@ class StageNode:
 
     def _call(self, call: Call) -> None:
         world = self.world
+        world.reports["replayed"] += call.tag.attempt.number > 0
 
         def reset() -> None:
             if self.alive:
@@ -214,7 +218,17 @@ class StageNode:
 
         world.net.send(self.name, call.account, arrive, reset)
 
+    def _count(self, effect: ReplicaEffect) -> None:
+        """Whether the rare things are ever done."""
+        reports, held = self.world.reports, self.machine.work
+        reports["undone"] += isinstance(effect, Undo)
+        written = isinstance(effect, WriteUpdate) and held is not None and held.receipt is not None
+        reports["written again"] += written
+        back = isinstance(effect, LoadStage) and effect.round + 1 in self.disk.states
+        reports["went back"] += back and self.log.open is not None and self.log.open.round == effect.round + 1
+
     def _work(self, effect: ReplicaEffect) -> None:
+        self._count(effect)
         worker, machine = self.worker, self.machine
         match effect:
             case LoadStage():
