@@ -10,6 +10,7 @@ Pure: fed what was heard and the time; says what is to be told, and at the end i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,13 +20,16 @@ from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Checked
 from peer.rounds.pace import Pace
 from peer.rounds.roster import Roll
-from peer.stages.messages import Attempt, CheckUpdate, Cut, Freeze, Halt, StageLeaderEffect, Status, Tell
+from peer.stages.messages import Attempt, CheckUpdate, Cut, Freeze, Halt, Losses, StageLeaderEffect, Status, Tell
 from peer.stages.plan import StagePlan
 from peer.stages.tally import Tally
 
 Effects = list[StageLeaderEffect]
 PATIENCE = 4.0
 """A stage without any replica is waited for so many times longer than a silent member."""
+
+MOST_TOLD = 3
+"""Leaders do not change so often in one round; who goes on to know of other attempts is not believed."""
 
 
 class Step(StrEnum):
@@ -80,6 +84,11 @@ class Course:
         self._grace_until = now + plan.plan.lost_after_s
         self._bare_since: float | None = None
         """Since when some stage has no replica."""
+        self._losses: list[str] = []
+        """Replicas that lost what they held, one after the other."""
+        self._lives: dict[str, int] = {}
+        self._told_more: Counter[str] = Counter()
+        """How often an account knew of an attempt that we do not."""
 
     @property
     def times(self) -> list[float]:
@@ -104,10 +113,13 @@ class Course:
     def heard(self, status: Status, now: float) -> Effects:
         """Take a newer status about this round."""
         tally, told = self._tally, max(status.halted, status.frozen)
-        effects: Effects = []
+        effects = self._lost(status)
         if status.finished and status.account not in self.done_s and self.step is Step.DRIVING:
             self.done_s[status.account] = now - self._began_at
-        if told > tally.attempt:  # another leader's attempt, or ours before a restart
+        self._told_more[status.account] += told > tally.attempt
+        if self._told_more[status.account] > MOST_TOLD:
+            tally.stuck.add(status.account)
+        elif told > tally.attempt:  # another leader's attempt, or ours before a restart
             tally.attempt = Attempt(told.number + 1, self._name)
             if status.cut and status.frozen == told:
                 effects += [CheckUpdate(receipt=tally.check(receipt)) for receipt in status.cut]
@@ -116,6 +128,22 @@ class Course:
                 effects += self._again(now)
         receipt = tally.heard(status)
         return [*effects, *([CheckUpdate(receipt=receipt)] if receipt is not None else [])]
+
+    def _lost(self, status: Status) -> Effects:
+        """A replica that was started again lost what it held: drivers had better replay that at once."""
+        account, life = status.account, self._lives.get(status.account, status.life)
+        self._lives[account] = status.life
+        if life == status.life or self.step is not Step.DRIVING:
+            return []
+        return self.missed(account)
+
+    def missed(self, account: str) -> Effects:
+        """This one fell silent, left, or was started again."""
+        seat = self.open.seat(account)
+        if seat is None or seat.stage == 0 or self.step is not Step.DRIVING:
+            return []
+        self._losses.append(account)
+        return self._tell(self._drivers)
 
     def judge(self, message: Checked, now: float) -> tuple[StageReceipt | None, Effects]:
         """An update was checked: its receipt, if it is awaited, and what is to be done."""
@@ -251,6 +279,9 @@ class Course:
         if seat is None or self.outcome is not None:
             return []
         number, attempt, manifest = self.open.round, tally.attempt, tally.manifests.get(account)
+        if self.step is Step.DRIVING and seat.stage == 0 and not tally.knows(account, len(self._losses), self._name):
+            losses = Losses(round=number, leader=self._name, accounts=tuple(self._losses))
+            return [Tell(account=account, order=losses)]
         if self.step is Step.RECONCILING and seat.stage == 0 and not tally.halted(account):
             gone = tuple(each.account for each in self.open.roster if not self._roll.lives(each.account))
             gaps = tally.gaps.get(account, ())

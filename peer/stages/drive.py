@@ -11,71 +11,16 @@ Pure: fed `receive(message, now)` and `tick(now)`; what comes back are calls to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from peer.rounds.log import OpenRound
-from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Status, Tag
+from peer.stages.jobs import Job, Record, Sent, way
+from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status, Tag
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
 
 AGAIN_S = 1.0
 """When nobody can be called, it is looked again after so long."""
-Step = tuple[int, Kind]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a stage was given of one microbatch, and who holds its gradient."""
-
-    account: str
-    input: str
-    gradient: str
-
-
-@dataclass(kw_only=True)
-class Job:
-    """One microbatch on its way, or one replay. Written only by `Driver`."""
-
-    microbatch: int
-    steps: tuple[Step, ...]
-    inputs: dict[int, str]
-    """Handles by stage."""
-    gradient: str = ""
-    """Handle of the gradient that the next backward begins with."""
-    made: int = 0
-    """Steps behind it."""
-    sent: Sent | None = None
-    """The call that is waited for."""
-    same: str = ""
-    """Who is called once more, as it did not answer in time."""
-    without: set[str] = field(default_factory=set)
-    """Who has failed this step."""
-    again_at: float = 0.0
-    """Nobody could be called; look again then."""
-
-    @property
-    def step(self) -> Step:
-        """What is to be done next."""
-        return self.steps[self.made]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sent:
-    """A call that was made."""
-
-    call: Call
-    job: Job
-    made: int
-    """The job's step."""
-    at: float
-    due_at: float
-    """When it has failed; 0: never."""
-
-
-def way(stages: int) -> tuple[Step, ...]:
-    """The steps of a microbatch through so many stages."""
-    there = [(stage, Kind.FORWARD) for stage in range(stages - 1)]
-    return (*there, *((stage, Kind.BACKWARD) for stage in reversed(range(stages))))
 
 
 class Driver:
@@ -104,6 +49,8 @@ class Driver:
         """The newest for which we were halted."""
         self.halted = False
         """Nothing is begun any more."""
+        self.losses: Attempt = NO_ATTEMPT
+        """How many were told of, and by whom."""
         self._account = account
         self._replicas = {0: (account,), **replicas}
         self._way = way(len(self._replicas))
@@ -117,18 +64,20 @@ class Driver:
         """By id; also those that we do not wait for any more."""
         self._records: dict[tuple[int, int], Record] = {}
         """By stage and microbatch."""
+        self._lost: dict[tuple[int, int], None] = {}
+        """Stage and microbatch of what is to be replayed, in order."""
         self._gone: frozenset[str] = frozenset()
         self._now = 0.0
 
     @property
     def finished(self) -> bool:
         """Nothing is under way, and nothing will be begun."""
-        return not self._jobs and (self.halted or not self._waiting or self._now >= self._until)
+        return not self._jobs and not self._lost and (self.halted or not self._waiting or self._now >= self._until)
 
     @property
     def settled_for(self) -> Attempt:
         """The newest attempt for which we are halted with all gaps closed."""
-        return NO_ATTEMPT if self._jobs else self.attempt
+        return NO_ATTEMPT if self._jobs or self._lost else self.attempt
 
     @property
     def under_way(self) -> int:
@@ -146,15 +95,17 @@ class Driver:
     def tell(self, status: Status) -> Status:
         """The same status with how the driving stands."""
         table = tuple(sorted(self.table.items())) if self.attempt != NO_ATTEMPT else ()
-        return replace(status, finished=self.finished, halted=self.settled_for, table=table)
+        return replace(status, finished=self.finished, halted=self.settled_for, losses=self.losses, table=table)
 
     # ------------------------------------------------------------------ input
 
-    def receive(self, message: DriverMessage | Halt, now: float) -> list[Call]:
+    def receive(self, message: DriverMessage | Losses | Halt, now: float) -> list[Call]:
         """Take one message."""
         match message:
             case Halt():
                 self._halt(message)
+            case Losses():
+                self._replay_lost(message)
             case Answered():
                 self._answered(message, now)
             case Declined():
@@ -170,15 +121,29 @@ class Driver:
         for job in self._jobs:
             if job.sent is not None and job.sent.due_at and now >= job.sent.due_at:
                 self._overdue(job.sent, now)
-        while self._waiting and len(self._jobs) < self._in_flight and not self.halted and now < self._until:
-            self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
+        self._begin(now)
         made = [self._place(job, now) for job in self._jobs if job.sent is None and now >= job.again_at]
         return [call for call in made if call is not None]
+
+    def _begin(self, now: float) -> None:
+        replays = sum(job.replay for job in self._jobs)
+        while self._lost and replays < self._in_flight:
+            stage, microbatch = place = next(iter(self._lost))
+            del self._lost[place]
+            record, replays = self._records[place], replays + 1
+            self._jobs.append(
+                Job(
+                    microbatch=microbatch, steps=((stage, Kind.BACKWARD),), inputs={stage: record.input},
+                    gradient=record.gradient, replay=True,
+                )
+            )  # fmt: skip
+        while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
+            self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
 
     def stop(self) -> None:
         """Begin nothing more, and give up what is under way."""
         self.halted = True
-        self._jobs = [job for job in self._jobs if job.steps is not self._way]
+        self._jobs = [job for job in self._jobs if job.replay]
 
     def _halt(self, order: Halt) -> None:
         """Stop; replay what is lacking. The same order again may name others who are gone."""
@@ -187,12 +152,15 @@ class Driver:
             return
         self.stop()
         self.attempt, self._jobs = order.attempt, []
-        for stage, microbatch in order.gaps:
-            record = self._records.get((stage, microbatch))
-            if record is not None:
-                steps: tuple[Step, ...] = ((stage, Kind.BACKWARD),)
-                inputs = {stage: record.input}
-                self._jobs.append(Job(microbatch=microbatch, steps=steps, inputs=inputs, gradient=record.gradient))
+        self._lost = {place: None for place in order.gaps if place in self._records}
+
+    def _replay_lost(self, order: Losses) -> None:
+        """What these replicas held is replayed, though nobody asked for it yet: the others are busy anyway."""
+        known = self.losses.number if self.losses.leader == order.leader else 0
+        self.losses = Attempt(max(known, len(order.accounts)), order.leader)
+        lost = set(order.accounts[known:])
+        if not self.halted:
+            self._lost.update({place: None for place, record in self._records.items() if record.account in lost})
 
     # ------------------------------------------------------------------ answers
 
@@ -224,8 +192,9 @@ class Driver:
         job.without.clear()
         if job.made == len(job.steps):
             self._jobs = [other for other in self._jobs if other is not job]
-            stages = range(1, len(self._replicas))
-            self.table[job.microbatch] = tuple(self._records[stage, job.microbatch].account for stage in stages)
+            if not job.replay or job.microbatch in self.table:
+                stages = range(1, len(self._replicas))
+                self.table[job.microbatch] = tuple(self._records[stage, job.microbatch].account for stage in stages)
 
     def _declined(self, message: Declined, now: float) -> None:
         sent = self._awaited(message.id)

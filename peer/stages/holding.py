@@ -37,8 +37,8 @@ class Holding:
 
     @property
     def serves(self) -> int:
-        """The stage whose state this is; -1: none."""
-        return self.held[1] if self.held is not None else -1
+        """The stage that we serve, or are about to; -1: none yet."""
+        return self.stage if self.stage is not None else -1
 
     @property
     def ahead(self) -> bool:
@@ -59,7 +59,7 @@ class Holding:
     def state(self) -> str:
         """Id of the run's newest settled state that this is a stage of, or empty."""
         held = self.held
-        if held is None or self._go_back:
+        if held is None or self._go_back or held[1] != self.stage:
             return ""
         number = min(held[0], self._log.round)
         sound = self.ahead or self._log.states_after(number)[held[1]] == held[2]
@@ -73,7 +73,8 @@ class Holding:
 
     def applied(self, message: AppliedStage, *, counts: bool) -> None:
         """The worker holds what came of a round; `counts`: of just what the open round's cut is."""
-        self.held, self._broken = (message.round, self.serves, message.state), None
+        stage = self.held[1] if self.held is not None else self.serves
+        self.held, self._broken = (message.round, stage, message.state), None
         if not counts and message.round > self._log.round:
             self._go_back = True
 

@@ -21,7 +21,7 @@ from peer.rounds.log import RunLog
 from peer.rounds.messages import Cancel, Checked, Evaluate, Evaluated, Left, Log, Logged, Report, Unevaluated
 from peer.rounds.opening import Standing, close_reason
 from peer.rounds.pace import Pace
-from peer.rounds.roster import Roll
+from peer.rounds.roster import Member, Roll
 from peer.rounds.speed import Speeds
 from peer.stages.course import Course, Effects, Outcome
 from peer.stages.messages import Assign, StageLeaderMessage, Status, Tell
@@ -71,7 +71,7 @@ class StageLeader:
         self._newest: dict[str, tuple[int, int]] = {}
         """By account: life and number of its newest status."""
         self._stages: dict[str, int] = {}
-        """By account: the stage that it holds."""
+        """By account: the stage that it serves."""
         self._attendance = Attendance(receipt.account for done in log.settled for receipt in done.staged)
         self._held_out = HeldOut(plan.plan)
         self._outcome = Outcome(receipts=(), states=())
@@ -101,7 +101,8 @@ class StageLeader:
             case Status():
                 return self._heard(message, now)
             case Left():
-                gone = self._attendance.lost(self.roll.leave(message.account), self.log.open, message.reason)
+                member = self.roll.leave(message.account)
+                gone = [*self._attendance.lost(member, self.log.open, message.reason), *self._missed(member)]
                 return [*gone, *self._advance(now)]
             case Checked():
                 return [*self._checked(message, now), *self._advance(now)]
@@ -119,7 +120,7 @@ class StageLeader:
         effects: Effects = []
         for member in self.roll.silent(now):
             reason = f"no heartbeat for {now - member.beat_at:.1f} s"
-            effects += self._attendance.silent(member, self.log.open, reason)
+            effects += [*self._attendance.silent(member, self.log.open, reason), *self._missed(member)]
         return effects + self._advance(now)
 
     def _heard(self, status: Status, now: float) -> Effects:
@@ -137,6 +138,9 @@ class StageLeader:
         told = any(isinstance(effect, Tell) and effect.account == account for effect in effects)
         return effects if told else [*effects, *self._order(account)]
 
+    def _missed(self, member: Member | None) -> Effects:
+        return self.course.missed(member.account) if member is not None and self.course is not None else []
+
     def _order(self, account: str) -> Effects:
         """What this member has not taken yet."""
         if self.log.open is not None and self.log.open.seat(account) is not None:
@@ -149,16 +153,13 @@ class StageLeader:
     def _place(self, status: Status, now: float) -> Effects:
         """Give a newcomer a stage."""
         known = self.placement.stage_of(status.account) is not None
-        fits = self.placement.seen(
-            status.account, stage=status.stage, memory_bytes=status.memory_bytes, microbatch_s=status.microbatch_s,
-            now=now, living=self._living(),
-        )  # fmt: skip
         fields: dict[str, object] = {"account": status.account}
-        if not fits:
+        if not self.placement.seen(status, now=now, living=self._living()):
             has, least = status.memory_bytes / 1e9, min(self.plan.needs_bytes) / 1e9
             reason = f"gives {has:.1f} GB, the smallest stage needs {least:.1f} GB"
             return [Report(event="unfit", fields={**fields, "reason": reason})]
-        return [] if known else [Report(event="placed", fields={**fields, "stage": self.placement.stage_of(status.account)})]
+        fields["stage"] = self.placement.stage_of(status.account)
+        return [] if known else [Report(event="placed", fields=fields)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
         receipt, effects = self.course.judge(message, now) if self.course is not None else (None, [])

@@ -76,7 +76,7 @@ class Status:
     seq: int
     """Grows with every status of one life."""
     stage: int = -1
-    """The stage that it holds; -1: none."""
+    """The stage that it serves, or fetches to serve; -1: none."""
     state: str = ""
     """Id of the run's newest settled state that it holds its stage of; empty while it has none."""
     memory_bytes: int = 0
@@ -89,8 +89,10 @@ class Status:
     """Drivers: none of its microbatches is under way or to be begun."""
     halted: Attempt = NO_ATTEMPT
     """Drivers: the newest attempt for which it stopped driving and closed all gaps."""
+    losses: Attempt = NO_ATTEMPT
+    """Drivers: how many losses it was told of, and by whom."""
     table: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    """Drivers that halted: who holds what was driven through all stages, as (microbatch, replicas of stages 1, 2, …)."""
+    """Drivers that halted: who holds what went through all stages, as (microbatch, replicas of stages 1, 2, …)."""
     frozen: Attempt = NO_ATTEMPT
     """The newest attempt for which it was told what to hold, or what counts."""
     lacking: str = ""
@@ -119,6 +121,16 @@ class Assign:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Drivers: these replicas lost what they held, one after the other; replay it elsewhere, besides driving on."""
+
+    round: int
+    leader: str
+    accounts: tuple[str, ...]
+    """All since the round began; an account that lost twice is named twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Halt:
     """Drivers: stop driving, and have these (stage, microbatch) replayed from what was recorded."""
 
@@ -131,7 +143,7 @@ class Halt:
 
 @dataclass(frozen=True, kw_only=True)
 class Freeze:
-    """Hold exactly this: undo what is beyond it, say what is lacking; if nothing is, write the update and sign for it."""
+    """Hold exactly this: undo what is beyond, say what is lacking; if nothing is, write the update and sign for it."""
 
     round: int
     attempt: Attempt
@@ -149,7 +161,7 @@ class Cut:
     """Of all stages in their order, as soon as the leader has them."""
 
 
-Order = Assign | Halt | Freeze | Cut
+Order = Assign | Losses | Halt | Freeze | Cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +174,7 @@ class Tell:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckUpdate:
-    """Fetch the receipt's update, so that it outlives its maker, and look whether it is sound: answer with `Checked`."""
+    """Fetch the receipt's update, so that it outlives its maker, and look if it is sound: answer with `Checked`."""
 
     receipt: StageReceipt
 

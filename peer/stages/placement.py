@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from peer.stages.messages import Status
 from peer.stages.plan import StagePlan
 
 INTERVAL_S = 300.0
@@ -58,22 +59,21 @@ class Placement:
         """The stage that a peer is to serve, if it has one."""
         return self._peers[account].stage if account in self._peers else None
 
-    def seen(
-        self, account: str, *, stage: int, memory_bytes: int, microbatch_s: float, now: float, living: Collection[str]
-    ) -> bool:
-        """A peer says what it holds (-1: nothing) and how fast it is; whether there is a stage that it can serve.
+    def seen(self, status: Status, *, now: float, living: Collection[str]) -> bool:
+        """A peer says what it serves and how fast it is; whether there is a stage that it can serve.
 
-        Whoever comes holding a stage goes on with it; who holds none is placed, given who else is `living`.
+        Whoever comes with a stage goes on with it; who has none is placed, given who else is `living`.
         """
+        account, stage, memory_bytes = status.account, status.stage, status.memory_bytes
         peer = self._peers.get(account)
         if peer is None:
             chosen = stage if 0 <= stage < self._plan.stages else self._place(memory_bytes, living)
             if chosen is None:
                 return False
             peer = self._peers[account] = Peer(stage=chosen, memory_bytes=memory_bytes, since=now)
-        peer.memory_bytes, peer.holds = memory_bytes, stage == peer.stage
-        if peer.holds and microbatch_s > 0:
-            peer.microbatch_s = microbatch_s
+        peer.memory_bytes, peer.holds = memory_bytes, bool(status.state) and stage == peer.stage
+        if peer.holds and status.microbatch_s > 0:
+            peer.microbatch_s = status.microbatch_s
         return True
 
     def edge(self, living: Collection[str], now: float) -> Move | None:

@@ -11,6 +11,7 @@ Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monot
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import count
 
 from ledger.entries import StageReceipt
@@ -20,12 +21,14 @@ from peer.rounds.pause import Pause
 from peer.stages import tasks
 from peer.stages.drive import Driver
 from peer.stages.holding import Held, Holding
-from peer.stages.messages import Assign, Cut, Freeze, Halt, Order, Refusal, Status, Tag
+from peer.stages.messages import Assign, Cut, Freeze, Halt, Losses, Order, Refusal, Status, Tag
 from peer.stages.plan import StagePlan
 from peer.stages.routing import Router
 from peer.stages.work import Work
 
 Effects = list[tasks.ReplicaEffect]
+LEAST_WAIT_S = 0.05
+"""A driver that finds no room asks again after so long at the earliest."""
 
 
 class ReplicaMachine:
@@ -88,7 +91,10 @@ class ReplicaMachine:
         """Whether the worker shall do what a driver asks for; `Served` or `Unserved` follows if there is no refusal."""
         work = self.work
         if work is not None and (work.open.round, work.open.state) == (tag.round, tag.state) and not self._moved_on:
-            return work.admit(tag, caller)
+            refusal = work.admit(tag, caller)
+            if refusal is not None and refusal.code == "BUSY":
+                return replace(refusal, wait_s=max(self.microbatch_s, LEAST_WAIT_S))
+            return refusal
         state = self.holding.state
         return Refusal(code="STALE", round=self.log.round_of(state) or 0, state=state)
 
@@ -102,7 +108,7 @@ class ReplicaMachine:
         """
         calls: Effects = []
         match message:
-            case Assign() | Halt() | Freeze() | Cut():
+            case Assign() | Losses() | Halt() | Freeze() | Cut():
                 calls = self._ordered(message, now)
             case tasks.Answered() | tasks.Declined() | tasks.Reset():
                 calls = list(self.driver.receive(message, now)) if self.driver is not None else []
@@ -141,7 +147,7 @@ class ReplicaMachine:
         work, driver = self.work, self.driver
         parts: tuple[object, ...] = (self.holding.held, self.holding.state, self.log.open is None)
         if driver is not None:
-            parts += (driver.finished, driver.settled_for)
+            parts += (driver.finished, driver.settled_for, driver.losses)
         if work is not None:
             parts += (work.floor, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
         return parts
@@ -156,7 +162,7 @@ class ReplicaMachine:
             return []
         if opened is None or order.round != opened.round:
             return []
-        if isinstance(order, Halt):
+        if isinstance(order, Losses | Halt):
             return list(self.driver.receive(order, now)) if self.driver is not None else []
         if isinstance(order, Cut):
             self.holding.cut = order if order.norms else self.holding.cut
@@ -242,9 +248,7 @@ class ReplicaMachine:
         if self.work is None and not self.holding.behind and not self._moved_on:
             promised = self._promised.get(opened.round)
             kept = promised if promised is not None and promised.state_in == opened.state else None
-            self.work = Work(
-                open_round=opened, seat=seat, microbatch=self._plan.microbatch, room=self._room, receipt=kept
-            )
+            self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, receipt=kept)
             if seat.stage == 0 and self.driver is None:
                 self.driver = self._drive(self.work, now)
         if self.work is not None and not self.work.begun:
@@ -254,9 +258,7 @@ class ReplicaMachine:
 
     def _drive(self, work: Work, now: float) -> Driver:
         stages = range(1, self._plan.stages)
-        replicas = {
-            stage: tuple(seat.account for seat in work.open.roster if seat.stage == stage) for stage in stages
-        }
+        replicas = {stage: tuple(seat.account for seat in work.open.roster if seat.stage == stage) for stage in stages}
         return Driver(
             account=self.account, open_round=work.open, replicas=replicas, microbatches=work.numbers(work.seat),
             in_flight=self._plan.in_flight, until=now + self._plan.plan.time_budget_s, router=self._router,

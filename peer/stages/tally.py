@@ -102,6 +102,11 @@ class Tally:
         """Whether this driver has nothing more to drive."""
         return self._statuses[account].finished if account in self._statuses else False
 
+    def knows(self, account: str, losses: int, leader: str) -> bool:
+        """Whether this driver was told of so many losses by this leader; of none, if it was not heard yet."""
+        status = self._statuses.get(account)
+        return not losses or status is None or status.losses == Attempt(losses, leader)
+
     def told(self, account: str) -> bool:
         """Whether it took what it shall hold, or what counts, in this attempt."""
         return self._statuses[account].frozen == self.attempt if account in self._statuses else False
@@ -128,8 +133,10 @@ class Tally:
 
     def take_norms(self) -> bool:
         """Take up the norms that are here, the first of each stage in the roster's order; whether none is missing."""
-        norms = [next((norm for seat in self._seats(stage) if (norm := self._said(seat.account).norm)), "")
-                 for stage in range(self._stages)]
+        norms = [
+            next((norm for seat in self._seats(stage) if (norm := self._said(seat.account).norm)), "")
+            for stage in range(self._stages)
+        ]
         self.norms = tuple(norms) if all(norms) else ()
         return bool(self.norms)
 

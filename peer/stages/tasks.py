@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound
 from peer.rounds.messages import LogGrew
-from peer.stages.messages import Assign, Cut, Freeze, Halt, Refusal, Tag
+from peer.stages.messages import Assign, Cut, Freeze, Halt, Losses, Refusal, Tag
 
 # ---------------------------------------------------------------- messages
 
@@ -117,7 +117,7 @@ class Reset:
 DriverMessage = Answered | Declined | Reset
 ReplicaMessage = (
     LogGrew | HoldsStage | Served | Unserved | Undone | Wrote | Normed | AppliedStage | WorkerLost | StageBroke
-    | Assign | Halt | Freeze | Cut | Answered | Declined | Reset
+    | Assign | Losses | Halt | Freeze | Cut | Answered | Declined | Reset
 )  # fmt: skip
 
 # ---------------------------------------------------------------- effects

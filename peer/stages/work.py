@@ -17,29 +17,32 @@ from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, Seat
 from peer.stages.manifest import Manifest
 from peer.stages.messages import NO_ATTEMPT, Attempt, Cut, Freeze, Kind, Refusal, Status, Tag
+from peer.stages.plan import StagePlan
 from peer.stages.slots import numbers, size_of
 
 NOT_OURS = "FP-452"
+FLOOD = 2
+"""A driver may have so many times more requests here than an honest one has microbatches under way."""
 
 
 class Work:
     """One accumulator in one round. Written only by the replica's machine."""
 
     def __init__(
-        self, *, open_round: OpenRound, seat: Seat, microbatch: int, room: int, receipt: StageReceipt | None = None
+        self, *, open_round: OpenRound, seat: Seat, plan: StagePlan, room: int, receipt: StageReceipt | None = None
     ) -> None:
         """An empty accumulator.
 
         Args:
             open_round: the round.
             seat: ours in it.
-            microbatch: slots of one.
+            plan: the run's figures.
             room: requests that wait or are served at a time, at most.
             receipt: one that we signed for this round before a restart, and whose update we have.
         """
         self.open = open_round
         self.seat = seat
-        self.size = size_of(open_round, microbatch)
+        self.size = size_of(open_round, plan.microbatch)
         """The round's microbatches."""
         self.held = Manifest(bits=0, size=self.size)
         self.floor: Attempt = NO_ATTEMPT
@@ -55,7 +58,7 @@ class Work:
         self.norm = ""
         self.applied = ""
         """Id of the stage's state that came of the cut."""
-        self._microbatch = microbatch
+        self._plan = plan
         self._room = room
         self._pending: Counter[Tag] = Counter()
 
@@ -63,7 +66,7 @@ class Work:
 
     def numbers(self, seat: Seat) -> range:
         """The microbatches of a driver's seat."""
-        return numbers(seat, self.open, self._microbatch)
+        return numbers(seat, self.open, self._plan.microbatch)
 
     def admit(self, tag: Tag, caller: str) -> Refusal | None:
         """Take a request, which `served` or `dropped` answers, or say why not."""
@@ -74,7 +77,9 @@ class Work:
             return Refusal(code=NOT_OURS)
         if self.floor != NO_ATTEMPT and tag.attempt <= self.floor:
             return Refusal(code="FROZEN")
-        if self.undoing or self._pending.total() >= self._room:
+        own = self.numbers(driver)
+        here = sum(count for each, count in self._pending.items() if each.microbatch in own)
+        if self.undoing or self._pending.total() >= self._room or here >= FLOOD * self._plan.in_flight:
             return Refusal(code="BUSY")
         self._pending[tag] += 1
         return None

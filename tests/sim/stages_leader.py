@@ -12,7 +12,7 @@ from ledger.entries import StageReceipt
 from peer.rounds.log import RunLog
 from peer.rounds.messages import Cancel, Checked, Log, Logged, Report
 from peer.stages.lead import StageLeader
-from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Status, Tell
+from peer.stages.messages import CheckUpdate, Cut, StageLeaderEffect, StageLeaderMessage, Status, Tell
 
 if TYPE_CHECKING:
     from tests.sim.stages_world import World
@@ -31,6 +31,8 @@ class SimLeader:
         self.machine = StageLeader(
             name=f"{name}/{life}", plan=world.plan, log=self.log, balance=world.balance(), now=world.clock.now
         )
+        self.took_over = self.log.open is not None
+        """A round was open, and is still the same."""
         self._tick_at = 0.0
         if world.cancelled:
             self.tell(Cancel(reason="cancelled"))
@@ -92,7 +94,8 @@ class SimLeader:
                 raise AssertionError(f"unasked for: {effect}")
 
     def _order(self, effect: Tell) -> None:
-        world = self.world
+        world, order = self.world, effect.order
+        world.reports["cut went on"] += isinstance(order, Cut) and order.attempt.number > 1 and self.took_over
 
         def arrive() -> None:
             node = world.nodes[effect.account]
@@ -121,6 +124,7 @@ class SimLeader:
         def certified() -> None:
             if len(self.world.truth) != first:
                 return  # another leader was first: this one finds out, and stops
+            self.took_over = False
             self.world.certified(effect.entries)
             if self.world.hazard(self, "certified"):
                 return

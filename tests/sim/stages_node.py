@@ -75,6 +75,7 @@ class StageNode:
             stage=disk.states[held][0] if held is not None else None, promised=disk.receipts, memory_bytes=4 * GB,
             room=world.settings.room,
         )  # fmt: skip
+        self.machine.microbatch_s = microbatch_s
         self._tick_at = 0.0
         self._saying = False
         self.tell(LogGrew())
@@ -119,6 +120,9 @@ class StageNode:
 
     def lose_worker(self) -> None:
         """The worker ends, the daemon goes on."""
+        if not self.alive:
+            return
+        self.world.reports["worker lost"] += 1
         self.worker.die()
         self.worker = self._new_worker()
         self.tell(tasks.WorkerLost())
@@ -184,6 +188,7 @@ class StageNode:
 
     def _call(self, call: Call) -> None:
         world = self.world
+        world.reports["replayed"] += call.tag.attempt.number > 0
 
         def reset() -> None:
             if self.alive:
@@ -213,7 +218,17 @@ class StageNode:
 
         world.net.send(self.name, call.account, arrive, reset)
 
+    def _count(self, effect: ReplicaEffect) -> None:
+        """Whether the rare things are ever done."""
+        reports, held = self.world.reports, self.machine.work
+        reports["undone"] += isinstance(effect, Undo)
+        written = isinstance(effect, WriteUpdate) and held is not None and held.receipt is not None
+        reports["written again"] += written
+        back = isinstance(effect, LoadStage) and effect.round + 1 in self.disk.states
+        reports["went back"] += back and self.log.open is not None and self.log.open.round == effect.round + 1
+
     def _work(self, effect: ReplicaEffect) -> None:
+        self._count(effect)
         worker, machine = self.worker, self.machine
         match effect:
             case LoadStage():
@@ -233,7 +248,8 @@ class StageNode:
 
                 def stepped() -> None:
                     held = machine.holding.held
-                    assert held is not None and held[:2] == (effect.round - 1, effect.stage), "applied to another state"
+                    assert held is not None, "applied while it held nothing"
+                    assert held[:2] == (effect.round - 1, effect.stage), "applied to another state"
                     norms = effect.norms or [norm_of(stage, effect.receipts) for stage in range(self.world.plan.stages)]
                     state = applied(held[2], effect.stage, effect.receipts, norms)
                     self._keep(effect.round, effect.stage, state)
@@ -301,5 +317,3 @@ class StageNode:
         self.disk.receipts.append(receipt)
         if not world.hazard(self, "wrote"):
             self.tell(tasks.Wrote(receipt=receipt))
-
-

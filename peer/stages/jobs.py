@@ -1,0 +1,71 @@
+"""What a driver has under way: microbatches on their way through the stages, replays, calls, and records.
+
+Pure: no time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peer.stages.messages import Kind
+from peer.stages.tasks import Call
+
+Step = tuple[int, Kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a stage was given of one microbatch, and who holds its gradient."""
+
+    account: str
+    input: str
+    gradient: str
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One microbatch on its way, or one replay. Written only by `Driver`."""
+
+    microbatch: int
+    steps: tuple[Step, ...]
+    inputs: dict[int, str]
+    """Handles by stage."""
+    gradient: str = ""
+    """Handle of the gradient that the next backward begins with."""
+    made: int = 0
+    """Steps behind it."""
+    sent: Sent | None = None
+    """The call that is waited for."""
+    same: str = ""
+    """Who is called once more, as it did not answer in time."""
+    without: set[str] = field(default_factory=set)
+    """Who has failed this step."""
+    again_at: float = 0.0
+    """Nobody could be called; look again then."""
+
+    replay: bool = False
+    """Only one stage's backward, of a microbatch that was through it before."""
+
+    @property
+    def step(self) -> Step:
+        """What is to be done next."""
+        return self.steps[self.made]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A call that was made."""
+
+    call: Call
+    job: Job
+    made: int
+    """The job's step."""
+    at: float
+    due_at: float
+    """When it has failed; 0: never."""
+
+
+def way(stages: int) -> tuple[Step, ...]:
+    """The steps of a microbatch through so many stages."""
+    there = [(stage, Kind.FORWARD) for stage in range(stages - 1)]
+    return (*there, *((stage, Kind.BACKWARD) for stage in reversed(range(stages))))
