@@ -146,7 +146,9 @@ class Daemon:
             recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
-        self.hardware = Hardware.of(settings, cores=self._resources.cores)
+        self.hardware = Hardware.of(
+            settings, cores=self._resources.cores, machine_bytes=self._resources.device_memory_bytes
+        )
         credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,

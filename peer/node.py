@@ -173,6 +173,8 @@ class Node:
     async def _worker_with_newest(self, run: Run) -> AsyncIterator[tuple[RunWorker, int, str]]:
         """The run's worker, and round and id of the newest state here; a worker that nobody else needs ends."""
         worker = self._host.worker(run)
+        if not isinstance(worker, RunWorker):
+            raise RunError("FP-434", f"run {run.id[:16]}: its model is cut into stages", "export it first")
         newest = worker.newest_state()
         if newest is None:
             raise RunError(

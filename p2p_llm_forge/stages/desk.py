@@ -24,6 +24,7 @@ from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.replica import Replica
 from p2p_llm_forge.stages.requests import Place, Tagged
 from p2p_llm_forge.stages.split import build, layouts
+from p2p_llm_forge.stages.step import Partner
 from p2p_llm_forge.stages.tags import Answer, Part, Tag
 from p2p_llm_forge.stages.window import Window
 
@@ -96,7 +97,7 @@ class Desk:
         held = self.replica.held
         return {
             "state": held.id, "parameters": held.layout.parameters, "tensor_bytes": self.part.tensor_bytes,
-            "tied": int(held.partner is not None),
+            "tied": int(held.partner is not None), "ties": int(Partner.of(self._layouts, 0) is not None),
         }  # fmt: skip
 
     def do(self, request: requests.StageRequest) -> Reply:

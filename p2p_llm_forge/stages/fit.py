@@ -1,6 +1,6 @@
 """Whether the stages fit the peers, and if not, what would do.
 
-Pure.
+Pure: no state.
 """
 
 from __future__ import annotations

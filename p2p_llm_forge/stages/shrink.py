@@ -3,7 +3,7 @@
 Layers become few, vocabulary and widths small, dropout none; everything else stays as it is. What a family demands of
 its sizes differs, so there are several candidates: the first that can be built and run is the one to take.
 
-Pure.
+Pure: no state.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Shapes: P parameters of a stage.
 
-Pure.
+Pure: no state.
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ from peer.errors import Refused
 from peer.ledger.logs import Logs
 from peer.messages import Ahead, Bundle, Gossip
 from peer.network.network import Network
-from peer.runs.leader import Leader
-from peer.runs.member import Member
+from peer.runs.roles import AnyLeader, AnyMember
+from peer.runs.staged.member import StagedMember
+from peer.runs.staged.messages import ORDERS, AnyOrder
+from peer.wire import PAYLOAD_LIMIT, Reply
 
 Body = dict[str, Any]
 TAIL_REPLY_BYTES = 1 << 20
@@ -23,7 +25,7 @@ class Calls:
     """Serves `run.*` from now on."""
 
     def __init__(
-        self, *, network: Network, logs: Logs, members: Mapping[str, Member], leaders: Mapping[str, Leader]
+        self, *, network: Network, logs: Logs, members: Mapping[str, AnyMember], leaders: Mapping[str, AnyLeader]
     ) -> None:
         """`members` and `leaders` are our roles just now, by run."""
         self._logs = logs
@@ -32,6 +34,11 @@ class Calls:
         for method in ("join", "beat", "receipt", "leave", "cancel"):
             network.serve(f"run.{method}", self._for_leader(f"on_{method}"))
         network.serve("run.tail", self._for_leader("on_tail"), reply_bytes=TAIL_REPLY_BYTES)
+        network.serve("stage.status", self._for_leader("on_status"))
+        for name, kind in ORDERS.items():
+            network.serve(f"stage.{name}", self._ordered(kind))
+        for name in ("part", "pass", "more"):
+            network.serve_bytes(f"stage.{name}", self._for_replica(f"on_{name}"), reply_bytes=PAYLOAD_LIMIT)
         network.serve("run.ahead", self._on_ahead)
         network.serve("run.news", self._on_news)
         network.serve("run.gossip", self._on_gossip)
@@ -41,7 +48,34 @@ class Calls:
             leader = self._leaders.get(str(body.get("run")))
             if leader is None:
                 raise Refused("FP-423", f"run {str(body.get('run'))[:16]}: not led by this peer")
-            answer: Body = await getattr(leader, method)(caller, body)
+            serve = getattr(leader, method, None)
+            if serve is None:
+                raise Refused("FP-423", f"run {leader.run.id[:16]}: its model is not cut into stages")
+            answer: Body = await serve(caller, body)
+            return answer
+
+        return handle
+
+    def _staged(self, run: str) -> StagedMember:
+        member = self._members.get(run)
+        if not isinstance(member, StagedMember):
+            raise Refused("FP-423", f"run {run[:16]}: this peer serves no stage of it")
+        return member
+
+    def _ordered(self, kind: type[AnyOrder]) -> Any:
+        async def handle(caller: str, body: Body) -> Body:
+            told = kind.read(body)
+            member = self._staged(told.run)
+            if caller != member.leader.peer:
+                raise Refused("FP-423", f"run {told.run[:16]}: peer {caller} does not lead it")
+            member.tell(told.order())
+            return {}
+
+        return handle
+
+    def _for_replica(self, method: str) -> Any:
+        async def handle(caller: str, body: Body, payload: bytes) -> Reply:
+            answer: Reply = await getattr(self._staged(str(body.get("run"))).serving, method)(caller, body, payload)
             return answer
 
         return handle

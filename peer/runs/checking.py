@@ -6,13 +6,14 @@ IO: blobs and messages over the network, the run's worker.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import structlog
 
-from ledger.entries import Receipt
+from ledger.receipt import AnyReceipt
 from peer.blobs.chunks import BlobName
 from peer.errors import ForgeError, WorkerError
 from peer.messages import Gossip
@@ -23,13 +24,16 @@ from peer.runs.disk import Disk
 from peer.runs.joined import Joined
 from peer.runs.push import LeaderTasks, Push
 from peer.runs.run import Run
-from peer.runs.worker import RunWorker
 
 log = structlog.get_logger(__name__)
 
 FETCH_S = 60.0
 """An update must be here after this and what all that are being fetched take on a slow line."""
 RETRY_S = 1.0
+Fetch = Callable[[str, Sequence[str]], Awaitable[Path]]
+"""(update, PeerIDs that have it) -> its file."""
+Verdict = tuple[tuple[str, str] | None, int | None]
+"""(code, reason) where an update is refused, else its norm if that is known."""
 GOSSIP_TO = 8
 """So many members hear of a receipt at once; the others with their next heartbeat."""
 
@@ -38,20 +42,25 @@ class Checking:
     """The updates that one leader is about to count."""
 
     def __init__(
-        self, *, run: Run, worker: RunWorker, joined: Joined, push: Push, disk: Disk, rng: Random
+        self, *, run: Run, fetch: Fetch, decode: Callable[[Path, Any], Awaitable[Verdict]], joined: Joined, push: Push,
+        disk: Disk, rng: Random,
     ) -> None:  # fmt: skip
-        """Check the updates of `run` with `worker`; `joined` knows where members are, `push` reaches them."""
+        """Check the updates of `run`: `fetch` gets one, `decode(path, receipt)` decodes it strictly.
+
+        `joined` knows where members are, `push` reaches them.
+        """
         self.bulletin = Bulletin()
         """What has arrived."""
         self._run = run
-        self._worker = worker
+        self._get = fetch
+        self._decode = decode
         self._joined = joined
         self._push = push
         self._disk = disk
         self._rng = rng
         self._fetching_bytes = 0
 
-    async def check(self, receipt: Receipt, members: Sequence[str], tasks: LeaderTasks) -> Checked:
+    async def check(self, receipt: AnyReceipt, members: Sequence[str], tasks: LeaderTasks) -> Checked:
         """Whether an update counts; some of `members`, PeerIDs, are told where it is."""
         maker = self._joined.peer_of(receipt.account)
         if maker is not None:
@@ -62,7 +71,7 @@ class Checking:
         norm: int | None = None
         try:
             path = await self._fetch(receipt.update, [maker] if maker else [])
-            refusal, norm = await self._until_decoded(path, receipt.state_in)
+            refusal, norm = await self._until_decoded(path, receipt)
         except (ForgeError, OSError, TimeoutError) as exc:
             reason = "not here in time" if isinstance(exc, TimeoutError) else exc
             refusal = ("FP-417", f"update {receipt.update[:16]}: {reason}")
@@ -75,15 +84,15 @@ class Checking:
         self._fetching_bytes += length
         try:
             async with asyncio.timeout(FETCH_S + patience_s(self._fetching_bytes)):
-                return await self._disk.until_room(lambda: self._worker.fetch(update, makers))
+                return await self._disk.until_room(lambda: self._get(update, makers))
         finally:
             self._fetching_bytes -= length
 
-    async def _until_decoded(self, path: Path, state: str) -> tuple[tuple[str, str] | None, int | None]:
+    async def _until_decoded(self, path: Path, receipt: AnyReceipt) -> Verdict:
         """Decode an update; our own worker's death is not the member's fault."""
         while True:
             try:
-                return await self._worker.check(path, state)
+                return await self._decode(path, receipt)
             except (WorkerError, ForgeError) as exc:
                 log.warning("check_postponed", run=self._run.id[:16], reason=str(exc))
                 await asyncio.sleep(RETRY_S)

@@ -17,7 +17,7 @@ from ledger.errors import EvidenceInvalid
 from ledger.store.store import Store
 from peer.errors import Unfit
 from peer.ledger.logs import Logs
-from peer.runs.member import Member
+from peer.runs.roles import AnyMember
 from peer.runs.run import Run
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ EQUIVOCATED = "FP-439"
 class Departures:
     """Which runs we left. Written only by the host."""
 
-    def __init__(self, *, logs: Logs, members: Mapping[str, Member], may_lead: Callable[[Run], bool]) -> None:
+    def __init__(self, *, logs: Logs, members: Mapping[str, AnyMember], may_lead: Callable[[Run], bool]) -> None:
         """`members` are our parts in runs; those that we may lead are never left for being neglected."""
         self.left: set[str] = set()
         """Run ids."""

@@ -22,6 +22,7 @@ from peer.network.shaper import patience_s
 from peer.rounds.messages import Evaluate, Evaluated, Unevaluated
 from peer.runs.member import Member
 from peer.runs.run import Run
+from peer.runs.staged.member import StagedMember
 
 log = structlog.get_logger(__name__)
 
@@ -53,18 +54,18 @@ def _bytes_of_a_round(run: Run) -> int:
     return sum(BlobName.parse(receipt.update).length for receipt in receipts)
 
 
-def serve(network: Network, members: Mapping[str, Member], peer_of: Callable[[str], str | None]) -> None:
+def serve(network: Network, members: Mapping[str, Member | StagedMember], peer_of: Callable[[str], str | None]) -> None:
     """Serve `run.evaluate` to the leaders of the runs in which we are one of `members`."""
     network.serve(METHOD, handler(members, peer_of))
 
 
-def handler(members: Mapping[str, Member], peer_of: Callable[[str], str | None]) -> Handler:
+def handler(members: Mapping[str, Member | StagedMember], peer_of: Callable[[str], str | None]) -> Handler:
     """What answers `run.evaluate`; `peer_of` says at which PeerID an account is."""
 
     async def handle(caller: str, body: Body) -> Body:
         asked = Evaluation.read(body)
         member = members.get(asked.run)
-        if member is None or caller not in map(peer_of, member.run.leaders):
+        if not isinstance(member, Member) or caller not in map(peer_of, member.run.leaders):
             raise Refused("FP-423", f"run {asked.run[:16]}: peer {caller} does not lead it, or we take no part in it")
         try:
             return HeldOutLoss(loss=await _measure(member, asked.state)).body()

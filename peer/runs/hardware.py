@@ -21,13 +21,16 @@ class Hardware:
     """Most memory that training may take; what is free if not set."""
     keep: bool = True
     """Whether residuals and optimizer states may be kept on disk."""
+    machine_bytes: int = 0
+    """Memory of the device."""
 
     @classmethod
-    def of(cls, settings: Settings, *, cores: int) -> Hardware:
+    def of(cls, settings: Settings, *, cores: int, machine_bytes: int = 0) -> Hardware:
         """As the settings say; all cores unless they say otherwise."""
         return cls(
             threads=settings.threads or cores,
             device=settings.device,
             memory_bytes=settings.memory_bytes,
             keep=settings.keep_residuals,
+            machine_bytes=machine_bytes,
         )

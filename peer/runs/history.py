@@ -32,27 +32,29 @@ class History:
     async def take_up(self) -> None:
         """Pin what the log names, as if we had seen every round of it happen; again once the run is over."""
         log, run = self._run.log, self._run.id
-        self._keep(0, self._run.blobs["state"], ())
+        self._keep(0, self._states(0), ())
         for done in log.settled:
-            self._keep(done.round, done.state, self._updates(done.round))
+            self._keep(done.round, self._states(done.round), self._updates(done.round))
         for done in log.settled[-self._run.plan.keep_last :]:
-            self._store.pins.keep([done.state], f"{run}/late/{done.round}")
+            self._store.pins.keep(self._states(done.round), f"{run}/late/{done.round}")
         await self._prune("held", log.round - self._needed if log.close is None else log.round)
         if log.close is not None and self._ours:
-            await self._store.pin([log.state], f"{run}/final")
+            await self._store.pin(self._states(log.round), f"{run}/final")
         elif log.close is None:
             for done in log.settled[-self._needed :]:
-                await self._need(done.round, done.state, self._updates(done.round))
+                await self._need(done.round, self._states(done.round), self._updates(done.round))
 
     async def hold(self, round_number: int, state: str, updates: Sequence[str] | None = None) -> None:
         """We hold the state after this round, and these updates led to it; older ones are needed no more.
 
         Args:
+            round_number: the round.
+            state: id of the state; in a run with stages of our stage's.
             updates: those that the log names for the round, when left out.
         """
         updates = self._updates(round_number) if updates is None else updates
-        await self._need(round_number, state, updates)
-        self._keep(round_number, state, updates)
+        await self._need(round_number, [state], updates)
+        self._keep(round_number, [state], updates)
         self._store.pins.keep([state], f"{self._run.id}/late/{round_number}")
         await self._prune("held", round_number - self._needed)
         await self._prune("late", round_number - self._run.plan.keep_last)
@@ -72,14 +74,14 @@ class History:
             if int(owner.rpartition("/")[2]) <= upto:
                 await self._store.unpin(owner)
 
-    async def _need(self, round_number: int, state: str, updates: Sequence[str]) -> None:
+    async def _need(self, round_number: int, states: Sequence[str], updates: Sequence[str]) -> None:
         owner = f"{self._run.id}/held/{round_number}"
         await self._store.unpin(owner)  # another leader may have settled the round otherwise
-        await self._store.pin([state, *updates], owner)
+        await self._store.pin([*states, *updates], owner)
 
-    def _keep(self, round_number: int, state: str, updates: Sequence[str]) -> None:
-        states = [state] if self.checkpoint(round_number) == round_number else []
-        self._store.pins.keep([*updates, *states], f"{self._run.id}/history/{round_number}")
+    def _keep(self, round_number: int, states: Sequence[str], updates: Sequence[str]) -> None:
+        kept = states if self.checkpoint(round_number) == round_number else []
+        self._store.pins.keep([*updates, *kept], f"{self._run.id}/history/{round_number}")
 
     def checkpoint(self, round_number: int) -> int:
         """The newest round up to this one whose state is kept for good."""
@@ -89,4 +91,12 @@ class History:
     def _updates(self, round_number: int) -> list[str]:
         log = self._run.log
         done = log.settled[round_number - 1] if 0 < round_number <= log.round else None
-        return [receipt.update for receipt in done.receipts] if done is not None else []
+        return [receipt.update for receipt in (*done.receipts, *done.staged)] if done is not None else []
+
+    def _states(self, round_number: int) -> Sequence[str]:
+        """The state after a round; where the model is cut, the states of its stages, whichever of them are here."""
+        run = self._run
+        first = [run.blobs["state"]] if run.staged is None else run.spec["stages"]["states"]
+        if not round_number:
+            return list(first)
+        return run.log.states_after(round_number) or [run.log.state_after(round_number)]

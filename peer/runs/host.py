@@ -30,17 +30,12 @@ from peer.runs import past
 from peer.runs.calls import Calls
 from peer.runs.candidate import Candidate, being_cancelled, first_of
 from peer.runs.departures import Departures
-from peer.runs.files import RunFiles
 from peer.runs.hardware import Hardware
-from peer.runs.history import History
-from peer.runs.leader import Leader
 from peer.runs.matcher import choose
-from peer.runs.member import Member
 from peer.runs.presence import Attendance, Presence
+from peer.runs.roles import AnyLeader, AnyMember, AnyWorker, Roles
 from peer.runs.run import Run
 from peer.runs.submission import begin
-from peer.runs.whereabouts import Whereabouts
-from peer.runs.worker import RunWorker
 from peer.supervisor import Keeper
 
 log = structlog.get_logger(__name__)
@@ -75,18 +70,19 @@ class Host:
         self._network = network
         self._logs = logs
         self._replication = replication
-        self._store = store
-        self._fetcher = BlobFetcher(store, network)
         self._directory = directory
-        self._hardware = hardware
+        self._roles = Roles(
+            logs=logs, replication=replication, network=network, store=store, fetcher=BlobFetcher(store, network),
+            directory=directory, hardware=hardware,
+        )  # fmt: skip
         self._keeper: Keeper | None = None
         self._max_runs = max_runs
         self._credits = credits
         self.presence = Presence.of(home)
         self.runs: dict[str, Run] = {}
-        self.workers: dict[str, RunWorker] = {}
-        self.members: dict[str, Member] = {}
-        self.leaders: dict[str, Leader] = {}
+        self.workers: dict[str, AnyWorker] = {}
+        self.members: dict[str, AnyMember] = {}
+        self.leaders: dict[str, AnyLeader] = {}
         self._candidates: dict[str, Candidate] = {}
         self._not_before: dict[str, float] = {}
         self._departures = Departures(logs=logs, members=self.members, may_lead=self._may_lead)
@@ -195,17 +191,8 @@ class Host:
     def _may_lead(self, run: Run) -> bool:
         return self._logs.account.public in run.leaders
 
-    async def _take_part(self, run: Run, worker: RunWorker) -> None:
-        member = self.members[run.id] = Member(
-            run=run,
-            worker=worker,
-            logs=self._logs,
-            replication=self._replication,
-            network=self._network,
-            key=self._logs.account,
-            advert=self._directory.own_advert,
-            leader=Whereabouts(run.leaders, self._directory.peer_of),
-        )
+    async def _take_part(self, run: Run, worker: AnyWorker) -> None:
+        member = self.members[run.id] = self._roles.member(run, worker)
         try:
             async with asyncio.TaskGroup() as tasks:
                 attendance = Attendance(
@@ -226,19 +213,10 @@ class Host:
             self._candidates.pop(run.id, None)
             await worker.close()
 
-    async def _lead(self, run: Run, worker: RunWorker, member: Member, *, after: bool) -> None:
+    async def _lead(self, run: Run, worker: AnyWorker, member: AnyMember, *, after: bool) -> None:
         """Lead until the run is closed, or we are stopped; with overlap by a worker that does not train meanwhile."""
-        own = worker.another("lead") if run.plan.overlap else worker
-        leader = self.leaders[run.id] = Leader(
-            run=run,
-            worker=own,
-            logs=self._logs,
-            replication=self._replication,
-            network=self._network,
-            account=self._logs.account.public,
-            member=member if own is worker else None,
-            after_another=after,
-        )
+        own = self._roles.lead_worker(worker)
+        leader = self.leaders[run.id] = self._roles.leader(run, own, worker, member, after=after)
         self._directory.refresh()
         try:
             await leader.serve()
@@ -255,19 +233,10 @@ class Host:
         amount = await self._credits.claim()
         await run.journal.add("claimed", micro_credits=amount)
 
-    def worker(self, run: Run) -> RunWorker:
+    def worker(self, run: Run) -> AnyWorker:
         """The run's worker; its process starts with its first task."""
         if run.id not in self.workers:
-            ours = run.spec["submitter"] == self._logs.account.public
-            self.workers[run.id] = RunWorker(
-                run=run,
-                store=self._store,
-                files=RunFiles(
-                    run=run, store=self._store, fetcher=self._fetcher, providers=lambda: self._providers(run)
-                ),
-                history=History(run, self._store, ours=ours),
-                hardware=self._hardware,
-            )
+            self.workers[run.id] = self._roles.worker(run, lambda: self._providers(run))
         return self.workers[run.id]
 
     def _providers(self, run: Run) -> list[str]:
@@ -275,7 +244,8 @@ class Host:
         member, leader = self.members.get(run.id), self.leaders.get(run.id)
         peers = [*(member.heart.peers if member else []), *(leader.peers() if leader else [])]
         first = member.leader.peer if member else self._directory.peer_of(run.leaders[0])
-        late = {receipt.account: None for done in run.log.settled[-LATE_ROUNDS:] for receipt in done.receipts}
+        receipts = [one for done in run.log.settled[-LATE_ROUNDS:] for one in (*done.receipts, *done.staged)]
+        late = {receipt.account: None for receipt in receipts}
         known = [first, *map(self._directory.peer_of, [*late, *run.leaders])]
         there = {peer for peer in (*peers, *known) if peer and peer != self._network.peer_id}
         return random.sample(sorted(there), len(there))  # so that not all ask the same one

@@ -20,8 +20,7 @@ import structlog
 from peer.absence import Absence
 from peer.errors import ConfigError
 from peer.files import write_atomic
-from peer.runs.member import Member
-from peer.runs.worker import RunWorker
+from peer.runs.roles import AnyMember, AnyWorker
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +102,7 @@ class Presence:
 class Attendance:
     """One run's member role, while the peer is not paused; `serve` is its life."""
 
-    def __init__(self, *, presence: Presence, member: Member, worker: RunWorker, leads: Callable[[], bool]) -> None:
+    def __init__(self, *, presence: Presence, member: AnyMember, worker: AnyWorker, leads: Callable[[], bool]) -> None:
         """`leads`: whether we lead the run just now with this very worker, which is needed then."""
         self._presence = presence
         self._member = member

@@ -17,7 +17,7 @@ from dataclasses import replace
 from hashlib import file_digest
 from pathlib import Path
 
-from ledger.entries import Entry, Settle
+from ledger.entries import Entry, Settle, StageSettle
 from ledger.errors import LedgerError
 from ledger.exported.card import CARD, PROOF, Card, readme
 from ledger.exported.check import check_folder
@@ -74,7 +74,7 @@ async def _proof(run: Run, logs: Logs, round_number: int) -> str:
 
 
 def _settles(entry: Entry, round_number: int) -> bool:
-    return isinstance(entry, Settle) and entry.round == round_number
+    return isinstance(entry, Settle | StageSettle) and entry.round == round_number
 
 
 def _card(run: Run, logs: Logs, round_number: int) -> Card:

@@ -50,13 +50,13 @@ class Push:
     def gossip(self, tasks: LeaderTasks, peers: Iterable[str], gossip: Gossip) -> None:
         """Say who has an update."""
         for peer in peers:
-            tasks.start(self._send(peer, "run.gossip", gossip.body()))
+            tasks.start(self.send(peer, "run.gossip", gossip.body()))
 
     def ahead(self, tasks: LeaderTasks, peers: Iterable[str], ahead: Ahead) -> None:
         """Send what is signed and not certified yet."""
         for peer in peers:
             if peer != self._network.peer_id:
-                tasks.start(self._send(peer, "run.ahead", ahead.body()))
+                tasks.start(self.send(peer, "run.ahead", ahead.body()))
 
     def news(self, tasks: LeaderTasks, peers: Iterable[str], since: int) -> None:
         """Send the newest entries of the log."""
@@ -67,9 +67,10 @@ class Push:
     async def _send_log(self, peer: str, since: int) -> None:
         async with self._logs:
             async for bundle in self._replication.bundles(self._origin, since):
-                await self._send(peer, "run.news", bundle.body())
+                await self.send(peer, "run.news", bundle.body())
 
-    async def _send(self, peer: str, method: str, body: dict[str, Any]) -> None:
+    async def send(self, peer: str, method: str, body: dict[str, Any]) -> None:
+        """Send one message, once."""
         try:
             await self._network.call(peer, method, body, timeout_s=PUSH_S)
         except NetworkError as exc:

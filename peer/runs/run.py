@@ -16,16 +16,15 @@ from typing import Any
 import structlog
 
 from ledger.codec import decode, encode
-from ledger.entries import Entry, Open, Receipt, Settle, parse
+from ledger.entries import Entry, Open, Receipt, Settle, StageOpen, StageSettle, parse
 from ledger.store.store import Store
-from p2p_llm_forge.settings import MOST_MEMBERS
 from peer.errors import RunError
 from peer.files import write_atomic
 from peer.ledger.logs import Logs, certified_size
 from peer.messages import Ahead
 from peer.rounds.log import RunLog, SettledRound
-from peer.rounds.plan import Plan
-from peer.rounds.tail import why_wait
+from peer.rounds.tail import earned, why_wait
+from peer.runs.figures import loss_of, plan_of, stage_plan_of
 from peer.runs.journal import Event, Journal
 from peer.runs.stopwatch import RoundTimes
 from peer.runs.uncertified import Standing, Uncertified
@@ -33,8 +32,6 @@ from peer.runs.uncertified import Standing, Uncertified
 log = structlog.get_logger(__name__)
 
 SPEC_BYTES = 16 * 1024
-UPDATE_HEAD_BYTES = 1 << 16
-"""An update has at most one fp32 value for each that the state has, and a header."""
 
 
 class Run:
@@ -49,6 +46,8 @@ class Run:
         self.journal = Journal(folder / "events.jsonl")
         self.uncertified = Uncertified(self.journal)
         self.plan = plan_of(spec, run=run, network=logs.genesis.id)
+        self.staged = stage_plan_of(spec, self.plan)
+        """How its model is cut into stages, if it is."""
         self.origin = logs.genesis.run_origin(run)
         self._logs = logs
         self._refreshing = asyncio.Lock()
@@ -118,10 +117,10 @@ class Run:
         self.log.extend(entries)
         self._times.see(entries)
         for entry in entries:
-            if isinstance(entry, Open) and entry.round > told[0]:
-                members = [seat.account for seat in entry.roster]
+            if isinstance(entry, Open | StageOpen) and entry.round > told[0]:
+                members = [seat[0] for seat in entry.roster]
                 await self.journal.add("opened", round=entry.round, members=members, state=entry.state)
-            elif isinstance(entry, Settle):
+            elif isinstance(entry, Settle | StageSettle):
                 await self._settled(self.log.settled[entry.round - 1], quiet=entry.round <= told[1])
         await self._changed(before)
         if self.log.close is not None and self.journal.last("closed") is None:
@@ -131,16 +130,17 @@ class Run:
 
     async def _settled(self, settled: SettledRound, *, quiet: bool) -> None:
         seconds = self._times.take(settled.round)
-        tokens = sum(receipt.tokens for receipt in settled.receipts)
-        self._paid += sum(self.plan.worth(receipt.slots[1]) for receipt in settled.receipts)
+        accounts = [receipt.account for receipt in (*settled.receipts, *settled.staged)]
+        tokens = settled.tokens
+        self._paid += earned(self.plan, self.log, settled)
         if quiet:
             return
         fields: Event = {
             "round": settled.round,
             "state": settled.state,
-            "loss": weighted_loss(settled.receipts),
-            "members": len(settled.receipts),
-            "accounts": [receipt.account for receipt in settled.receipts],
+            "loss": loss_of(settled, self.log.stages),
+            "members": len(accounts),
+            "accounts": accounts,
             "tokens": tokens,
             "tokens_per_s": round(tokens / seconds, 1) if seconds > 0.05 else 0.0,
             "seconds": round(seconds, 3),
@@ -245,7 +245,7 @@ class Run:
             "members": [seat.account for seat in open_round.roster] if open_round else [],
             "loss": last.get("loss"),
             "validation": valid,
-            "tokens": sum(receipt.tokens for done in self.log.settled for receipt in done.receipts),
+            "tokens": self.log.tokens,
             "tokens_per_s": last.get("tokens_per_s", 0.0),
             "credits": self._paid,
             "state": self.log.state,
@@ -255,45 +255,3 @@ class Run:
     def _last_validation(self) -> float | None:
         figures = [done.validation[1] / 1e6 for done in self.log.settled if done.validation]
         return figures[-1] if figures else None
-
-
-def weighted_loss(receipts: tuple[Receipt, ...]) -> float | None:
-    """Mean training loss of a round in nats a token, weighted by tokens; None without receipts."""
-    tokens = sum(receipt.tokens for receipt in receipts)
-    return sum(receipt.loss * receipt.tokens for receipt in receipts) / tokens / 1e6 if tokens else None
-
-
-def plan_of(spec: dict[str, Any], *, run: str, network: str) -> Plan:
-    """The figures that the round machines need, from a run's spec.
-
-    Raises:
-        RunError: the spec lacks one, or it is out of range.
-    """
-    try:
-        config = spec["config"]
-        training, members, evaluation = config["training"], config["members"], config["evaluation"]
-        checkpoints = config.get("checkpoints", {})
-        return Plan(
-            network=network,
-            run=run,
-            rounds=int(spec["rounds"]),
-            quota=int(training["inner_steps"]) * int(training["batch_size"]),
-            batch_size=int(training["batch_size"]),
-            tokens_per_slot=int(spec["tokens_per_slot"]),
-            price=int(spec["price"]),
-            min_members=int(members["min"]),
-            max_members=min(int(members["max"]), MOST_MEMBERS),
-            evaluate_every=int(evaluation["every"]),
-            time_budget_s=float(training["time_budget_s"]),
-            max_uncertified=int(training.get("max_uncertified_rounds", 2)),
-            max_tokens=int(training.get("max_tokens", 0)),
-            target_loss=round(float(training.get("target_loss", 0)) * 1e6),
-            patience=int(evaluation.get("patience", 0)),
-            keep_last=max(1, int(checkpoints.get("keep_last", 3))),
-            checkpoint_every=max(0, int(checkpoints.get("every", 0))),
-            clipped=str(training.get("clip_updates", "true")) != "false",
-            overlap=training.get("overlap", "false") == "true",
-            most_update_bytes=int(spec["blobs"]["state"].rpartition("-")[2]) + UPDATE_HEAD_BYTES,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise RunError("FP-405", f"spec of run {run[:16]}: {type(exc).__name__} {exc}") from exc

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from ledger.entries import Entry, Open, Settle
+from ledger.entries import Entry, Open, Settle, StageOpen, StageSettle
 
 
 class RoundTimes:
@@ -23,9 +23,9 @@ class RoundTimes:
         """These are in the log now, or in its tail."""
         now = time.monotonic()
         for entry in entries:
-            if isinstance(entry, Open):
+            if isinstance(entry, Open | StageOpen):
                 self._opened_at.setdefault(entry.round, now)
-            elif isinstance(entry, Settle):
+            elif isinstance(entry, Settle | StageSettle):
                 self._lasted_s.setdefault(entry.round, now - self._opened_at.get(entry.round, now))
 
     def take(self, round_number: int) -> float:

@@ -19,8 +19,9 @@ from peer.blobs.store import BlobStore
 from peer.errors import RunError
 from peer.ledger.credits import Credits, nonce
 from peer.ledger.logs import Logs
+from peer.runs.figures import most_seats, plan_of, stage_plan_of
 from peer.runs.hardware import Hardware
-from peer.runs.run import Run, plan_of
+from peer.runs.run import Run
 from peer.supervisor import Fields, Worker
 
 MICRO = 1_000_000
@@ -97,14 +98,18 @@ class Submitter:
             "blobs": await self._keep(prepared),
             "parameters": prepared["parameters"],
         }
+        if "stages" in prepared:
+            spec["stages"] = prepared["stages"]
         plan = plan_of(spec, run="", network=self.logs.genesis.id)
-        budget = _budget(config, plan.rounds * plan.max_members * plan.worth(plan.quota))
+        seats = most_seats(plan, stage_plan_of(spec, plan))
+        budget = _budget(config, plan.rounds * seats * plan.worth(plan.quota))
         await self.credits.require(budget)
-        if plan.seats_for(budget) < plan.min_members:
+        least = 1 if "stages" in spec else plan.min_members
+        if plan.seats_for(budget) < least:
             raise RunError(
                 "FP-432",
-                f"credits.budget: {budget} micro-credits do not pay one round of {plan.min_members} members, "
-                f"which is {plan.min_members * plan.worth(plan.quota)}",
+                f"credits.budget: {budget} micro-credits do not pay one round of {least} members, "
+                f"which is {least * plan.worth(plan.quota)}",
                 "raise credits.budget, or lower price, inner_steps or batch_size",
             )
         return {**spec, "budget": budget}
@@ -114,10 +119,13 @@ class Submitter:
         files, named = prepared["blobs"], prepared["ids"]
         for shard, wanted in zip(files["shards"], named["shards"], strict=True):
             await self._add(Path(shard), wanted)
-        return {
+        for name in [name for name in files if name.startswith("state.")]:
+            await self._add(Path(files[name]), named[name])  # of a model that is cut; its own state is these
+        whole = {"state": str(named["state"])} if "state" not in files else {}
+        return whole | {
             name: await self._add(Path(files[name]), named[name])
-            for name in ("model", "tokenizer", "manifest", "state")
-        }
+            for name in ("model", "tokenizer", "manifest", "state") if name not in whole
+        }  # fmt: skip
 
     async def _add(self, path: Path, wanted: str) -> str:
         got = await self.store.add_file(path)

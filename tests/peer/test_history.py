@@ -17,7 +17,7 @@ from peer.blobs.store import BlobStore
 from peer.errors import QuotaFull, RunError
 from peer.rounds.log import RunLog
 from peer.runs.history import History
-from peer.runs.run import plan_of
+from peer.runs.figures import plan_of
 from tests.peer.daemons import Peer, World, finish
 from tests.peer.fake_worker import TOKENS_PER_SLOT, spec_fields
 
@@ -49,7 +49,7 @@ class OneRun:
             "blobs": self.blobs,
         }  # fmt: skip
         self.id, self.log = run_id(spec), RunLog()
-        self.plan = plan_of(spec, run=self.id, network="ab" * 32)
+        self.plan, self.staged = plan_of(spec, run=self.id, network="ab" * 32), None
         self.log.extend([Begin(spec=spec)])
 
     def settle(self, number: int) -> None:

@@ -1,0 +1,161 @@
+"""The leader's part in a run with stages: carries out what its machine asks for, and hears how the members stand.
+
+Every update is fetched and strictly decoded before it counts, by the worker that serves our own stage: it knows the
+layouts of all of them. Nobody here computes the whole model: replicas of a stage say what came of their step.
+
+IO: the run's log, members' blobs and messages over the network, the run's worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from random import Random
+
+from ledger.entries import StageReceipt
+from ledger.errors import LedgerError
+from peer.errors import ForgeError, Refused
+from peer.ledger.logs import Logs
+from peer.ledger.replication import Replication
+from peer.messages import Beat
+from peer.network.network import Network
+from peer.rounds import messages as rounds
+from peer.runs.bulletin import Bulletin
+from peer.runs.checking import Checking
+from peer.runs.leading import Body, Leading
+from peer.runs.run import Run
+from peer.runs.staged.messages import Standing, on_the_wire
+from peer.runs.staged.worker import StageWorker
+from peer.stages.lead import Phase, StageLeader
+from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Tell
+
+ORDER_S = 5.0
+
+
+class StagedLeader(Leading):
+    """Leads one run until it is closed; `serve` is its life."""
+
+    def __init__(
+        self, *, run: Run, worker: StageWorker, logs: Logs, replication: Replication, network: Network, account: str,
+        life: int,
+    ) -> None:  # fmt: skip
+        """Take over the run where its log stands.
+
+        Args:
+            run: the run, whose log we may write and whose model is cut.
+            worker: the run's worker, shared with our member role.
+            logs: the ledger replica.
+            replication: sends members what is new in it.
+            network: libp2p.
+            account: ours.
+            life: grows whenever we begin to lead.
+        """
+        super().__init__(run=run, logs=logs, replication=replication, network=network, account=account)
+        assert run.staged is not None
+        self._plan = run.staged
+        self._life = life
+        self._machine: StageLeader | None = None
+        self._bulletin = Bulletin()
+        """Stays empty: updates are of use to one stage only, which is told of them by name."""
+        self._sound: set[str] = set()
+        """Signatures that were verified in this round."""
+        self._checking = Checking(
+            run=run, fetch=worker.fetch, decode=worker.check, joined=self._joined, push=self._push, disk=self._disk,
+            rng=Random(),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ the machine
+
+    def _begin(self, balance: int, now: float) -> None:
+        name = f"{self._account}/{self._life}"
+        self._machine = StageLeader(name=name, plan=self._plan, log=self.run.log, balance=balance, now=now)
+
+    @property
+    def _over(self) -> bool:
+        return self._machine is not None and self._machine.phase is Phase.CLOSED
+
+    def _alive(self) -> frozenset[str]:
+        return frozenset(member.account for member in self._machine.roll.alive()) if self._machine else frozenset()
+
+    def _tick(self, now: float) -> None:
+        assert self._machine is not None
+        self._start(map(self._do, self._machine.tick(now)))
+
+    def _told(self, message: rounds.Cancel | rounds.Left | rounds.Logged) -> None:
+        self._tell(message)
+
+    def _tell(self, message: StageLeaderMessage) -> None:
+        if self._machine is None:
+            raise self._starting()
+        if not self.offer.overtaken:  # the next tick ends our leading
+            self._start(map(self._do, self._machine.receive(message, time.monotonic())))
+
+    # ------------------------------------------------------------------ members' calls
+
+    async def on_beat(self, caller: str, body: Body) -> Body:
+        """`run.beat`: answer with what the member may not know; that it lives it says with its status."""
+        beat, log = Beat.read(body), self.run.log
+        self._joined.account_of(caller)
+        news = self._bulletin.news(beat, caller=caller, size=log.certified, signed=log.size, peers=self.peers())
+        return news.body()
+
+    async def on_receipt(self, caller: str, body: Body) -> Body:
+        """`run.receipt`: not in this run."""
+        raise Refused("FP-416", f"run {self.run.id[:16]}: its model is cut into stages, receipts come with statuses")
+
+    async def on_status(self, caller: str, body: Body) -> Body:
+        """`stage.status`: how a member stands."""
+        account = self._joined.account_of(caller)
+        try:
+            status = Standing.read(body).status(account, self.run.log.open)
+            for receipt in (*([status.receipt] if status.receipt is not None else []), *status.cut):
+                self._verify(receipt)
+            self._tell(status)
+        except Refused:
+            raise
+        except (ForgeError, LedgerError) as exc:
+            await self._verdicts.refuse(account, exc)
+            raise Refused(exc.code, exc.message) from exc
+        return {}
+
+    def _verify(self, receipt: StageReceipt) -> None:
+        """Raises LedgerError unless its account signed it; what was verified is not verified again."""
+        text = receipt.encode().decode()
+        if text not in self._sound:
+            receipt.verify()
+            self._sound.add(text)
+
+    # ------------------------------------------------------------------ effects
+
+    async def _do(self, effect: StageLeaderEffect) -> None:
+        match effect:
+            case Tell():
+                await self._order(effect)
+            case CheckUpdate():
+                await self._check(effect.receipt)
+            case rounds.Evaluate():
+                pass  # the plan of a run with stages asks for none
+            case rounds.Log():
+                self._sound.clear()
+                await self._log(effect)
+            case rounds.Report():
+                self._verdicts.note(effect.event, effect.fields)
+                await self.run.journal.add(effect.event, **effect.fields)
+
+    async def _order(self, effect: Tell) -> None:
+        peer = self._joined.peer_of(effect.account)
+        if peer is not None:
+            method, body = on_the_wire(self.run.id, effect.order)
+            await self._push.send(peer, method, body.body())
+
+    async def _check(self, receipt: StageReceipt) -> None:
+        assert self._tasks is not None
+        checked = await self._checking.check(receipt, self._interested(receipt), self._tasks)
+        self._tell(checked)
+
+    def _interested(self, receipt: StageReceipt) -> Sequence[str]:
+        """PeerIDs of those who will sum the update: its stage's, and of the ends, which may share a tensor."""
+        opened, last = self.run.log.open, self._plan.stages - 1
+        stages = {0, last} if receipt.stage in (0, last) else {receipt.stage}
+        seats = opened.roster if opened is not None else ()
+        return self._joined.peers(frozenset(seat.account for seat in seats if seat.stage in stages))

@@ -1,0 +1,127 @@
+"""Serving passes of one stage: admission, what comes in parts, the worker, the answer.
+
+IO: calls of other peers, the run's worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from peer.errors import Refused, WorkerDied, WorkerRefused
+from peer.runs.staged.messages import MICRO, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
+from peer.runs.staged.parcels import BAD, Parcels, digest
+from peer.runs.staged.worker import Passed, StageWorker
+from peer.stages import tasks
+from peer.stages.messages import Kind, Refusal, Tag
+from peer.stages.serve import ReplicaMachine
+from peer.wire import PAYLOAD_LIMIT, Reply
+
+log = structlog.get_logger(__name__)
+
+MOST_PARCELS_BYTES = 64 << 20
+"""What one caller may have waiting here in parts, if its tensors are not longer."""
+AGAIN_S = 0.2
+FAULT = "FP-453"
+
+
+class Serving:
+    """One member's. `tell` is its machine's ear."""
+
+    def __init__(
+        self, *, machine: Callable[[], ReplicaMachine], worker: StageWorker,
+        tell: Callable[[tasks.ReplicaMessage], None], account_of: Callable[[str], str],
+    ) -> None:  # fmt: skip
+        """Serve what `machine` admits with `worker`; `account_of` says whose a PeerID is."""
+        self._machine = machine
+        self._worker = worker
+        self._tell = tell
+        self._account_of = account_of
+        self._parcels = Parcels()
+        self._making: set[asyncio.Task[tuple[Refusal | None, Passed]]] = set()
+        self.why = ""
+        """Why the worker refused last."""
+
+    async def make(
+        self, caller: str, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
+    ) -> tuple[Refusal | None, Passed]:
+        """Make a pass for an account, or say why not. The machine hears of the outcome also if nobody waits for it."""
+        refusal = self._machine().admit(tag, caller)
+        if refusal is not None:
+            return refusal, Passed(kind="refused")
+        making = asyncio.create_task(self._make(tag, tokens, x, gradient))
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
+        return await asyncio.shield(making)
+
+    async def _make(
+        self, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
+    ) -> tuple[Refusal | None, Passed]:
+        worker, passed = self._worker, Passed(kind="refused")
+        try:
+            passed = await worker.make(
+                tag.kind, round_number=tag.round, microbatch=tag.microbatch, tokens=tokens, x=x, gradient=gradient
+            )
+        except WorkerRefused as exc:
+            log.warning("pass_refused", stage=tag.stage, microbatch=tag.microbatch, reason=str(exc))
+            self.why = str(exc)
+        except WorkerDied as exc:
+            log.warning("pass_lost", stage=tag.stage, microbatch=tag.microbatch, reason=str(exc))
+        machine = self._machine()
+        machine.microbatch_s = sum(worker.pace_s.values())
+        self._tell(tasks.Served(tag=tag) if passed.kind == "done" else tasks.Unserved(tag=tag))
+        if passed.kind == "done":
+            return None, passed
+        if passed.kind == "busy":
+            return Refusal(code="BUSY", wait_s=max(passed.wait_s, AGAIN_S)), passed
+        if passed.kind == "stale":
+            state = machine.holding.state
+            return Refusal(code="STALE", round=machine.log.round_of(state) or 0, state=state), passed
+        return Refusal(code=FAULT), passed
+
+    # ------------------------------------------------------------------ calls of other peers
+
+    async def on_part(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
+        """`stage.part`: keep a part until its pass is asked for."""
+        part, longest = PartBody.read(body), self._worker.tensor_bytes
+        if part.bytes > 2 * longest:
+            raise Refused(BAD, f"{part.bytes} bytes, wanted at most {2 * longest}")
+        most = max(MOST_PARCELS_BYTES, 4 * longest)
+        self._parcels.put(
+            (caller, part.call), part.index, payload, part.bytes, most_bytes=most, now=time.monotonic()
+        )
+        return Reply({})
+
+    async def on_pass(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
+        """`stage.pass`: make it."""
+        asked, account = PassBody.read(body), self._account_of(caller)
+        total, key = asked.x + asked.gradient, (caller, asked.call)
+        if not account:
+            raise Refused(BAD, f"peer {caller} is not known to take part")
+        given = payload if total <= PAYLOAD_LIMIT else self._parcels.take(key, total)
+        if len(given) != total or digest(given) != asked.sum:
+            raise Refused(BAD, f"{len(given)} bytes came, not the {total} that were told")
+        x, gradient = given[: asked.x] if asked.x else None, given[asked.x :]
+        if asked.tag().kind is Kind.BACKWARD and not gradient:
+            raise Refused(BAD, "backward without a gradient")
+        refusal, passed = await self.make(account, asked.tag(), asked.tokens, x, gradient)
+        if refusal is not None:
+            why = self.why if refusal.code == FAULT else ""
+            return Reply(PassAnswer(refusal=RefusalText.of(refusal, why)).body())
+        if len(passed.data) > PAYLOAD_LIMIT:
+            self._parcels.keep(key, passed.data, now=time.monotonic())
+        answer = PassAnswer(
+            bytes=len(passed.data), sum=digest(passed.data), service_us=round(passed.service_s * MICRO),
+            waited_us=round(passed.waited_s * MICRO), queue_us=round(passed.queue_s * MICRO),
+        )  # fmt: skip
+        return Reply(answer.body(), passed.data[:PAYLOAD_LIMIT])
+
+    async def on_more(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
+        """`stage.more`: hand out another part of what came of a pass."""
+        more = MoreBody.read(body)
+        if payload or more.index < 1:
+            raise Refused(BAD, "stage.more: part 0 came with the answer, and nothing is taken")
+        return Reply({}, self._parcels.part((caller, more.call), more.index))

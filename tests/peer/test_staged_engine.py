@@ -1,0 +1,60 @@
+"""Whole runs with stages by the real engine, the daemons in one process.
+
+IO: starts worker processes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.fold.fold import conservation
+from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
+from tests.peer.daemons import Peer, World
+from tests.peer.memory_net import until
+
+
+def staged_spec(folder: Path, *, stages: int, replicas: int, rounds: int, **pipeline: Any) -> dict[str, Any]:
+    """The spec of a small run with stages over a corpus in this folder."""
+    corpus = folder / "corpus.txt"
+    corpus.write_text(corpus_text(600))
+    fields = spec_fields(
+        corpus, rounds=rounds, inner_steps=2, batch_size=4, mode="synchronous", codec={"kind": "f32"}
+    )
+    fields["model"] = {**fields["model"], "layers": 4, "dropout": 0.1}
+    fields["members"] = {"min": 1, "max": stages * replicas + 2}
+    fields["pipeline"] = {
+        "stages": stages, "replicas": replicas, "microbatch_size": 2, "activations": "f32", **pipeline,
+    }  # fmt: skip
+    return fields
+
+
+async def submit(peer: Peer, spec: dict[str, Any]) -> str:
+    async for event in peer.daemon.node.submit(spec, []):
+        if event["event"] == "submitted":
+            return str(event["run"])
+    raise AssertionError("nothing was submitted")
+
+
+async def through(run: str, *peers: Peer) -> None:
+    """All are through with the run, and no credit is lost."""
+    for peer in peers:
+        await until(lambda peer=peer: peer.events(run, "claimed"), 90)
+    log = peers[0].run(run).log
+    assert log.close is not None
+    for peer in peers:
+        assert peer.run(run).log.settled == log.settled
+    conservation(await peers[0].daemon.logs.ledger())
+
+
+async def test_two_peers_train_a_model_that_is_cut_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World(tmp_path, monkeypatch, fake=False) as world:
+        monkeypatch.setattr("peer.daemon.MEASURE_AFTER_S", 600.0)
+        alice, bob = await world.peer("alice"), await world.peer("bob")
+        run = await submit(alice, staged_spec(tmp_path, stages=2, replicas=1, rounds=3))
+        await through(run, alice, bob)
+        log = alice.run(run).log
+        assert [len(done.staged) for done in log.settled] == [2, 2, 2]
+        assert log.tokens == 3 * sum(seat.quota for seat in log.settled[0].roster[:1]) * alice.run(run).plan.tokens_per_slot
