@@ -14,6 +14,7 @@ from ledger.fold.fold import conservation
 from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
 from tests.peer.daemons import Peer, World
 from tests.peer.memory_net import until
+from tests.peer.staged_oracle import Oracle
 
 
 def staged_spec(folder: Path, *, stages: int, replicas: int, rounds: int, **pipeline: Any) -> dict[str, Any]:
@@ -57,4 +58,20 @@ async def test_two_peers_train_a_model_that_is_cut_in_two(tmp_path: Path, monkey
         await through(run, alice, bob)
         log = alice.run(run).log
         assert [len(done.staged) for done in log.settled] == [2, 2, 2]
-        assert log.tokens == 3 * sum(seat.quota for seat in log.settled[0].roster[:1]) * alice.run(run).plan.tokens_per_slot
+        assert log.tokens == 3 * 8 * alice.run(run).plan.tokens_per_slot
+        assert {event["stage"] for event in alice.events(run, "training")} == {0}
+        assert {event["stage"] for event in bob.events(run, "training")} == {1}
+        assert all(event["loss"] > 0 for event in alice.events(run, "settled"))
+
+
+async def test_three_stages_of_two_replicas_train_what_one_process_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path, monkeypatch, fake=False) as world:
+        monkeypatch.setattr("peer.daemon.MEASURE_AFTER_S", 600.0)
+        peers = [await world.peer(f"peer{number}") for number in range(6)]
+        run = await submit(peers[0], staged_spec(tmp_path, stages=3, replicas=2, rounds=4))
+        await through(run, *peers)
+        oracle = Oracle(peers[0].run(run), peers[0].daemon.blobs)
+        assert all(done.staged for done in peers[0].run(run).log.settled)
+        assert oracle.distance() <= 1e-5
