@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,15 @@ BESIDES_WEIGHTS = "provenance/state"
 """What of the state is not in the weights' files, for whoever recomputes its id from them."""
 
 
-def export(trained: nn.Module, state: State, model_blob: bytes, tokenizer: TextCodec, to: Path) -> list[str]:
+def export(
+    trained: nn.Module, state: State | Sequence[State], model_blob: bytes, tokenizer: TextCodec, to: Path
+) -> list[str]:
     """Write the model, which has the weights of `state`, and the tokenizer as a folder that `from_pretrained` loads.
 
     Returns the file names; `ledger.exported` checks the folder by them.
+
+    Args:
+        state: the whole model's, or those of its stages.
 
     Raises:
         RequestError: `to` exists and is not an empty folder. DiskError: it cannot be written.
@@ -47,7 +52,10 @@ def export(trained: nn.Module, state: State, model_blob: bytes, tokenizer: TextC
         _write_config(part / CONFIG, model_blob)
         for name, text in tokenizer.files.items():
             (part / name).write_text(text, "utf-8")
-        write_atomic(part / BESIDES_WEIGHTS, state.besides_weights())
+        whole = {BESIDES_WEIGHTS: state} if isinstance(state, State) else {}
+        stages = enumerate(state) if not isinstance(state, State) else ()
+        for name, one in (whole | {f"{BESIDES_WEIGHTS}-{index}": stage for index, stage in stages}).items():
+            write_atomic(part / name, one.besides_weights())
         files = [file for file in part.rglob("*") if file.is_file()]
         for file in files:
             with file.open("rb") as handle:

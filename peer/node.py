@@ -19,6 +19,7 @@ from peer.network.network import Network
 from peer.runs import provenance, wish
 from peer.runs.host import Host
 from peer.runs.run import Run
+from peer.runs.staged.worker import StageWorker
 from peer.runs.submission import Submitter
 from peer.runs.worker import RunWorker
 from peer.supervisor import Fields
@@ -153,12 +154,17 @@ class Node:
             RunError: there is no such round yet, or what it takes to compute its state again is lost.
         """
         known = self._known(run)
-        newest = self._host.worker(known).newest_state()
-        if round_number is None or (newest is not None and newest[0] == round_number):
-            async with self._worker_with_newest(known) as (worker, number, state):
-                answer = await provenance.export(worker, self._logs, number, Path(to), live=True)
+        worker = self._host.worker(known)
+        newest = worker.newest_state()
+        if isinstance(worker, StageWorker):
+            number = known.log.certified_round if round_number is None else round_number
+            answer = await provenance.export(worker, self._logs, number, Path(to), live=False)
+            state = known.log.state_after(number)
+        elif round_number is None or (newest is not None and newest[0] == round_number):
+            async with self._worker_with_newest(known) as (held, number, state):
+                answer = await provenance.export(held, self._logs, number, Path(to), live=True)
         else:
-            number, worker = round_number, self._host.worker(known)
+            number = round_number
             answer = await provenance.export(worker, self._logs, number, Path(to), live=False)
             state = known.log.state_after(number)
         return {**answer, "run": run, "round": number, "state": state}

@@ -40,8 +40,8 @@ ORDER = {
         outer ahead microbatch inner kept
         protocol carry channel answer recent
         stages/activations stages/seeds stages/shelf stages/tags stages/passes stages/work stages/step stages/held
-        stages/replica stages/requests stages/window stages/desk stages/front
-        engine isolation measure prepare produce worker
+        stages/replica stages/requests stages/window stages/desk produce stages/exporting stages/front
+        engine isolation measure prepare worker
     """.split(),
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records
@@ -62,8 +62,9 @@ ORDER = {
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts runs/push
         runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/process runs/worker runs/wish
         runs/verdicts runs/unfit runs/disk runs/standing runs/receipts runs/offenders
-        runs/past runs/provenance runs/checking runs/ahead runs/member runs/offer runs/leading
+        runs/past runs/checking runs/ahead runs/member runs/offer runs/leading
         runs/staged/messages runs/staged/parcels runs/staged/promises runs/staged/records runs/staged/worker
+        runs/staged/whole runs/provenance
         runs/staged/passes runs/staged/serving runs/staged/driving runs/staged/member runs/staged/leader
         runs/evaluating runs/leader directory runs/roles runs/presence runs/departures runs/calls runs/candidate
         runs/matcher runs/submission runs/host node

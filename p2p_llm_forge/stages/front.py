@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_llm_forge.errors import RequestError
-from p2p_llm_forge.stages.requests import StageCheck, StageOpen, StageRequest, Tagged
+from p2p_llm_forge.stages.requests import StageCheck, StageExport, StageOpen, StageRequest, Tagged
 from p2p_llm_forge.stages.window import Window
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class Front:
 
     def do(self, request: StageRequest) -> dict[str, Any]:
         """Answer a request. Raises EngineError."""
+        if isinstance(request, StageExport):
+            from p2p_llm_forge.stages.exporting import export
+
+            return export(request)
         if not isinstance(request, StageOpen):
             return self._opened().do(request)
         from p2p_llm_forge.stages.desk import Desk

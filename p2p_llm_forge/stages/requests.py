@@ -199,8 +199,25 @@ class StageCheck(StageRequest):
     update: Contribution
 
 
+class StageExport(StageRequest):
+    """Write the whole model as a Hugging Face folder; no stage need be open."""
+
+    do: Literal["stage_export"]
+    config: dict[str, Any]
+    """`RunSpec.canonical()`, with `pipeline.layers`."""
+    model: str
+    """Path of the model blob."""
+    tokenizer: str
+    """Path of the tokenizer blob."""
+    states: list[str] = Field(min_length=2, max_length=64)
+    """Paths of the stages' states, in their order."""
+    to: str = Field(min_length=1)
+    """Folder to make; it may exist only if it is empty."""
+
+
 KINDS: tuple[type[StageRequest], ...] = (
     StageOpen, StageLoad, StageBegin, StageRead, StageForward, StageBackward, StageUndo, StageConfirm, StageManifest,
     StageFreeze, StageWrite, StageNorm, StageApply, StageCheck,
+    StageExport,
 )  # fmt: skip
 COMMANDS: dict[str, type[Request]] = {get_args(kind.model_fields["do"].annotation)[0]: kind for kind in KINDS}

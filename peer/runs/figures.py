@@ -24,11 +24,11 @@ NEEDS = 4
 """Serving a stage takes about so many times the bytes of its state: weights, gradients, moments twice, activations."""
 
 
-def loss_of(settled: SettledRound, stages: Stages | None) -> float | None:
-    """Mean training loss of a round in nats a token; of a model that is cut its last stage knows it."""
+def telling(settled: SettledRound, stages: Stages | None) -> Sequence[AnyReceipt]:
+    """The receipts that say the round's training loss: all, or of a model that is cut those of its last stage."""
     if stages is None:
-        return weighted_loss(settled.receipts)
-    return weighted_loss([receipt for receipt in settled.staged if receipt.stage == stages.last])
+        return settled.receipts
+    return [receipt for receipt in settled.staged if receipt.stage == stages.last]
 
 
 def weighted_loss(receipts: Sequence[AnyReceipt]) -> float | None:

@@ -27,14 +27,19 @@ from peer.files import disk_errors, sync_folder
 from peer.ledger.answers import proof_of
 from peer.ledger.logs import Logs
 from peer.runs import past
+from peer.runs.figures import telling
 from peer.runs.run import Run
+from peer.runs.staged import whole
+from peer.runs.staged.worker import StageWorker
 from peer.runs.worker import RunWorker
 from peer.supervisor import Fields
 
 EXISTS = "FP-441"
 
 
-async def export(worker: RunWorker, logs: Logs, round_number: int, to: Path, *, live: bool) -> Fields:
+async def export(
+    worker: RunWorker | StageWorker, logs: Logs, round_number: int, to: Path, *, live: bool
+) -> Fields:
     """Write the model after a settled round into the folder `to`; returns the worker's answer.
 
     `unproven` in it says why `forge-ledger check` will refuse the folder; empty where it holds.
@@ -50,7 +55,9 @@ async def export(worker: RunWorker, logs: Logs, round_number: int, to: Path, *, 
     run = worker.run
     part = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
     try:
-        if live:
+        if isinstance(worker, StageWorker):
+            answer = await whole.export(worker, round_number, part)
+        elif live:
             answer = await worker.use(run.log.state_after(round_number), "export", to=str(part))
         else:
             async with past.holding(worker, round_number) as other:
@@ -82,9 +89,9 @@ def _card(run: Run, logs: Logs, round_number: int) -> Card:
     settled = run.log.settled[:round_number]
     tokens: Counter[str] = Counter()
     for done in settled:
-        for receipt in done.receipts:
+        for receipt in (*done.receipts, *done.staged):
             tokens[receipt.account] += receipt.tokens
-    last = settled[-1].receipts if settled else ()
+    last = telling(settled[-1], run.log.stages) if settled else ()
     trained = sum(receipt.tokens for receipt in last)
     return Card(
         network=logs.genesis.id,
@@ -94,7 +101,7 @@ def _card(run: Run, logs: Logs, round_number: int) -> Card:
         round=round_number,
         state=run.log.state_after(round_number),
         parameters=int(run.spec["parameters"]),
-        tokens=tokens.total(),
+        tokens=sum(done.tokens for done in settled),
         members=tuple(tokens.most_common()),
         loss=sum(receipt.loss * receipt.tokens for receipt in last) // trained if trained else 0,
         validation=next((done.validation for done in reversed(settled) if done.validation), ()),

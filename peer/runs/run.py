@@ -24,7 +24,7 @@ from peer.ledger.logs import Logs, certified_size
 from peer.messages import Ahead
 from peer.rounds.log import RunLog, SettledRound
 from peer.rounds.tail import earned, why_wait
-from peer.runs.figures import loss_of, plan_of, stage_plan_of
+from peer.runs.figures import plan_of, stage_plan_of, telling, weighted_loss
 from peer.runs.journal import Event, Journal
 from peer.runs.stopwatch import RoundTimes
 from peer.runs.uncertified import Standing, Uncertified
@@ -138,7 +138,7 @@ class Run:
         fields: Event = {
             "round": settled.round,
             "state": settled.state,
-            "loss": loss_of(settled, self.log.stages),
+            "loss": weighted_loss(telling(settled, self.log.stages)),
             "members": len(accounts),
             "accounts": accounts,
             "tokens": tokens,

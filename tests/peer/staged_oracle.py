@@ -6,11 +6,14 @@ IO: reads blobs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ledger.entries import parse
+from ledger.store.store import Store
 from p2p_llm_forge import model
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
@@ -20,6 +23,8 @@ from p2p_llm_forge.stages import anatomy, split, start
 from p2p_llm_forge.stages.seeds import stage_seed
 from p2p_llm_forge.state import State
 from peer.blobs.store import BlobStore
+from peer.identity import Home
+from peer.ledger.logs import Logs, certified_size
 from peer.rounds.log import SettledRound
 from peer.runs.run import Run
 from peer.runs.shards import shards_of
@@ -113,3 +118,15 @@ def served(done: SettledRound, stages: int, run: Run) -> Manifest:
     size = sum(seat.quota for seat in done.roster if seat.stage == 0) // run.staged.microbatch
     held = [[Manifest.read(one.served, size) for one in done.staged if one.stage == stage] for stage in range(stages)]
     return check_cover(held, size)
+
+
+def known_run(home: Path) -> Run:
+    """The one run in a home folder, as its ledger has it."""
+    network = Home(home).network()
+    (folder,) = (path.parent for path in home.glob("runs/*/spec.json"))
+    logs = SimpleNamespace(genesis=network.genesis)
+    run = Run.load(folder, cast("Logs", logs))
+    with Store.open(Home(home).ledger_file, network.genesis, read_only=True) as store:
+        size = certified_size(store, run.origin)
+        run.log.extend([parse(entry) for entry in store.entries(run.origin, 0, size)])
+    return run
