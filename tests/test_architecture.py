@@ -65,7 +65,7 @@ ORDER = {
         runs/past runs/checking runs/ahead runs/member runs/offer runs/leading
         runs/staged/messages runs/staged/parcels runs/staged/promises runs/staged/records runs/staged/worker
         runs/staged/whole runs/provenance
-        runs/staged/passes runs/staged/serving runs/staged/driving runs/staged/member runs/staged/leader
+        runs/staged/passes runs/staged/serving runs/staged/driving runs/staged/steps runs/staged/member runs/staged/leader
         runs/evaluating runs/leader directory runs/roles runs/presence runs/departures runs/calls runs/candidate
         runs/matcher runs/submission runs/host node
         audit/live audit/replay

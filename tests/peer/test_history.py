@@ -16,8 +16,8 @@ from peer.blobs.pins import Pins
 from peer.blobs.store import BlobStore
 from peer.errors import QuotaFull, RunError
 from peer.rounds.log import RunLog
-from peer.runs.history import History
 from peer.runs.figures import plan_of
+from peer.runs.history import History
 from tests.peer.daemons import Peer, World, finish
 from tests.peer.fake_worker import TOKENS_PER_SLOT, spec_fields
 

@@ -13,8 +13,8 @@ from ledger.entries import Open, Receipt, Seat, Settle, parse
 from ledger.errors import LedgerError
 from p2p_llm_forge.settings import MOST_MEMBERS
 from peer.errors import RunError
-from peer.runs.journal import Journal
 from peer.runs.figures import plan_of, weighted_loss
+from peer.runs.journal import Journal
 from peer.runs.run import Run
 from tests.peer.fake_worker import spec_fields
 from tests.peer.ledger_kit import Ledgers

@@ -33,15 +33,14 @@ from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.messages import Standing as StandingBody
 from peer.runs.staged.serving import Serving
+from peer.runs.staged.steps import Steps
 from peer.runs.staged.worker import StageWorker
 from peer.runs.standing import Standing
 from peer.runs.unfit import unless_unfit
 from peer.runs.whereabouts import Whereabouts
 from peer.stages import tasks
-from peer.stages.manifest import Manifest
 from peer.stages.routing import Router
 from peer.stages.serve import ReplicaMachine
-from peer.stages.slots import first_slot, size_of
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +90,7 @@ class StagedMember:
         self._driving = Driving(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
+        self._steps = Steps(run=run, worker=worker, key=key)
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
         self._say = asyncio.Event()
@@ -252,64 +252,23 @@ class StagedMember:
             self.tell(answer)
 
     async def _do(self, effect: tasks.ReplicaEffect) -> tasks.ReplicaMessage | None:
-        worker = self._worker
+        steps, machine = self._steps, self.machine
         match effect:
             case tasks.Say():
                 self._say.set()
             case tasks.Call():
                 return await self._driving.call(effect)
             case tasks.OpenStage():
-                await self._open(effect)
+                await steps.begin(effect, machine.work)
             case tasks.LoadStage():
-                await worker.load(effect.stage, effect.state)
-                await worker.history.hold(effect.round, effect.state)
-                await self.run.journal.add("loaded", round=effect.round, stage=effect.stage)
-                return tasks.HoldsStage(round=effect.round, stage=effect.stage, state=effect.state)
+                return await steps.load(effect)
             case tasks.Undo():
-                work = self.machine.work
-                await worker.keep_only(effect.round, list(work.held) if work is not None else [])
-                return tasks.Undone(round=effect.round)
+                return await steps.undo(effect, machine.work)
             case tasks.WriteUpdate():
-                return tasks.Wrote(receipt=await self._write(effect))
+                return await steps.write(effect)
             case tasks.SumUpdates():
-                norm = await worker.norm(effect.receipts, self._key.public)
-                return tasks.Normed(receipts=effect.receipts, norm=norm)
+                return await steps.norm(effect)
             case tasks.ApplyStage():
-                return await self._apply(effect)
+                assert machine.holding.held is not None  # it applies to what it holds
+                return await steps.apply(effect, machine.holding.held)
         return None
-
-    async def _open(self, effect: tasks.OpenStage) -> None:
-        work = self.machine.work
-        if work is not None and work.open.round == effect.round:
-            await self._worker.begin(effect.round, first_slot(work.open), size_of(work.open, self._plan.microbatch))
-            await self.run.journal.add("training", round=effect.round, stage=effect.stage)
-
-    async def _write(self, effect: tasks.WriteUpdate) -> StageReceipt:
-        opened, plan = effect.open, self._plan
-        served = Manifest.read(effect.served, size_of(opened, plan.microbatch))
-        update, told = await self._worker.write(opened.round, list(served))
-        count = len(served) * plan.microbatch
-        receipt = StageReceipt.create(
-            network=plan.plan.network, run=self.run.id, round=opened.round, stage=effect.stage,
-            state_in=opened.state, update=update, slots=(first_slot(opened), count), served=effect.served,
-            tokens=count * plan.plan.tokens_per_slot, loss=int(told["loss"]), leaves=str(told["leaves"]),
-            key=self._key,
-        )  # fmt: skip
-        promises.keep(self.run, receipt)
-        loss = {"loss": receipt.loss / 1e6} if effect.stage == plan.stages - 1 else {}
-        await self.run.journal.add(
-            "delivered", round=receipt.round, stage=effect.stage, microbatches=len(served), tokens=receipt.tokens,
-            **loss,
-        )  # fmt: skip
-        return receipt
-
-    async def _apply(self, effect: tasks.ApplyStage) -> tasks.AppliedStage:
-        worker, held, receipts = self._worker, self.machine.holding.held, effect.receipts
-        assert held is not None  # the machine applies to what it holds
-        if worker.state != held[2]:
-            await worker.load(held[1], held[2])
-        norms = list(effect.norms)
-        for stage in range(self._plan.stages) if receipts and not norms else ():
-            norms.append(await worker.norm(receipts, self._key.public, stage))
-        state = await worker.apply(effect.round, receipts, norms, self._key.public) if receipts else held[2]
-        return tasks.AppliedStage(round=effect.round, receipts=receipts, state=state)
