@@ -19,6 +19,9 @@ from peer.network.network import Network
 from peer.runs import provenance, wish
 from peer.runs.host import Host
 from peer.runs.run import Run
+from peer.runs.staged.leader import StagedLeader
+from peer.runs.staged.loads import Load, stages_of
+from peer.runs.staged.member import StagedMember
 from peer.runs.staged.worker import StageWorker
 from peer.runs.submission import Submitter
 from peer.runs.worker import RunWorker
@@ -120,7 +123,14 @@ class Node:
         summary["paused"] = self._paused() if known.log.close is None else None
         summary["held"] = worker.state if worker is not None else ""
         summary["folder"] = str(known.folder)
+        if known.staged is not None:
+            summary["stages"] = stages_of(known, self._loads(run))
         return summary
+
+    def _loads(self, run: str) -> dict[str, Load]:
+        leader, member = self._host.leaders.get(run), self._host.members.get(run)
+        own = {self._logs.account.public: member.load()} if isinstance(member, StagedMember) else {}
+        return {**(leader.loads if isinstance(leader, StagedLeader) else {}), **own}
 
     async def events(self, run: str, follow: bool) -> AsyncIterator[Fields]:
         """What happened in a run; with `follow` until it is closed."""

@@ -63,7 +63,7 @@ ORDER = {
         runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history runs/process runs/worker runs/wish
         runs/verdicts runs/unfit runs/disk runs/standing runs/receipts runs/offenders
         runs/past runs/checking runs/ahead runs/member runs/offer runs/leading
-        runs/staged/messages runs/staged/parcels runs/staged/promises runs/staged/records runs/staged/worker
+        runs/staged/loads runs/staged/messages runs/staged/parcels runs/staged/promises runs/staged/records runs/staged/worker
         runs/staged/whole runs/provenance
         runs/staged/passes runs/staged/serving runs/staged/driving runs/staged/steps runs/staged/member runs/staged/leader
         runs/evaluating runs/leader directory runs/roles runs/presence runs/departures runs/calls runs/candidate
@@ -71,7 +71,7 @@ ORDER = {
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon
-        cli/client cli/view cli/screen
+        cli/client cli/staged cli/view cli/screen
         demo/peers demo/plan demo/story demo/proof demo/main
         cli/base cli/network cli/start cli/presence cli/runs cli/main
     """.split(),

@@ -15,6 +15,7 @@ import click
 from peer.cli.base import choose_run, client, print_facts, print_json, print_table, with_home, with_json
 from peer.cli.client import Client, run_path
 from peer.cli.screen import on_a_terminal, screen
+from peer.cli.staged import stage_lines
 from peer.cli.view import Event, RunView, credits, nats, pause_end
 from peer.errors import ForgeError
 
@@ -151,6 +152,8 @@ def flat(facts: Event, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield prefix + name, pause_end(value)
         elif isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
+        elif name == "stages" and isinstance(value, list):
+            yield from ((f"{prefix}{name}", line) for line in stage_lines(value, lambda account: str(account)[:8]))
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             yield prefix + name, ", ".join(str(item.get("name") or item.get("run", ""))[:16] for item in value)
         elif isinstance(value, list):

@@ -81,7 +81,8 @@ def picture(view: RunView) -> RenderableType:
         table.add_row(*row.cells())
     members = ", ".join(view.who(account) for account in view.members)
     lines = [Text(f"loss {view.sparkline()}")] if view.rows else []
-    lines += [Text(f"members {members}", style="cyan")] if members else []
+    lines += [Text(f"members {members}", style="cyan")] if members and not view.stages else []
+    lines += [Text(line, style="cyan") for line in view.stages]
     lines += [Text(note, style="yellow") for note in view.notes[-SHOWN_NOTES:]]
     return Group(table, *lines)
 

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from peer.cli.staged import line_of_stages, stage_lines
+
 Event = Mapping[str, Any]
 BLOCKS = "▁▂▃▄▅▆▇█"
-NOISE = frozenset({"opened", "receipt", "progress", "training", "delivered", "evaluated", "timing"})
+NOISE = frozenset({"opened", "receipt", "progress", "training", "delivered", "evaluated", "timing", "stages"})
 OFFENCES = frozenset(
     {"suspicious", "omitted", "not_rostered", "equivocated", "bad_chunk", "flood", "clock", "disk_full"}
 )
@@ -71,6 +73,8 @@ class RunView:
     """Accounts on the roster of the open round."""
     receipts: int = 0
     """Receipts of the open round so far."""
+    stages: tuple[str, ...] = ()
+    """Where the model is cut: a line for each stage."""
     closed: str = ""
     """Why the run closed; empty while it goes on."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +94,8 @@ class RunView:
             return replace(self, rows=with_validation((*self.rows, row_of(event)), measured), receipts=0)
         if kind == "evaluated":
             return replace(self, rows=with_validation(self.rows, {event["round"]: event["validation"]}))
+        if kind == "stages":
+            return replace(self, stages=tuple(stage_lines(event["stages"], self.who)))
         if kind == "closed":
             return replace(self, open_round=0, members=(), closed=event.get("reason") or "closed")
         note = self.line(event)
@@ -137,6 +143,8 @@ class RunView:
 
     def _line_of_the_run(self, kind: str, event: Event, at: str) -> str | None:
         """As `line`, for what happened to this peer or to the run as a whole."""
+        if (line := line_of_stages(kind, event, at, self.who)) is not None:
+            return line
         match kind:
             case "caught_up":
                 return f"{at}caught up by {event.get('by', '?')} in {event.get('seconds', 0):.1f} s"

@@ -9,6 +9,7 @@ IO: the run's folder, and the ledger replica through `Logs`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,9 @@ class Run:
             "seconds": round(seconds, 3),
             "credits": self._paid,
         }
+        if self.staged is not None:
+            serving = Counter(receipt.stage for receipt in settled.staged)
+            fields["stages"] = [serving[stage] for stage in range(self.staged.stages)]
         if settled.validation is not None:
             fields["validation"], fields["validation_round"] = settled.validation[1] / 1e6, settled.validation[0]
         await self.journal.add("settled", **fields)

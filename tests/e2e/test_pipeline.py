@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from peer.blobs.store import BlobStore
-from peer.demo.peers import run, run_json
+from peer.demo.peers import DemoPeer, run, run_json
 from peer.demo.story import wait_until
-from tests.e2e.quorum_kit import PATIENCE_S, Net, four_witnesses, job
+from tests.e2e.quorum_kit import PATIENCE_S, Net, four_witnesses, job, willing
 from tests.e2e.test_failover import told
-from tests.peer.staged_oracle import Oracle, known_run
+from tests.peer.staged_oracle import Found, Oracle, known_run
 
 pytestmark = pytest.mark.e2e
 
@@ -23,7 +22,8 @@ SPEC = """
 name: pipeline
 model: {{family: {family}, layers: 4, hidden_size: 32, heads: 2, dropout: {dropout}}}
 data: {{path: {corpus}, sequence_length: 32, tokenizer: {{kind: bytes}}}}
-training: {{mode: synchronous, rounds: {rounds}, inner_steps: 4, batch_size: 4, codec: {{kind: f32}}, time_budget_s: 20}}
+training: {{mode: synchronous, rounds: {rounds}, inner_steps: 4, batch_size: 4, codec: {{kind: f32}},
+  time_budget_s: 20}}
 pipeline: {{stages: {stages}, replicas: {replicas}, microbatch_size: 2, activations: f32}}
 members: {{min: 1, max: 8}}
 credits: {{price: 1000000}}
@@ -49,8 +49,7 @@ def closed(net: Net, timeout_s: float) -> None:
 
 def distance(net: Net) -> float:
     """From what one process makes of what the log says was served; the manifests are checked on the way."""
-    home = net.peers[0].home
-    return Oracle(known_run(home), BlobStore(home / "blobs", 1 << 40)).distance()
+    return Oracle(known_run(net.peers[0].home), Found([peer.home for peer in net.peers])).distance()
 
 
 def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path) -> None:
@@ -65,3 +64,45 @@ def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path) -> None:
         exported = run_json("forge-peer", "export", "--to", folder, "--home", net.peers[0].home)
         assert not exported["unproven"], exported
         run("forge-ledger", "check", folder, "--network", net.file)
+
+
+def stage_of(peer: DemoPeer) -> int:
+    """The stage that it serves; -1: none yet."""
+    events = told(peer, "training") if list(peer.home.glob("runs/*/events.jsonl")) else []
+    return int(events[-1]["stage"]) if events else -1
+
+
+def two_each(net: Net) -> bool:
+    """Whether every stage has two replicas in some round."""
+    stages = [stage_of(peer) for peer in net.peers]
+    return all(stages.count(stage) >= 2 for stage in range(3))
+
+
+@pytest.mark.parametrize("victim", ["replica", "driver", "leader", "donor"])
+def test_a_sigkill_in_mid_round_loses_nothing_and_counts_nothing_twice(tmp_path: Path, victim: str) -> None:
+    with four_witnesses(tmp_path / "net", "max_runs = 1\nlead = true\n", peers=7) as net:
+        first, *others = net.peers
+        assert wait_until(lambda: len(willing(first)) == 7, PATIENCE_S), willing(first)
+        joiner = others.pop()
+        if victim == "donor":
+            joiner.kill()
+        submit(net, tmp_path, stages=3, rounds=20)
+        here = [first, *others] if victim == "donor" else net.peers
+        assert wait_until(lambda: two_each(net), 3 * PATIENCE_S), [stage_of(peer) for peer in net.peers]
+        wanted = {"replica": 1, "donor": 2, "driver": 0, "leader": stage_of(first)}[victim]
+        dies = first if victim == "leader" else next(peer for peer in others if stage_of(peer) == wanted)
+        number = int(told(dies, "training")[-1]["round"])
+        assert wait_until(lambda: told(dies, "training")[-1]["round"] > number, PATIENCE_S), "it is in mid-round"
+        if victim == "donor":
+            net.start(joiner.number)
+        dies.kill()
+        killed_in = int(told(dies, "training")[-1]["round"])
+        survivors = [peer for peer in here if peer is not dies]
+        assert wait_until(lambda: min(job(peer)["round"] for peer in survivors) > killed_in, 2 * PATIENCE_S)
+        net.start(dies.number)
+        closed(net, 6 * PATIENCE_S)
+        assert {job(peer)["state"] for peer in net.peers} == {job(first)["state"]}
+        assert distance(net) <= 1e-5
+        for peer in (first, others[0]):
+            report = run_json("forge-ledger", "verify", "--home", peer.home)
+            assert report["ok"] is True, report

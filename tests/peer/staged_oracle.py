@@ -5,9 +5,10 @@ IO: reads blobs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,6 @@ from p2p_llm_forge.schedule import learning_rate
 from p2p_llm_forge.stages import anatomy, split, start
 from p2p_llm_forge.stages.seeds import stage_seed
 from p2p_llm_forge.state import State
-from peer.blobs.store import BlobStore
 from peer.identity import Home
 from peer.ledger.logs import Logs, certified_size
 from peer.rounds.log import SettledRound
@@ -32,10 +32,28 @@ from peer.stages.manifest import Manifest, check_cover
 from tests.p2p_llm_forge.stage_world import distance
 
 
+class Blobs(Protocol):
+    """Where blobs lie."""
+
+    def path(self, blob: str) -> Path:
+        """The file of one."""
+
+
+class Found:
+    """The blobs of several homes, whose daemons may run or be dead."""
+
+    def __init__(self, homes: Sequence[Path]) -> None:
+        self._homes = homes
+
+    def path(self, blob: str) -> Path:
+        places = [home / "blobs" / blob[:2] / blob for home in self._homes]
+        return next(place for place in places if place.exists())
+
+
 class Oracle:
     """One run's training, done again."""
 
-    def __init__(self, run: Run, store: BlobStore) -> None:
+    def __init__(self, run: Run, store: Blobs) -> None:
         self.run, self.store = run, store
         self.spec = RunSpec.from_canonical(run.config)
         config = model.config_from_blob(store.path(run.blobs["model"]).read_bytes())

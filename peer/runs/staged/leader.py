@@ -24,6 +24,7 @@ from peer.runs.bulletin import Bulletin
 from peer.runs.checking import Checking
 from peer.runs.leading import Body, Leading
 from peer.runs.run import Run
+from peer.runs.staged.loads import Load, stages_of
 from peer.runs.staged.messages import Standing, on_the_wire
 from peer.runs.staged.worker import StageWorker
 from peer.stages.lead import Phase, StageLeader
@@ -57,6 +58,8 @@ class StagedLeader(Leading):
         self._machine: StageLeader | None = None
         self._bulletin = Bulletin()
         """Stays empty: updates are of use to one stage only, which is told of them by name."""
+        self.loads: dict[str, Load] = {}
+        """How busy members are, by account, as they said last."""
         self._sound: set[str] = set()
         """Signatures that were verified in this round."""
         self._checking = Checking(
@@ -107,7 +110,8 @@ class StagedLeader(Leading):
         """`stage.status`: how a member stands."""
         account = self._joined.account_of(caller)
         try:
-            status = Standing.read(body).status(account, self.run.log.open)
+            told = Standing.read(body)
+            status = told.status(account, self.run.log.open)
             for receipt in (*([status.receipt] if status.receipt is not None else []), *status.cut):
                 self._verify(receipt)
             self._tell(status)
@@ -116,6 +120,9 @@ class StagedLeader(Leading):
         except (ForgeError, LedgerError) as exc:
             await self._verdicts.refuse(account, exc)
             raise Refused(exc.code, exc.message) from exc
+        self.loads[account] = Load(
+            stage=status.stage, queue=told.queue, busy=told.busy / 1000, microbatch_s=status.microbatch_s
+        )
         return {}
 
     def _verify(self, receipt: StageReceipt) -> None:
@@ -137,7 +144,11 @@ class StagedLeader(Leading):
                 pass  # the plan of a run with stages asks for none
             case rounds.Log():
                 self._sound.clear()
+                alive = self._alive()
+                self.loads = {account: load for account, load in self.loads.items() if account in alive}
                 await self._log(effect)
+                if self.run.log.open is not None:
+                    await self.run.journal.add("stages", stages=stages_of(self.run, self.loads))
             case rounds.Report():
                 self._verdicts.note(effect.event, effect.fields)
                 await self.run.journal.add(effect.event, **effect.fields)

@@ -31,6 +31,7 @@ from peer.runs.prefetch import Prefetcher
 from peer.runs.run import Run
 from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
+from peer.runs.staged.loads import Load
 from peer.runs.staged.messages import Standing as StandingBody
 from peer.runs.staged.serving import Serving
 from peer.runs.staged.steps import Steps
@@ -177,6 +178,14 @@ class StagedMember:
             self._carry_out(self.machine.tick(time.monotonic()))
             await self.run.uncertified.tell(self.run.log, time.monotonic())
 
+    def load(self) -> Load:
+        """What we serve, and how busy that keeps us."""
+        work = self.machine.work
+        return Load(
+            stage=self.machine.holding.serves, queue=work.under_way if work is not None else 0,
+            busy=self._worker.busy, microbatch_s=self.machine.microbatch_s,
+        )  # fmt: skip
+
     # ------------------------------------------------------------------ the leader
 
     def _say_now(self) -> None:
@@ -187,7 +196,10 @@ class StagedMember:
         heard = True
         while True:
             self._say.clear()
-            body = StandingBody.of(self.run.id, self.machine.status(), self.run.log.open)
+            load = self.load()
+            body = StandingBody.of(
+                self.run.id, self.machine.status(), self.run.log.open, queue=load.queue, busy=load.busy
+            )
             try:
                 await self.heart.ask("stage.status", body.body(), BEAT_TIMEOUT_S)
                 heard = True

@@ -70,9 +70,13 @@ class Standing(Message):
     norm: Norm
     armed: Flag
     applied: MaybeBlob
+    queue: Natural = 0
+    """Passes that wait or are made."""
+    busy: Annotated[int, Field(ge=0, le=1000)] = 0
+    """The share of the round's time that passes took, in thousandths."""
 
     @classmethod
-    def of(cls, run: str, status: Status, opened: OpenRound | None) -> Self:
+    def of(cls, run: str, status: Status, opened: OpenRound | None, *, queue: int = 0, busy: float = 0.0) -> Self:
         """On the wire; accounts of the table become places in the roster of the open round."""
         seats = {seat.account: place for place, seat in enumerate(opened.roster)} if opened is not None else {}
         whole = all(account in seats for _, held in status.table for account in held)  # else it is of another round
@@ -85,7 +89,7 @@ class Standing(Message):
             frozen=AttemptText.of(status.frozen), lacking=status.lacking,
             receipt=status.receipt.encode().decode() if status.receipt is not None else "",
             cut=[receipt.encode().decode() for receipt in status.cut], norm=status.norm, armed=int(status.armed),
-            applied=status.applied,
+            applied=status.applied, queue=queue, busy=round(busy * 1000),
         )  # fmt: skip
 
     def status(self, account: str, opened: OpenRound | None) -> Status:

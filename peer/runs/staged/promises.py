@@ -1,4 +1,4 @@
-"""Receipts of stages that we signed: on disk before they are sent, so that after a restart the same ones are sent again.
+"""Receipts of stages that we signed: on disk before they are sent, so that the same ones are sent after a restart.
 
 IO: a file in the run's folder.
 """

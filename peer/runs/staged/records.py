@@ -1,4 +1,4 @@
-"""What a driver was given for its microbatches, until the round is settled: by handles, in memory and beyond that on disk.
+"""What a driver was given for its microbatches, until the round is settled: by handles, in memory and then on disk.
 
 IO: files in the run's folder.
 """

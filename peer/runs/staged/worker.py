@@ -67,6 +67,8 @@ class StageWorker(RunProcess):
         self.pace_s: dict[Kind, float] = {}
         """What a pass takes it, by kind."""
         self._tied = False
+        self._round_at, self._busy_s = 0.0, 0.0
+        """When the round began, and how long passes took since."""
         self._tensors: Tensors | None = None
         self._lost = False
 
@@ -147,13 +149,17 @@ class StageWorker(RunProcess):
             raise WorkerDied(f"worker of run {self.run.id[:16]}: holds no stage")
         return self._worker
 
+    @property
+    def busy(self) -> float:
+        """The share of the time since the round began that passes took."""
+        return min(1.0, self._busy_s / max(time.monotonic() - self._round_at, 1e-3))
+
     # ------------------------------------------------------------------ a round
 
     async def begin(self, round_number: int, start: int, microbatches: int) -> None:
         """Begin a round with nothing done."""
-        await self._live().call(
-            "stage_begin", round=round_number, start=start, microbatches=microbatches, anew=1
-        )
+        self._round_at, self._busy_s = time.monotonic(), 0.0
+        await self._live().call("stage_begin", round=round_number, start=start, microbatches=microbatches, anew=1)
 
     async def read(self, start: int) -> tuple[bytes, bytes]:
         """Tokens and targets of the microbatch that begins at this slot."""
@@ -177,7 +183,8 @@ class StageWorker(RunProcess):
             )  # fmt: skip
             data = bytes(slot.reply()) if answer["answer"] == "done" else b""
         each_s, took_s = int(answer["service_us"]) / 1e6, int(answer.get("took_us", 0)) / 1e6
-        if data or answer["answer"] == "done":
+        self._busy_s += took_s
+        if answer["answer"] == "done":
             self.pace_s[kind] = each_s
         return Passed(
             kind=str(answer["answer"]), data=data, service_s=took_s,
