@@ -122,6 +122,8 @@ class Slot:
 
         if self._call is None:
             then()
+        elif self._call.done():
+            done(self._call)
         else:
             self._call.add_done_callback(done)
 

@@ -58,7 +58,7 @@ class Passes:
         """
         self._stage = stage.to(device).train()
         self._first, self._room, self._device = first, room, device
-        self._walked: dict[int, tuple[Tensor, Tensor]] = {}  # Input and output of what is kept, oldest first.
+        self._walked: dict[int | None, tuple[Tensor, Tensor]] = {}  # Input and output of what is kept, oldest first.
         self._local_P = flatten(stage, layout, device)
         named = dict(stage.named_parameters())
         self._parameters = [named[name] for name in layout.names]
@@ -87,9 +87,11 @@ class Passes:
         self._walked[keep] = (x, out)
         return out.detach().cpu()
 
-    def forget(self) -> None:
-        """Keep no forward pass."""
-        self._walked.clear()
+    def forget(self, kept: int | None = None) -> None:
+        """Keep this forward pass no longer, or none at all."""
+        if kept is None:
+            self._walked.clear()
+        self._walked.pop(kept, None)
 
     def backward(self, x: Tensor, seed: int, gradient: Tensor, kept: int | None = None) -> Backward:
         """From the gradient of the output, fp32 of its shape.

@@ -107,13 +107,11 @@ class Replica:
         if self.part.last:
             raise RequestError("forward: the last stage only answers backward, with targets")
         number = tag.microbatch
-        output = self._shelf.get(What.OUTPUT, number)
-        if output is not None and _same(self._shelf.get(What.INPUT, number), x):
+        known, output = self._shelf.get(What.INPUT, number), self._shelf.get(What.OUTPUT, number)
+        if output is not None and _same(known, x):
             return Answer(kind="done", data=output)
-        if number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
+        if known is None and number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
-        if number not in self._done:
-            self._shelf.forget(number)
         data = self._work.forward(self.round, number, x, keep=number not in self._done)
         if number not in self._done:
             self._shelf.put(What.INPUT, number, x, Rank.NEEDED)
