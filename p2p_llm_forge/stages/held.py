@@ -29,9 +29,7 @@ Settled = Sequence[Contribution]
 class Held:
     """A stage's state and its id."""
 
-    def __init__(
-        self, path: Path, layouts: Sequence[Layout], *, index: int, spec: TrainingSpec, folder: Path
-    ) -> None:
+    def __init__(self, path: Path, layouts: Sequence[Layout], *, index: int, spec: TrainingSpec, folder: Path) -> None:
         """Load the state.
 
         Args:

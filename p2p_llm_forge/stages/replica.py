@@ -200,11 +200,13 @@ class Replica:
         if spec.kind != "f32":
             sent.subtract_from(sum_P)
             self._owed = (name, sum_P)
-        done = [self._done[number] for number in self.manifest()]
-        first = [self.start + number * self.part.sequences for number in self.manifest()]
-        leaves = [(at + row, loss) for at, item in zip(first, done, strict=True) for row, loss in enumerate(item.losses)]
+        leaves = [
+            (self.start + number * self.part.sequences + row, loss)
+            for number in self.manifest()
+            for row, loss in enumerate(self._done[number].losses)
+        ]
         return Written(
-            path=path, tokens=sum(item.tokens for item in done), leaves=leaves_root(leaves),
+            path=path, tokens=sum(done.tokens for done in self._done.values()), leaves=leaves_root(leaves),
             loss=round(sum(loss for _, loss in leaves) / len(leaves)),
         )  # fmt: skip
 

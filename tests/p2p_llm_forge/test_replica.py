@@ -63,14 +63,11 @@ CASES: list[tuple[str, bool, int]] = [
 
 
 @pytest.mark.parametrize(("family", "tied", "stages"), CASES)
-def test_replicas_equal_one_process_with_the_same_batches(
-    tmp_path: Path, family: str, tied: bool, stages: int
-) -> None:
+def test_replicas_equal_one_process_with_the_same_batches(tmp_path: Path, family: str, tied: bool, stages: int) -> None:
     world = World(tmp_path, family=family, tied=tied, stages=stages)
     assert (world.replicas[0][0].held.partner is not None) == tied
     trained(world, 20, seed=stages)
     found = world.weights()
-    print(distance(found, world.one_process(20, MICROBATCHES)))
     assert distance(found, world.one_process(20, MICROBATCHES)) <= 1e-5
     assert distance(found, {name: value.detach().reshape(-1) for name, value in world.initial.items()}) > 0.01
 
@@ -104,7 +101,6 @@ def test_rounded_activations_train_nearly_as_well_and_the_same_each_time(tmp_pat
     assert states[:4] == trained(again, 4, seed=3, accidents=False)
     assert rounded.losses != exact.losses
     last = 3 * MICROBATCHES
-    print(mean(rounded.losses[:last]), mean(rounded.losses[-last:]), mean(exact.losses[-last:]))
     assert mean(rounded.losses[-last:]) < 0.9 * mean(rounded.losses[:last])
     assert abs(mean(rounded.losses[-last:]) - mean(exact.losses[-last:])) < 0.03
 
