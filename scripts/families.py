@@ -28,11 +28,12 @@ if __name__ == "__main__":
 
 from p2p_llm_forge import model
 from p2p_llm_forge.errors import ModelError, SplitError
-from p2p_llm_forge.stages import anatomy, cut, parity
+from p2p_llm_forge.stages import anatomy, cut, parity, shrink
 from p2p_llm_forge.stages.anatomy import Anatomy
 
 TABLE = ROOT / "docs" / "families.md"
 STAGES = (2, 3, 5)
+LAYERS = shrink.FEW_LAYERS
 DROPOUT = 0.1
 YES, NONE = "exact", "·"
 HEAD = f"""\
@@ -73,10 +74,8 @@ def families() -> list[str]:
 
 def examine(family: str) -> Row:
     """Try one family."""
-    from transformers import AutoConfig
-
     try:
-        known = anatomy.of(AutoConfig.for_model(family), max(STAGES))
+        known = anatomy.of(_default(family), max(STAGES))
         found = {tie: _compare_tied(known, tie) for tie in (True, False)}
         dropout = _compare_dropout(known)
     except (SplitError, ModelError) as exc:
@@ -84,6 +83,16 @@ def examine(family: str) -> Row:
     except anatomy.FAULTS as exc:
         return Row(family=family, tied="", untied="", dropout="", reason=anatomy.first_line(exc).replace("|", "/"))
     return Row(family=family, tied=found[True], untied=found[False], dropout=dropout, reason="")
+
+
+def _default(family: str) -> Any:
+    """The family's default configuration, with layers enough."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(family)
+    if getattr(config, "num_hidden_layers", LAYERS) < LAYERS:
+        return AutoConfig.for_model(family, num_hidden_layers=LAYERS)
+    return config
 
 
 def _reason(exc: SplitError | ModelError) -> str:
@@ -148,8 +157,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def examined(names: Sequence[str]) -> Iterator[Row]:
     """Row after row."""
+    from transformers.utils import logging
+
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
     for name in names:
         row = examine(name)
         print(row.line(), file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
 """Whether the stages fit the peers, and if not, what would do.
 
-Pure.
+Pure: figures in, a refusal out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Layers become few, vocabulary and widths small, dropout none; everything else stays as it is. What a family demands of
 its sizes differs, so there are several candidates: the first that can be built and run is the one to take.
 
-Pure.
+Pure: configurations in and out.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _narrow(config: Any, values: dict[str, Any]) -> dict[str, Any]:
     narrow: dict[str, Any] = {hidden: _HIDDEN}
     if heads is not None:
         narrow[heads] = HEADS
-    if values.get("head_dim"):
+    if values.get("head_dim") and "qk_rope_head_dim" not in values:
         narrow["head_dim"] = HEAD_SIZE
     for key in ("num_key_value_heads", "num_kv_heads", "n_head_kv"):
         if (groups := values.get(key)) and heads is not None:

@@ -48,7 +48,7 @@ class Stage(nn.Module):
         """
         edge, tokens_BL = self._edge, x
         if not self.first:
-            edge.arriving = x
+            edge.arrive(x)
             tokens_BL = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
         try:
             if self.last:
@@ -60,7 +60,7 @@ class Stage(nn.Module):
             assert edge.leaving is not None
             return edge.leaving
         finally:
-            edge.arriving = edge.leaving = None
+            edge.clear()
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True

@@ -2,7 +2,7 @@
 
 Shapes: P parameters of a stage.
 
-Pure.
+Pure: layouts and tensors in and out.
 """
 
 from __future__ import annotations

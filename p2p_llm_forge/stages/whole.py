@@ -5,7 +5,7 @@ their bytes. A state of a stage holds the moments of its own parameters, and the
 
 Shapes: P distinct parameters.
 
-Pure.
+Pure: states in and out.
 """
 
 from __future__ import annotations

@@ -13,6 +13,9 @@ from p2p_llm_forge.stages.costs import Costs
 from .test_stages_split import config
 
 
+EXPERTS = {"first_k_dense_replace": 3, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+
+
 def estimate(built_from: Any) -> Costs:
     """With short sequences."""
     return costs.estimate(built_from, sequence_length=12)
@@ -60,7 +63,7 @@ def test_measured_seconds_take_the_place_of_operations() -> None:
 
 
 def test_parts_are_timed_one_layer_of_each_kind_at_a_time() -> None:
-    built_from = config("deepseek_v3", layers=6, options={"first_k_dense_replace": 3, "n_routed_experts": 8, "n_group": 2})
+    built_from = config("deepseek_v3", layers=6, options=EXPERTS)
     known = anatomy.of(built_from, 2)
     found = costs.estimate(built_from, sequence_length=12, known=known)
     ticks = iter(range(1000))
