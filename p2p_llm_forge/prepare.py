@@ -58,7 +58,8 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     """Make all blobs of a run in `out`.
 
     Raises:
-        CorpusError, TokenizerError, ModelError, SplitError, DoesNotFit, SpecError, DiskError: before the slow part where possible.
+        CorpusError, TokenizerError, ModelError, SplitError, DoesNotFit, SpecError, DiskError: before the slow part
+            where possible.
     """
     if spec.data.path is None or not Path(spec.data.path).is_absolute():
         raise SpecError(f"data.path: {spec.data.path!r}; give the absolute path of the text file")

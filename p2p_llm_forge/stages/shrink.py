@@ -14,7 +14,7 @@ from typing import Any
 
 FEW_LAYERS = 8
 """Enough for the usual patterns of layer kinds."""
-HEADS, HEAD_SIZE, INNER, ROWS = 4, 16, 32, 128
+HEADS, HEAD_SIZE, INNER, EXPERTS, ROWS = 4, 16, 32, 32, 128
 _HIDDEN = HEADS * HEAD_SIZE
 _INNER_NAMES = ("intermediate", "ffn", "n_inner")
 _DROPOUT_NAMES = ("dropout", "pdrop", "drop_rate", "layerdrop", "jitter")
@@ -53,7 +53,9 @@ def _shallow(config: Any, values: dict[str, Any], most: int) -> dict[str, Any]:
     if name is None or values[name] <= most:
         return {}
     layers = values[name]
-    cut: dict[str, Any] = {key: most for key in (name, "num_layers") if values.get(key) == layers}
+    cut: dict[str, Any] = {name: most}
+    if isinstance(pairs := values.get("num_layers"), int):  # of several sublayers each, in some families
+        cut |= {"num_layers": most, name: most * max(layers // max(pairs, 1), 1)}
     for key, value in values.items():
         if isinstance(value, (list, tuple, str)) and len(value) == layers:
             cut[key] = value[:most]
@@ -86,6 +88,8 @@ def _narrow(config: Any, values: dict[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, int) and value > INNER and any(part in key for part in _INNER_NAMES):
             narrow[key] = INNER
+        elif isinstance(value, int) and value > EXPERTS and key.endswith(("experts", "_lora_rank")):
+            narrow[key] = EXPERTS
         elif key in ("rotary_dim", "word_embed_proj_dim", "embedding_size") and isinstance(value, int):
             narrow[key] = HEAD_SIZE // 2 if key == "rotary_dim" else _HIDDEN
     if isinstance(expand := values.get("mamba_expand", values.get("expand")), int):

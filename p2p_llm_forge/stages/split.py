@@ -98,11 +98,7 @@ def bare(config: Any, cut: Cut, index: int, known: Anatomy | None = None) -> Sta
     names = {id(parameter): name for name, parameter in whole.named_parameters()}
     edge = Edge()
     _replace(whole, known, cut, index, edge)
-    mine = {
-        name: names[id(parameter)]
-        for name, parameter in whole.named_parameters()
-        if names[id(parameter)] != name
-    }
+    mine = {name: names[id(parameter)] for name, parameter in whole.named_parameters() if names[id(parameter)] != name}
     return Stage(index=index, stages=cut.stages(), model=whole, edge=edge, names=mine)
 
 
