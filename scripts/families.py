@@ -37,8 +37,8 @@ HEAD = f"""\
 
 Written by `scripts/families.py`; `tests/p2p_llm_forge/test_stages_families.py` checks it. Each family's default
 configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the
-loss and every gradient are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the other
-kind). With dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
+loss and every gradient are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the
+other kind). With dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
 
 A run compares once more when it is submitted, with its own options and number of stages, on a small model of the same
 kind, and is refused (FP-112) with the first module whose output or gradient differs. Refused are also layers that run

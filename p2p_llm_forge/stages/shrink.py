@@ -86,15 +86,26 @@ def _narrow(config: Any, values: dict[str, Any]) -> dict[str, Any]:
         if (groups := values.get(key)) and heads is not None:
             narrow[key] = HEADS if groups == values[heads] else min(groups, HEADS // 2)
     for key, value in values.items():
-        if isinstance(value, int) and value > INNER and any(part in key for part in _INNER_NAMES):
-            narrow[key] = INNER
-        elif isinstance(value, int) and value > EXPERTS and key.endswith(("experts", "_lora_rank")):
-            narrow[key] = EXPERTS
-        elif key in ("rotary_dim", "word_embed_proj_dim", "embedding_size") and isinstance(value, int):
-            narrow[key] = HEAD_SIZE // 2 if key == "rotary_dim" else _HIDDEN
+        if isinstance(value, int) and (least := _least(key, value)) < value:
+            narrow[key] = least
     if isinstance(expand := values.get("mamba_expand", values.get("expand")), int):
         _narrow_scans(narrow, values, expand * _HIDDEN)
     return narrow
+
+
+def _least(key: str, value: int) -> int:
+    """How small a size of this name may become."""
+    if any(part in key for part in _INNER_NAMES):
+        return INNER
+    if key.endswith(("experts", "_lora_rank")):
+        return EXPERTS
+    if key.startswith("linear_num") and key.endswith("heads"):
+        return max(value // 8, 1)
+    if key.endswith("chunk_size") or (key.startswith("linear") and key.endswith("head_dim")):
+        return HEAD_SIZE
+    if key in ("word_embed_proj_dim", "embedding_size"):
+        return _HIDDEN
+    return HEAD_SIZE // 2 if key == "rotary_dim" else value
 
 
 def _narrow_scans(narrow: dict[str, Any], values: dict[str, Any], inner: int) -> None:
