@@ -1,4 +1,4 @@
-"""The memory that a daemon shares with one of its workers: tensors are copied into it once, and looked at where they lie.
+"""The memory that a daemon shares with a worker: tensors are copied into it once, and looked at where they lie.
 
 It is anonymous, made before the worker, which inherits its descriptor, and gone with the last of the two. It can grow,
 and nobody can shrink it: a worker that was taken over cannot take pages away from under the daemon. It is dealt out in
@@ -96,8 +96,9 @@ class Slot:
             WorkerRefused: also where a tensor is longer than any that the worker takes. WorkerDied.
         """
         assert self._call is None
-        places = {name: self._put(name, data) for name, data in given.items()}
-        fields: Fields = {**places, **{name: self._place(name, self._part_bytes) for name in replies}, **params}
+        places: Fields = {name: self._put(name, data) for name, data in given.items()}
+        places |= {name: self._place(name, self._part_bytes) for name in replies}
+        fields: Fields = {**places, **params}
         self._call = asyncio.create_task(worker.call(do, **fields), name=f"tensors-{do}")
         answer = await asyncio.shield(self._call)
         for name in replies:
@@ -122,6 +123,8 @@ class Slot:
 
         if self._call is None:
             then()
+        elif self._call.done():
+            done(self._call)
         else:
             self._call.add_done_callback(done)
 
@@ -134,7 +137,8 @@ class Slot:
     def _put(self, name: str, data: Buffer) -> Fields:
         view = memoryview(data).cast("B")
         if view.nbytes > self._part_bytes:
-            raise WorkerRefused("FP-113", f"{name}: oversize: got {view.nbytes} bytes, wanted {self._part_bytes} or less")
+            most = self._part_bytes
+            raise WorkerRefused("FP-113", f"{name}: oversize: got {view.nbytes} bytes, wanted {most} or less")
         start = self._start(name)
         self._memory[start : start + view.nbytes] = view
         return self._place(name, view.nbytes)

@@ -51,8 +51,9 @@ class Desk:
     """The stage of one worker. All methods but `busy` and `check` belong to the main thread."""
 
     def __init__(
-        self, request: requests.StageOpen, folder: Path, device: torch.device, window: Window, waiting: Callable[[], int]
-    ) -> None:
+        self, request: requests.StageOpen, folder: Path, device: torch.device, window: Window,
+        waiting: Callable[[], int],
+    ) -> None:  # fmt: skip
         """Build the stage and load its state.
 
         Args:

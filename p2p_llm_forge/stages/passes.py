@@ -13,7 +13,6 @@ IO: none; holds the module it is given.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ class Backward:
     def norm(self) -> float:
         """The Euclidean norm of all gradients together; infinite or not a number where one of them is."""
         norms = [torch.linalg.vector_norm(part) for part in self.gradients if part is not None]
-        return math.sqrt(math.fsum(float(norm) ** 2 for norm in norms)) if norms else 0.0
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 class Passes:
@@ -58,7 +57,7 @@ class Passes:
         """
         self._stage = stage.to(device).train()
         self._first, self._room, self._device = first, room, device
-        self._walked: dict[int, tuple[Tensor, Tensor]] = {}  # Input and output of what is kept, oldest first.
+        self._walked: dict[int | None, tuple[Tensor, Tensor]] = {}  # Input and output of what is kept, oldest first.
         self._local_P = flatten(stage, layout, device)
         named = dict(stage.named_parameters())
         self._parameters = [named[name] for name in layout.names]
@@ -87,9 +86,11 @@ class Passes:
         self._walked[keep] = (x, out)
         return out.detach().cpu()
 
-    def forget(self) -> None:
-        """Keep no forward pass."""
-        self._walked.clear()
+    def forget(self, kept: int | None = None) -> None:
+        """Keep this forward pass no longer, or none at all."""
+        if kept is None:
+            self._walked.clear()
+        self._walked.pop(kept, None)
 
     def backward(self, x: Tensor, seed: int, gradient: Tensor, kept: int | None = None) -> Backward:
         """From the gradient of the output, fp32 of its shape.

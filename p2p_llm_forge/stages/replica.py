@@ -107,13 +107,11 @@ class Replica:
         if self.part.last:
             raise RequestError("forward: the last stage only answers backward, with targets")
         number = tag.microbatch
-        output = self._shelf.get(What.OUTPUT, number)
-        if output is not None and _same(self._shelf.get(What.INPUT, number), x):
+        known, output = self._shelf.get(What.INPUT, number), self._shelf.get(What.OUTPUT, number)
+        if output is not None and _same(known, x):
             return Answer(kind="done", data=output)
-        if number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
+        if known is None and number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
-        if number not in self._done:
-            self._shelf.forget(number)
         data = self._work.forward(self.round, number, x, keep=number not in self._done)
         if number not in self._done:
             self._shelf.put(What.INPUT, number, x, Rank.NEEDED)
@@ -202,11 +200,13 @@ class Replica:
         if spec.kind != "f32":
             sent.subtract_from(sum_P)
             self._owed = (name, sum_P)
-        done = [self._done[number] for number in self.manifest()]
-        first = [self.start + number * self.part.sequences for number in self.manifest()]
-        leaves = [(at + row, loss) for at, item in zip(first, done, strict=True) for row, loss in enumerate(item.losses)]
+        leaves = [
+            (self.start + number * self.part.sequences + row, loss)
+            for number in self.manifest()
+            for row, loss in enumerate(self._done[number].losses)
+        ]
         return Written(
-            path=path, tokens=sum(item.tokens for item in done), leaves=leaves_root(leaves),
+            path=path, tokens=sum(done.tokens for done in self._done.values()), leaves=leaves_root(leaves),
             loss=round(sum(loss for _, loss in leaves) / len(leaves)),
         )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """What a daemon asks of its worker about a stage; tensors lie in the memory that both share, at a `Place`.
 
 Every pass is answered with {"answer": "done" | "stale" | "busy" | "missing", "queue": requests waiting, "service_us":
-mean time of such a pass, "took_us": time of this one, …}: done with "bytes" at the place of the reply and "loss" in micro-nats a token; stale with
-"round" and "state" as they are held; busy with "wait_s", after which it may go better; missing where the input, or
-input and gradient, have to be sent again. Anything else is an error.
+mean time of such a pass, "took_us": time of this one, …}: done with "bytes" at the place of the reply and "loss" in
+micro-nats a token; stale with "round" and "state" as they are held; busy with "wait_s", after which it may go better;
+missing where the input, or input and gradient, have to be sent again. Anything else is an error.
 
 Pure: definitions only.
 """

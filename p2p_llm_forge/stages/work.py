@@ -37,7 +37,11 @@ class Work:
         """The stage's output; with `keep` its backward may be spared the forward pass."""
         seed = self._seed(round_number, microbatch)
         out = self._passes.forward(self._input(x), seed, microbatch if keep else None)
-        return activations.encode(out, self._part.activations)
+        try:
+            return activations.encode(out, self._part.activations)
+        except ActivationError:
+            self._passes.forget(microbatch)
+            raise
 
     def backward(
         self, round_number: int, microbatch: int, x: Buffer, gradient: Buffer, tokens: int, *, kept: bool = False

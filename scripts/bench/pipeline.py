@@ -24,7 +24,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cluster
 import harness
 import plain
 import rivals
@@ -164,7 +163,8 @@ async def ours_and_theirs(size: Size, folder: Path) -> dict[str, Any]:
         "threads": 1, "layers": sum(size.layers), "hidden": size.hidden, "heads": size.heads,
         "vocabulary": size.vocabulary, "length": LENGTH, "batch": MICROBATCH,
     }  # fmt: skip
-    words = [*plain.words(sizes, RATE), "--cut", ",".join(map(str, size.layers)), "--microbatches", str(size.microbatches)]
+    cut = ",".join(map(str, size.layers))
+    words = [*plain.words(sizes, RATE), "--cut", cut, "--microbatches", str(size.microbatches)]
     tokens = size.microbatches * size.rounds * MICROBATCH * LENGTH
     ours: list[float] = []
     theirs: list[float] = []

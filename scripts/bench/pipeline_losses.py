@@ -116,9 +116,7 @@ def step(first: Any, last: Any, number: int, microbatches: int) -> None:
         written = replica.write(everything)
         updates.append([Contribution(path=str(written.path), tokens=written.tokens)])
     ids = [replica.held.id for replica in (first, last)]
-    norms = [
-        replica.held.norm(ids[at], updates[at], updates[1 - at]) for at, replica in enumerate((first, last))
-    ]
+    norms = [replica.held.norm(ids[at], updates[at], updates[1 - at]) for at, replica in enumerate((first, last))]
     for at, replica in enumerate((first, last)):
         replica.apply(ids[at], number, updates[at], updates[1 - at], norms)
 

@@ -3,8 +3,8 @@
 `ddp`: torch.distributed DistributedDataParallel over gloo with its defaults: gradients of every step are averaged in
 buckets while the backward pass goes on. `hivemind`: hivemind.Optimizer, matchmaking as in its quick start, everything
 else by default; with `--local-steps 1` it averages the gradients of every step, with more it lets each peer step alone
-and averages their weights. `pipeline`: torch.distributed.pipelining, 1F1B over gloo, the same two stages that two of our
-replicas serve. After a first line, each line on standard input is a number of steps (ddp, pipeline) or seconds.
+and averages their weights. `pipeline`: torch.distributed.pipelining, 1F1B over gloo, the same two stages that two of
+our replicas serve. After a first line, each line on standard input is a number of steps (ddp, pipeline) or seconds.
 
 IO: standard input and output, the network.
 """

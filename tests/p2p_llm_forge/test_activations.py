@@ -18,10 +18,10 @@ SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 70))
 HEADER = 20
 
 
-def values(shape: tuple[int, ...], seed: int, scale: float = 1.0) -> torch.Tensor:
+def values(shape: tuple[int, ...], seed: int) -> torch.Tensor:
     """Normal values of very different sizes."""
     random = np.random.default_rng(seed)
-    return torch.from_numpy((random.standard_normal(shape) * 10.0 ** random.integers(-6, 6, shape) * scale).astype("f4"))
+    return torch.from_numpy((random.standard_normal(shape) * 10.0 ** random.integers(-6, 6, shape)).astype("f4"))
 
 
 @given(SHAPES, st.integers(0, 1 << 30), st.sampled_from(HIDDEN))
@@ -98,17 +98,17 @@ def test_a_changed_body_is_refused_or_finite(data: st.DataObject, kind: Kind) ->
         sent[data.draw(st.integers(HEADER, len(sent) - 1))] = data.draw(st.integers(0, 255))
     try:
         got = decode(bytes(sent), kind, (2, 3, 4), "input")
-    except ActivationError as exc:
-        assert "\n" not in exc.message
-    else:
-        assert bool(torch.isfinite(got).all())
+    except ActivationError:
+        return
+    assert bool(torch.isfinite(got).all())
 
 
 @pytest.mark.parametrize("kind", [*HIDDEN, "tokens"])
 def test_another_length_is_refused_with_what_was_got_and_wanted(kind: Kind) -> None:
     sent = torch.ones((1, 2, 64), dtype=torch.int64 if kind == "tokens" else torch.float32)
     data = encode(sent, kind)
-    for bad, text in ((data[:-1], "truncated"), (data + b"\x00", "oversize"), (b"", "got 0 bytes"), (data[:7], "7 byt")):
+    others = ((data[:-1], "truncated"), (data + b"\x00", "oversize"), (b"", "got 0 bytes"), (data[:7], "got 7 bytes"))
+    for bad, text in others:
         with pytest.raises(ActivationError, match=text):
             decode(bad, kind, (1, 2, 64), "gradient")
     with pytest.raises(ActivationError, match=rf"gradient: got {kind} \[1, 2, 64\], wanted {kind} \[1, 2, 32\]"):

@@ -64,7 +64,8 @@ def test_another_round_or_state_is_stale_and_says_nothing_else(world: World) -> 
 def test_unknown_microbatches_and_counts_are_refused(world: World) -> None:
     (replica,) = world.replicas[1]
     good = world.tag(1, 1, 0)
-    for number, tokens, text in ((4, 1, "round 1 has 4"), (-1, 1, "round 1 has 4"), (0, 25, "25 valid"), (0, 0, "0 va")):
+    four = "round 1 has 4"
+    for number, tokens, text in ((4, 1, four), (-1, 1, four), (0, 25, "25 valid"), (0, 0, "0 valid")):
         tag = Tag(round=1, microbatch=number, state=good.state, tokens=tokens)
         refused(RequestError, text, lambda: replica.forward(tag, hidden()), replica)  # noqa: B023
         refused(RequestError, text, lambda: replica.backward(tag, None, hidden()), replica)  # noqa: B023
@@ -75,20 +76,23 @@ def test_malformed_tensors_are_refused_before_and_after_something_was_done(world
     (middle,), (last,), (first,) = world.replicas[1], world.replicas[2], world.replicas[0]
     tag = world.tag(1, 1, 1)
     short = encode(torch.zeros(SEQUENCES, LENGTH - 1, WIDTH), "f32")
-    for bad, text in ((short, "wanted"), (hidden()[:-1], "truncated"), (encode(torch.zeros(SHAPE), "bf16"), "got bf16")):
+    half = encode(torch.zeros(SHAPE), "bf16")
+    for bad, text in ((short, "wanted"), (hidden()[:-1], "truncated"), (half, "got bf16")):
         refused(ActivationError, text, lambda: middle.forward(tag, bad), middle)  # noqa: B023
         refused(ActivationError, text, lambda: middle.backward(tag, bad, hidden()), middle)  # noqa: B023
         refused(ActivationError, text, lambda: middle.backward(tag, hidden(), bad), middle)  # noqa: B023
     tokens = windows(1, 1)
     inputs, targets = encode(tokens[:, :-1], "tokens"), tokens[:, 1:].clone()
     too_large = encode(torch.full((SEQUENCES, LENGTH), VOCABULARY), "tokens")
-    refused(ActivationError, "wanted 0 … 60", lambda: first.forward(world.tag(1, 0, 1), too_large), first)
-    refused(ActivationError, "tokens -1", lambda: first.forward(world.tag(1, 0, 1), encode(targets * 0 - 1, "tokens")), first)
-    refused(ActivationError, "wanted -1 … 60", lambda: last.backward(world.tag(1, 2, 1), hidden(), too_large), last)
+    negative = encode(targets * 0 - 1, "tokens")
+    at_first, at_last = world.tag(1, 0, 1), world.tag(1, 2, 1)
+    refused(ActivationError, "wanted 0 … 60", lambda: first.forward(at_first, too_large), first)
+    refused(ActivationError, "tokens -1", lambda: first.forward(at_first, negative), first)
+    refused(ActivationError, "wanted -1 … 60", lambda: last.backward(at_last, hidden(), too_large), last)
     targets[0, 3] = -1
     fewer = encode(targets, "tokens")
-    refused(ActivationError, "got 23 of them, the tag says 24", lambda: last.backward(world.tag(1, 2, 1), hidden(), fewer), last)
-    refused(RequestError, "last stage only answers backward", lambda: last.forward(world.tag(1, 2, 1), inputs), last)
+    refused(ActivationError, "got 23 of them, the tag says 24", lambda: last.backward(at_last, hidden(), fewer), last)
+    refused(RequestError, "last stage only answers backward", lambda: last.forward(at_last, inputs), last)
 
 
 def test_targets_that_are_not_there_are_not_counted(world: World) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,13 +21,15 @@ from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.prepare import Prepared, prepare
 from p2p_llm_forge.stages.activations import encode
 from p2p_llm_forge.stages.desk import Desk
-from p2p_llm_forge.stages.requests import StageOpen
+from p2p_llm_forge.stages.front import MOST_WAITING, Front
+from p2p_llm_forge.stages.requests import Place, StageForward, StageManifest, StageOpen
 from p2p_llm_forge.stages.tags import Tag
 from p2p_llm_forge.stages.window import Window
 from peer.errors import WorkerDied, WorkerRefused
 from peer.supervisor import Worker
 from peer.tensors import Tensors
 from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
+from tests.peer.memory_net import until
 
 SLOTS, SEQUENCES, LENGTH, TOKENS = 3, 2, 32, 64
 
@@ -52,14 +55,17 @@ def opening(run: Prepared, stage: int) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serving(run: Prepared, folder: Path, stage: int) -> AsyncIterator[tuple[Worker, Tensors, str]]:
+async def serving(
+    run: Prepared, folder: Path, stage: int, *, hold: bool = True
+) -> AsyncIterator[tuple[Worker, Tensors, str]]:
     """A worker that holds a stage, in round 1 of 4 microbatches; and the id of its state."""
     tensors = Tensors(SLOTS)
     worker = await Worker.start(folder / f"work {stage}", threads=1, device="cpu", tensors=tensors.descriptor)
     try:
         opened = await worker.call("stage_open", **opening(run, stage))
         assert opened["state"] == run.ids[f"state.{stage}"]
-        tensors.hold(opened["tensor_bytes"])
+        if hold:
+            tensors.hold(opened["tensor_bytes"])
         await worker.call("stage_begin", round=1, start=8, microbatches=4)
         yield worker, tensors, opened["state"]
     finally:
@@ -72,14 +78,14 @@ def tag(state: str, microbatch: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def here(run: Prepared, tmp_path: Path, one_thread: None) -> Iterator[list[Desk]]:
+def here(run: Prepared, tmp_path: Path, one_thread: None) -> list[Desk]:
     """Both stages in this process."""
     desks = []
     for stage in (0, 1):
         request = StageOpen(id=1, do="stage_open", **opening(run, stage))
         desks.append(Desk(request, tmp_path / f"here {stage}", torch.device("cpu"), Window(None), lambda: 0))
         desks[-1].replica.begin(1, 8, 4)
-    yield desks
+    return desks
 
 
 @pytest.fixture
@@ -143,23 +149,24 @@ async def test_whatever_is_malformed_is_refused_in_one_line_and_the_worker_lives
     async with serving(run, tmp_path, 1) as (worker, memory, state):
         hidden = torch.zeros(SEQUENCES, LENGTH, 32)
         good, targets = encode(hidden, "f32"), encode(torch.ones(SEQUENCES, LENGTH, dtype=torch.int64), "tokens")
-        nan = good[:-4] + b"\x00\x00\xc0\x7f"
-        short = encode(hidden[:, 1:], "f32")
-
-        async def refused(code: str, text: str, given: dict[str, bytes], **fields: Any) -> None:
+        nan, short = good[:-4] + b"\x00\x00\xc0\x7f", encode(hidden[:, 1:], "f32")
+        both = {"x": good, "gradient": targets}
+        wrong_shape = r"input: got f32 \[2, 31, 32\], wanted f32 \[2, 32, 32\]"
+        cases: list[tuple[str, str, dict[str, bytes], dict[str, Any]]] = [
+            ("FP-113", wrong_shape, {"x": short, "gradient": targets}, tag(state)),
+            ("FP-113", "input: holds values that are not finite", {"x": nan, "gradient": targets}, tag(state)),
+            ("FP-113", "gradient: oversize", {"x": good, "gradient": b"x" * (1 << 20)}, tag(state)),
+            ("FP-113", "targets: got f32", {"x": good, "gradient": good}, tag(state)),
+            ("FP-109", "microbatch 4: round 1 has 4", both, tag(state, 4)),
+            ("FP-109", "stage_backward: tokens", both, tag(state, tokens=0)),
+            ("FP-109", "gradient: field required", {"x": good}, tag(state)),
+        ]
+        for code, text, given, fields in cases:
             with pytest.raises(WorkerRefused, match=text) as caught:
                 async with memory.slot() as slot:
                     await slot.call(worker, "stage_backward", given, "reply", **fields)
             assert caught.value.code == code
             assert "\n" not in caught.value.message
-
-        await refused("FP-113", r"input: got f32 \[2, 31, 32\], wanted f32 \[2, 32, 32\]", {"x": short, "gradient": targets}, **tag(state))
-        await refused("FP-113", "input: holds values that are not finite", {"x": nan, "gradient": targets}, **tag(state))
-        await refused("FP-113", "gradient: oversize", {"x": good, "gradient": b"x" * (1 << 20)}, **tag(state))
-        await refused("FP-113", "targets: got f32", {"x": good, "gradient": good}, **tag(state))
-        await refused("FP-109", "microbatch 4: round 1 has 4", {"x": good, "gradient": targets}, **tag(state, 4))
-        await refused("FP-109", "stage_backward: tokens", {"x": good, "gradient": targets}, **tag(state, tokens=0))
-        await refused("FP-109", "gradient: field required", {"x": good}, **tag(state))
         for do, fields, text in (
             ("stage_write", {"round": 1, "manifest": [0]}, "freeze first"),
             ("stage_freeze", {"round": 1, "manifest": [4]}, "microbatch 4"),
@@ -167,10 +174,21 @@ async def test_whatever_is_malformed_is_refused_in_one_line_and_the_worker_lives
         ):
             with pytest.raises(WorkerRefused, match=text):
                 await worker.call(do, **fields)
+        with pytest.raises(WorkerRefused, match="send stage_open first"):
+            await worker.call("stage_manifest")
 
 
-async def test_a_stage_says_what_it_holds_to_who_asks_for_another(run: Prepared, tmp_path: Path) -> None:
-    async with serving(run, tmp_path, 1) as (worker, memory, state):
+async def test_a_stage_says_what_it_holds_and_stays_within_the_memory(run: Prepared, tmp_path: Path) -> None:
+    async with serving(run, tmp_path, 0, hold=False) as (worker, memory, state):
+        place = {"at": 0, "bytes": 10}
+        with pytest.raises(WorkerRefused, match="but the shared memory has 0 bytes"):
+            await worker.call("stage_forward", x=place, reply=place, **tag(state))
+        memory.hold(SEQUENCES * LENGTH * 32 * 4 + 100)
+        for at, size in ((1 << 40, 1), (0, 1 << 40), (-1, 1)):
+            with pytest.raises(WorkerRefused, match=r"shared memory|greater than"):
+                await worker.call("stage_forward", x={"at": at, "bytes": size}, reply=place, **tag(state))
+        with pytest.raises(WorkerRefused, match="its place has room for 10"):
+            await worker.call("stage_read", start=0, reply=place, targets=place)
         for wrong in (tag("0" * 64 + "-1"), tag(state, round=2)):
             async with memory.slot() as slot:
                 stale = await slot.call(worker, "stage_backward", {"x": b"", "gradient": b""}, "reply", **wrong)
@@ -182,65 +200,48 @@ async def test_a_stage_says_what_it_holds_to_who_asks_for_another(run: Prepared,
         assert await worker.call("stage_manifest") == {"round": 1, "state": state, "done": []}
 
 
-async def test_places_outside_the_memory_and_stages_that_are_not_open_are_refused(run: Prepared, tmp_path: Path) -> None:
-    tensors = Tensors(1)
-    worker = await Worker.start(tmp_path / "work", threads=1, device="cpu", tensors=tensors.descriptor)
-    try:
-        with pytest.raises(WorkerRefused, match="send stage_open first"):
-            await worker.call("stage_manifest")
-        opened = await worker.call("stage_open", **opening(run, 0))
-        await worker.call("stage_begin", round=1, start=0, microbatches=1)
-        place = {"at": 0, "bytes": 10}
-        with pytest.raises(WorkerRefused, match="but the shared memory has 0 bytes"):
-            await worker.call("stage_forward", x=place, reply=place, **tag(opened["state"]))
-        tensors.hold(opened["tensor_bytes"])
-        for at, size in ((1 << 40, 1), (0, 1 << 40), (-1, 1)):
-            with pytest.raises(WorkerRefused, match=r"shared memory|greater than"):
-                await worker.call("stage_forward", x={"at": at, "bytes": size}, reply=place, **tag(opened["state"]))
-        with pytest.raises(WorkerRefused, match="its place has room for 10"):
-            await worker.call("stage_read", start=0, reply=place, targets=place)
-    finally:
-        await worker.close()
-        tensors.close()
-
-
-async def test_a_slot_whose_caller_has_gone_is_given_on_only_when_the_worker_has_answered(
+async def test_a_slot_is_given_on_when_the_worker_has_answered_or_died_and_never_before(
     run: Prepared, tmp_path: Path
 ) -> None:
     async with serving(run, tmp_path, 0) as (worker, memory, _):
 
-        async def read() -> None:
+        async def read(reader: Worker) -> int:
             async with memory.slot() as slot:
-                await slot.call(worker, "stage_read", {}, "reply", "targets", start=0)
+                return int((await slot.call(reader, "stage_read", {}, "reply", "targets", start=0))["bytes"])
 
-        busy = asyncio.create_task(worker.call("measure"))  # the main thread has something else to do first
-        gone = [asyncio.create_task(read()) for _ in range(SLOTS)]
-        while memory.free:
-            await asyncio.sleep(0)
+        os.kill(worker.pid, signal.SIGSTOP)
+        gone = [asyncio.create_task(read(worker)) for _ in range(SLOTS)]
+        await until(lambda: memory.free == 0)
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
-        assert not busy.done()
-        assert memory.free == 0
-        await read()
-        assert busy.done()
-        assert memory.free >= SLOTS - 1
-
-
-async def test_a_worker_that_dies_frees_its_slots_and_its_successor_has_the_same_memory(
-    run: Prepared, tmp_path: Path
-) -> None:
-    async with serving(run, tmp_path, 0) as (worker, memory, _):
+        assert memory.free == 0, "nobody waits for the answers any more, but the worker will still write them"
+        os.kill(worker.pid, signal.SIGCONT)
+        assert await read(worker) > 0
+        assert memory.free == SLOTS
         await worker.kill()
         with pytest.raises(WorkerDied):
-            async with memory.slot() as slot:
-                await slot.call(worker, "stage_read", {}, "reply", "targets", start=0)
+            await read(worker)
         assert memory.free == SLOTS
         another = await Worker.start(tmp_path / "again", threads=1, device="cpu", tensors=memory.descriptor)
         await another.call("stage_open", **opening(run, 0))
-        async with memory.slot() as slot:
-            assert (await slot.call(another, "stage_read", {}, "reply", "targets", start=0))["bytes"] > 0
+        assert await read(another) > 0
         await another.close()
+
+
+def test_passes_are_turned_away_while_too_many_wait(run: Prepared, tmp_path: Path) -> None:
+    waiting = 0
+    front = Front(tmp_path, torch.device("cpu"), None, lambda: waiting)
+    place = Place(at=0, bytes=0)
+    asked = StageForward(id=1, do="stage_forward", x=place, reply=place, **tag("x"))
+    waiting = MOST_WAITING
+    assert front.turned_away(asked) is None, "nothing is open, which it is told"
+    front.do(StageOpen(id=1, do="stage_open", **opening(run, 0)))
+    told = front.turned_away(asked)
+    assert told == {"answer": "busy", "queue": MOST_WAITING, "service_us": 0, "wait_s": 0.0}
+    assert front.turned_away(StageManifest(id=1, do="stage_manifest")) is None, "only passes can come again"
+    waiting -= 1
+    assert front.turned_away(asked) is None
 
 
 def test_the_memory_can_grow_and_nobody_can_shrink_it() -> None:
