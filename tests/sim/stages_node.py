@@ -154,7 +154,7 @@ class StageNode:
 
     def asked(self, caller: str, call: Call, answer: Callable[[Answered | Declined], None]) -> None:
         """A driver wants a microbatch served."""
-        refusal = self.machine.admit(call.tag, caller)
+        refusal = self.machine.admit(call.tag, caller, self.worker.queued_s)
         if refusal is not None:
             answer(Declined(id=call.id, refusal=refusal))
             return
@@ -268,16 +268,23 @@ class StageNode:
     def _load(self, effect: LoadStage) -> None:
         wanted, worker = (effect.stage, effect.state), self.worker
 
-        def loaded() -> None:
-            self._keep(effect.round, effect.stage, effect.state)
-            for later in [number for number in self.disk.states if number > effect.round]:
+        def loaded(number: int, state: str) -> None:
+            for later in [later for later in self.disk.states if later > number]:
                 del self.disk.states[later]
-            self.tell(tasks.HoldsStage(round=effect.round, stage=effect.stage, state=effect.state))
+            self._keep(number, effect.stage, state)
+            self.tell(tasks.HoldsStage(round=number, stage=effect.stage, state=state))
 
+        older = [
+            (number, state)
+            for number, (stage, state) in self.disk.states.items()
+            if number < effect.round and (stage, state) == (effect.stage, self.log.states_after(number)[stage])
+        ]
         if wanted in self.disk.states.values():
-            worker.do(0.1, loaded)
+            worker.do(0.1, lambda: loaded(effect.round, effect.state))
         elif self.world.provides(self, lambda disk: wanted in disk.states.values()) or effect.round == 0:
-            self.after(0.5, lambda: worker.do(0.1, loaded) if worker is self.worker else None)
+            self.after(0.5, lambda: worker.do(0.1, lambda: loaded(effect.round, effect.state)))
+        elif older:
+            worker.do(0.1, lambda: loaded(*max(older)))
         else:
             self.after(0.5, lambda: self.tell(tasks.StageBroke(effect=effect, reason="nobody has it")))
 
