@@ -1,9 +1,10 @@
 """Simulates runs with stages on volunteers who come and go: how much of what the stages could do counts.
 
-The machines are the daemon's own (`peer.stages`). What could be done at best: at every moment, from a round's opening
-until the next one's, what the stage with the least summed speed of living replicas on the roster does; that nobody
-beats, whoever routes. What counts is what was settled. Lost on the way: filling and draining the pipeline, reconciling,
-exchanging updates, certifying, and all work of rounds in which its replica or its driver died.
+The machines are the daemon's own (`peer.stages`). What could be done at best in a round: what the stage with the least
+summed speed does all the time, of the replicas on the roster that live until the round is settled; who dies before has
+written no update, so nothing of its work can count, whoever routes. Also told: the same for all who live at a moment,
+dying before the end or not. What counts is what was settled. Lost on the way: filling and draining the pipeline, what
+dead drivers drove, undoing that, reconciling, exchanging updates, certifying.
 
 IO: standard output.
 """
@@ -15,15 +16,16 @@ import copy
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import sha256
 
 from ledger.entries import Begin, Entry
 from ledger.stages import run_state
-from peer.rounds.log import RunLog
+from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Checked, Left, Log, Logged, Report
 from peer.rounds.plan import Plan
+from peer.stages.course import Step
 from peer.stages.lead import StageLeader
 from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Status, Tell
 from peer.stages.plan import StagePlan
@@ -47,9 +49,11 @@ class Figures:
     microbatches: int
     """That count."""
     share: float
-    """Of what the stage with the least summed speed could do, all the time."""
+    """Of what the survivors of every round could do at best, all the time."""
     driving_share: float
     """The same, of the time in which rounds were driven."""
+    living_share: float
+    """Of what all living could do at best, all the time, also those who died before their round's end."""
     balance: float
     """The least stage's summed speed over an equal part of everybody's who was on a roster, on average."""
     moves: int
@@ -88,7 +92,10 @@ class World:
         self.undone = self.replays = self.calls = 0
         self.reports: Counter[str] = Counter()
         self.ends = 0
-        self.optimum = self.driving_optimum = 0.0
+        self.optimum = self.driving_optimum = self.living_optimum = 0.0
+        self._opened_at = self._driven_s = 0.0
+        self._lives: dict[str, int] = {}
+        """Who was on the open round's roster, in which session."""
         self._balances: list[float] = []
         self.moved: list[tuple[float, str]] = []
         self.leader = StageLeader(name="leader/1", plan=self.plan, log=self.log, balance=0, now=0.0)
@@ -184,7 +191,12 @@ class World:
                     self.moved.append((self.clock.now, str(effect.fields["account"])))
 
     def _logged(self, entries: Sequence[Entry]) -> None:
+        if self.log.open is not None:
+            self._settled(self.log.open)
         self._append(entries)
+        self._opened_at, self._driven_s = self.clock.now, 0.0
+        roster = self.log.open.roster if self.log.open is not None else ()
+        self._lives = {seat.account: self.peers[seat.account].life for seat in roster}
         self._tell(Logged(balance=0))
         for peer in self.peers.values():
             if peer.alive:
@@ -201,19 +213,27 @@ class World:
 
     def _look(self) -> None:
         """Sum up what could be done just now."""
-        opened = self.log.open
+        opened, course = self.log.open, self.leader.course
         if opened is not None:
-            speeds = [0.0] * self.settings.stages
-            for seat in opened.roster:
-                peer = self.peers[seat.account]
-                speeds[seat.stage] += peer.speed if peer.alive else 0.0
-            self.optimum += min(speeds) * LOOK_S
-            course = self.leader.course
-            if course is not None and course.step.value == "driving":
-                self.driving_optimum += min(speeds) * LOOK_S
-            if sum(speeds):
-                self._balances.append(min(speeds) * len(speeds) / sum(speeds))
+            speeds = self._speeds(opened, self._lives)
+            self.living_optimum += min(speeds) * LOOK_S
+            self._driven_s += LOOK_S * (course is not None and course.step is Step.DRIVING)
+            self._balances += [min(speeds) * len(speeds) / sum(speeds)] if sum(speeds) else []
         self.after(LOOK_S, self._look)
+
+    def _speeds(self, opened: OpenRound, lives: Mapping[str, int]) -> list[float]:
+        """Microbatches a second by stage, of those on the roster who are still in the same session."""
+        speeds = [0.0] * self.settings.stages
+        for seat in opened.roster:
+            peer = self.peers[seat.account]
+            speeds[seat.stage] += peer.speed if peer.alive and peer.life == lives.get(seat.account) else 0.0
+        return speeds
+
+    def _settled(self, opened: OpenRound) -> None:
+        """What the survivors of the round could have done."""
+        least = min(self._speeds(opened, self._lives))
+        self.optimum += least * (self.clock.now - self._opened_at)
+        self.driving_optimum += least * self._driven_s
 
     def figures(self) -> Figures:
         """Once it is over."""
@@ -221,7 +241,7 @@ class World:
         counted = sum(receipt.bits.bit_count() for one in done for receipt in one.staged if receipt.stage == 0)
         return Figures(
             seed=self.settings.seed, rounds=len(done), microbatches=counted, share=counted / self.optimum,
-            driving_share=counted / self.driving_optimum, balance=sum(self._balances) / len(self._balances),
+            driving_share=counted / self.driving_optimum, living_share=counted / self.living_optimum, balance=sum(self._balances) / len(self._balances),
             moves=len(self.moved), most_moves=self._most_moves(), ends=self.ends, undone=self.undone,
             replays=self.replays, reports=self.reports, events=self.clock.events,
         )  # fmt: skip
@@ -235,17 +255,12 @@ class World:
 
 
 def run(settings: PipelineSettings) -> Figures:
-    """Play one run, until the first settle after its hours."""
+    """Play one run, until the first round that ends after its hours."""
     world = World(settings)
     end = settings.hours * HOUR_S
-
-    def over() -> bool:
-        return world.clock.now >= end and bool(world.log.settled) and world.log.size > size
-
-    size = sys.maxsize
     world.clock.run(end, lambda: False)
-    size = world.log.size
-    world.clock.run(end + 10 * settings.round_s, over)
+    rounds = world.log.round
+    world.clock.run(end + 10 * settings.round_s, lambda: world.log.round > rounds)
     return world.figures()
 
 
@@ -262,8 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = run(PipelineSettings(**given, seed=seed))
         print(
             f"seed {found.seed}: {found.rounds} rounds, {found.microbatches} microbatches, "
-            f"{found.share:.1%} of the optimum ({found.driving_share:.1%} of it while driving), balance "
-            f"{found.balance:.2f}, {found.ends} sessions ended, {found.moves} moves, {found.undone} undone, "
+            f"{found.driving_share:.1%} of the survivors' optimum while driving, {found.share:.1%} all the time, "
+            f"{found.living_share:.1%} of all living's, balance {found.balance:.2f}, {found.ends} sessions ended, {found.moves} moves, {found.undone} undone, "
             f"{found.reports['void']} rounds void",
             flush=True,
         )
