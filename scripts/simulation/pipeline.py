@@ -1,10 +1,12 @@
 """Simulates runs with stages on volunteers who come and go: how much of what the stages could do counts.
 
-The machines are the daemon's own (`peer.stages`). What could be done at best in a round: what the stage with the least
-summed speed does all the time, of the replicas on the roster that live until the round is settled; who dies before has
-written no update, so nothing of its work can count, whoever routes. Also told: the same for all who live at a moment,
-dying before the end or not. What counts is what was settled. Lost on the way: filling and draining the pipeline, what
-dead drivers drove, undoing that, reconciling, exchanging updates, certifying.
+The machines are the daemon's own (`peer.stages`). At every moment the stage with the least summed speed of living
+replicas on the roster bounds the run. While a round is driven, from a minute after its opening (the pipeline is filled
+then) until its time budget is over, what goes through all stages is compared with that bound, lowered by what died with
+a replica and had to be done again: it tells routing. All the time, what counts at last is compared with what the
+replicas that lived until their round was settled could have done without a pause: it tells also what is lost by filling
+and draining the pipeline, by drivers that died, by undoing, reconciling, exchanging updates and certifying, which
+longer rounds or sessions lessen.
 
 IO: standard output.
 """
@@ -16,8 +18,8 @@ import copy
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from hashlib import sha256
 
 from ledger.entries import Begin, Entry
@@ -25,47 +27,20 @@ from ledger.stages import run_state
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Checked, Left, Log, Logged, Report
 from peer.rounds.plan import Plan
-from peer.stages.course import Step
 from peer.stages.lead import StageLeader
-from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Status, Tell
+from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Status, Tag, Tell
 from peer.stages.plan import StagePlan
 from scripts.simulation.clock import Clock
 from scripts.simulation.people import HOUR_S, account, draw, population, sessions
+from scripts.simulation.pipeline_figures import Figures, told
 from scripts.simulation.pipeline_peer import PipelinePeer
 from scripts.simulation.pipeline_settings import PipelineSettings
 
 NETWORK, RUN = "9e" * 32, "7a" * 32
 SLOTS = 4
 LOOK_S = 1.0
-"""The optimum is summed up in steps of this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """How a run went."""
-
-    seed: int
-    rounds: int
-    microbatches: int
-    """That count."""
-    share: float
-    """Of what the survivors of every round could do at best, all the time."""
-    driving_share: float
-    """The same, of the time in which rounds were driven."""
-    living_share: float
-    """Of what all living could do at best, all the time, also those who died before their round's end."""
-    balance: float
-    """The least stage's summed speed over an equal part of everybody's who was on a roster, on average."""
-    moves: int
-    most_moves: int
-    """Of one peer within five minutes, joining not counted."""
-    ends: int
-    """Sessions that ended."""
-    undone: int
-    replays: int
-    """Calls of a round's end; losses are mostly replayed before."""
-    reports: Counter[str]
-    events: int
+"""What could be done is summed up in steps of this."""
+FILLED_S = 60.0
 
 
 class World:
@@ -92,8 +67,15 @@ class World:
         self.undone = self.replays = self.calls = 0
         self.reports: Counter[str] = Counter()
         self.ends = 0
-        self.optimum = self.driving_optimum = self.living_optimum = 0.0
-        self._opened_at = self._driven_s = 0.0
+        self._could = self._did = self._whole = 0.0
+        """Microbatches: that could have gone through while driving, that did, and that could have counted."""
+        self._capacity = [0.0] * settings.stages
+        """By stage: what its living replicas could do in the round's time budget, without what had to be redone."""
+        self._served: dict[tuple[int, int], tuple[PipelinePeer, int]] = {}
+        """By stage and microbatch: who holds its gradient, in which session."""
+        self._through: dict[str, int] = {}
+        """By driver: microbatches that were through when we looked last."""
+        self._opened_at = 0.0
         self._lives: dict[str, int] = {}
         """Who was on the open round's roster, in which session."""
         self._balances: list[float] = []
@@ -191,11 +173,15 @@ class World:
                     self.moved.append((self.clock.now, str(effect.fields["account"])))
 
     def _logged(self, entries: Sequence[Entry]) -> None:
-        if self.log.open is not None:
-            self._settled(self.log.open)
+        if self.log.open is not None:  # what the survivors of the round could have done
+            self._whole += min(self._speeds(self.log.open)) * (self.clock.now - self._opened_at)
+            self._could += max(0.0, min(self._capacity))
+        self._capacity = [0.0] * self.settings.stages
+        self._served.clear()
         self._append(entries)
-        self._opened_at, self._driven_s = self.clock.now, 0.0
+        self._opened_at = self.clock.now
         roster = self.log.open.roster if self.log.open is not None else ()
+        self._through = {seat.account: 0 for seat in roster if seat.stage == 0}
         self._lives = {seat.account: self.peers[seat.account].life for seat in roster}
         self._tell(Logged(balance=0))
         for peer in self.peers.values():
@@ -213,35 +199,41 @@ class World:
 
     def _look(self) -> None:
         """Sum up what could be done just now."""
-        opened, course = self.log.open, self.leader.course
+        opened = self.log.open
         if opened is not None:
-            speeds = self._speeds(opened, self._lives)
-            self.living_optimum += min(speeds) * LOOK_S
-            self._driven_s += LOOK_S * (course is not None and course.step is Step.DRIVING)
+            speeds, through = self._speeds(opened), self._through
             self._balances += [min(speeds) * len(speeds) / sum(speeds)] if sum(speeds) else []
+            self._through = {
+                name: len(one.driver.table) for name in through if (one := self.peers[name].machine).driver
+            }
+            if FILLED_S <= self.clock.now - self._opened_at <= self.settings.round_s:
+                self._capacity = [sum(pair) for pair in zip(self._capacity, speeds, strict=True)]
+                self._did += sum(max(0, count - through[name]) for name, count in self._through.items())
         self.after(LOOK_S, self._look)
 
-    def _speeds(self, opened: OpenRound, lives: Mapping[str, int]) -> list[float]:
+    def served(self, peer: PipelinePeer, tag: Tag, part: float) -> None:
+        """A replica did a backward; what died with another one had to be redone, what is done twice had not."""
+        place, within = (tag.stage, tag.microbatch), self.clock.now - self._opened_at <= self.settings.round_s
+        before, life = self._served.get(place, (peer, peer.life))
+        if within and not (before.alive and before.life == life):
+            self._capacity[tag.stage] -= part
+        self._served[place] = peer, peer.life
+
+    def _speeds(self, opened: OpenRound) -> list[float]:
         """Microbatches a second by stage, of those on the roster who are still in the same session."""
         speeds = [0.0] * self.settings.stages
         for seat in opened.roster:
             peer = self.peers[seat.account]
-            speeds[seat.stage] += peer.speed if peer.alive and peer.life == lives.get(seat.account) else 0.0
+            speeds[seat.stage] += peer.speed if peer.alive and peer.life == self._lives.get(seat.account) else 0.0
         return speeds
-
-    def _settled(self, opened: OpenRound) -> None:
-        """What the survivors of the round could have done."""
-        least = min(self._speeds(opened, self._lives))
-        self.optimum += least * (self.clock.now - self._opened_at)
-        self.driving_optimum += least * self._driven_s
 
     def figures(self) -> Figures:
         """Once it is over."""
         done = self.log.settled
         counted = sum(receipt.bits.bit_count() for one in done for receipt in one.staged if receipt.stage == 0)
         return Figures(
-            seed=self.settings.seed, rounds=len(done), microbatches=counted, share=counted / self.optimum,
-            driving_share=counted / self.driving_optimum, living_share=counted / self.living_optimum, balance=sum(self._balances) / len(self._balances),
+            seed=self.settings.seed, rounds=len(done), microbatches=counted, share=self._did / self._could,
+            whole_share=counted / self._whole, balance=sum(self._balances) / len(self._balances),
             moves=len(self.moved), most_moves=self._most_moves(), ends=self.ends, undone=self.undone,
             replays=self.replays, reports=self.reports, events=self.clock.events,
         )  # fmt: skip
@@ -275,13 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     for seed in given.pop("seeds"):
         found = run(PipelineSettings(**given, seed=seed))
-        print(
-            f"seed {found.seed}: {found.rounds} rounds, {found.microbatches} microbatches, "
-            f"{found.driving_share:.1%} of the survivors' optimum while driving, {found.share:.1%} all the time, "
-            f"{found.living_share:.1%} of all living's, balance {found.balance:.2f}, {found.ends} sessions ended, {found.moves} moves, {found.undone} undone, "
-            f"{found.reports['void']} rounds void",
-            flush=True,
-        )
+        print(told(found), flush=True)
     return 0
 
 

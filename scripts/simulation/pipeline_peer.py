@@ -211,6 +211,8 @@ class PipelinePeer:
 
         def done() -> None:
             self._kept.add(tag)
+            if not forward:
+                self.world.served(self, tag, part)
             self.tell(tasks.Served(tag=tag))
             waited_s = self.world.clock.now - asked_at - seconds
             queue_s = max(0.0, self._free_at - self.world.clock.now)
