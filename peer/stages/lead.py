@@ -134,7 +134,7 @@ class StageLeader:
         check_status(status, plan=self.plan, open_round=self.log.open)
         self._newest[account], self._stages[account] = newest, status.stage
         self.roll.beat(account, status.state, now)
-        effects = self._place(status, now)
+        effects: Effects = [*self.placement.seen(status, now=now, living=self._living())]
         course = self.course
         if self.phase is Phase.ROUND and course is not None and status.round == course.open.round:
             effects += course.heard(status, now)
@@ -153,17 +153,6 @@ class StageLeader:
         if stage is None or stage == self._stages.get(account):
             return []
         return [Tell(account=account, order=Assign(stage=stage))]
-
-    def _place(self, status: Status, now: float) -> Effects:
-        """Give a newcomer a stage."""
-        known = self.placement.stage_of(status.account) is not None
-        fields: dict[str, object] = {"account": status.account}
-        if not self.placement.seen(status, now=now, living=self._living()):
-            has, least = status.memory_bytes / 1e9, min(self.plan.needs_bytes) / 1e9
-            reason = f"gives {has:.1f} GB, the smallest stage needs {least:.1f} GB"
-            return [Report(event="unfit", fields={**fields, "reason": reason})]
-        fields["stage"] = self.placement.stage_of(status.account)
-        return [] if known else [Report(event="placed", fields=fields)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
         receipt, effects = self.course.judge(message, now) if self.course is not None else (None, [])

@@ -25,15 +25,17 @@ class Bench:
         self.placement = Placement(plan)  # type: ignore[arg-type]
         self.living: list[str] = []
 
-    def seen(self, account: str, stage: int = -1, seconds: float = 0.0, memory: int = 8 * GB, now: float = 0.0) -> bool:
-        """A peer says how it stands."""
+    def seen(
+        self, account: str, stage: int = -1, seconds: float = 0.0, memory: int = 8 * GB, now: float = 0.0
+    ) -> list[str]:
+        """A peer says how it stands; what is told of it."""
         if account not in self.living:
             self.living.append(account)
         status = Status(
             account=account, life=1, seq=1, stage=stage, state=S0 if stage >= 0 else "", memory_bytes=memory,
             microbatch_s=seconds,
         )  # fmt: skip
-        return self.placement.seen(status, now=now, living=self.living)
+        return [report.event for report in self.placement.seen(status, now=now, living=self.living)]
 
     def join(self, account: str, **more: float) -> int | None:
         """A newcomer: its stage."""
@@ -68,7 +70,8 @@ def test_a_joiner_gets_only_what_it_can_hold_and_none_if_nothing_fits() -> None:
     assert bench.join("small", memory=2 * GB) == 0
     assert bench.join("another", memory=2 * GB) == 0
     assert bench.join("middling", memory=3 * GB) == 1
-    assert not bench.seen("tiny", memory=GB)
+    assert bench.seen("middling") == []
+    assert bench.seen("tiny", memory=GB) == ["unfit"]
     assert bench.placement.stage_of("tiny") is None
 
 

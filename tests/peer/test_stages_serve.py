@@ -1,4 +1,4 @@
-"""A replica's machine: whom it serves, what it holds and writes, how it comes from one state to the next.
+"""A replica's machine in a round: whom it serves, what it holds, lacks and writes.
 
 IO: none.
 """
@@ -13,67 +13,10 @@ from ledger.stages import bitmap
 from peer.errors import RoundError
 from peer.rounds.messages import LogGrew
 from peer.stages import tasks
-from peer.stages.messages import Assign, Attempt, Cut, Freeze, Halt, Kind
-from peer.stages.serve import ReplicaMachine
-from peer.stages.tasks import ApplyStage, LoadStage, OpenStage, ReplicaEffect, Say, SumUpdates, Undo, WriteUpdate
-from tests.peer.stages_kit import (
-    COUNT,
-    D1,
-    D2,
-    L1,
-    M1,
-    M2,
-    OPEN,
-    PLAN,
-    S0,
-    S1,
-    log_of,
-    receipt,
-    replica,
-    settle,
-    state,
-    tag,
-)
-
-FIRST, SECOND, THIRD = (Attempt(number, "leader") for number in (1, 2, 3))
-NORMS = ("3ff0000000000000",) * 3
-
-
-def work(effects: list[ReplicaEffect]) -> list[ReplicaEffect]:
-    """Without what only tells the leader, and without a driver's calls."""
-    return [effect for effect in effects if not isinstance(effect, Say | tasks.Call)]
-
-
-def freeze(attempt: Attempt, *served: int) -> Freeze:
-    """The order to hold these."""
-    return Freeze(round=1, attempt=attempt, manifest=bitmap(served, COUNT))
-
-
-def serve(machine: ReplicaMachine, *numbers: int, **changes: object) -> list[ReplicaEffect]:
-    """The backward of these microbatches is asked for and done."""
-    effects: list[ReplicaEffect] = []
-    for number in numbers:
-        request = tag(1, number, **changes)
-        refusal = machine.admit(request, D1 if number < 4 else D2)
-        assert refusal is None, refusal
-        effects += work(machine.receive(tasks.Served(tag=request), 0.0))
-    return effects
-
-
-def begun(account: str = M1) -> ReplicaMachine:
-    """A replica in the first round."""
-    machine = replica(account, log_of(OPEN))
-    assert work(machine.receive(LogGrew(), 0.0)) == [OpenStage(round=1, state=S0, stage=machine.status().stage)]
-    return machine
-
-
-def delivered() -> ReplicaMachine:
-    """One that wrote its update with microbatches 0 and 1."""
-    machine = begun()
-    serve(machine, 0, 1)
-    machine.receive(freeze(FIRST, 0, 1), 0.0)
-    machine.receive(tasks.Wrote(receipt=receipt(M1, [0, 1])), 0.0)
-    return machine
+from peer.stages.messages import Attempt, Cut, Freeze, Halt, Kind
+from peer.stages.tasks import Undo, WriteUpdate
+from tests.peer.stages_kit import COUNT, D1, D2, M1, M2, OPEN, PLAN, S0, S1, log_of, receipt, replica, tag
+from tests.peer.stages_replica import FIRST, SECOND, THIRD, begun, freeze, serve, work
 
 
 def test_it_serves_drivers_their_own_microbatches_of_its_stage_and_state() -> None:
@@ -117,7 +60,7 @@ def test_it_undoes_what_is_beyond_its_manifest_then_writes_just_that() -> None:
     assert isinstance(write, WriteUpdate)
     assert write.served == bitmap([0, 2], COUNT)
     effects = machine.receive(tasks.Wrote(receipt=receipt(M1, [0, 2])), 0.0)
-    assert effects == [Say()]
+    assert effects == [tasks.Say()]
     assert machine.status().receipt == receipt(M1, [0, 2])
     assert machine.status().frozen == FIRST
 
@@ -165,118 +108,13 @@ def test_a_manifest_of_another_size_is_refused_and_nothing_changes() -> None:
 
 def test_orders_of_another_round_change_nothing() -> None:
     machine = begun()
-    orders = (replace(freeze(FIRST, 0), round=2), Cut(round=2, attempt=FIRST, receipts=()), Halt(round=2, attempt=FIRST))
+    orders = (
+        replace(freeze(FIRST, 0), round=2),
+        Cut(round=2, attempt=FIRST, receipts=()),
+        Halt(round=2, attempt=FIRST),
+    )
     for order in orders:
         assert machine.receive(order, 0.0) == []
-
-
-def test_with_the_cut_it_sums_with_the_norms_it_applies_and_with_the_settle_it_holds_the_state() -> None:
-    machine = delivered()
-    receipts = (receipt(M1, [0, 1]),)
-    cut = Cut(round=1, attempt=FIRST, receipts=receipts)
-    assert work(machine.receive(cut, 0.0)) == [SumUpdates(round=1, stage=1, receipts=receipts)]
-    machine.receive(tasks.Normed(receipts=receipts, norm=NORMS[0]), 0.0)
-    assert machine.status().norm == NORMS[0]
-    told = replace(cut, norms=NORMS)
-    assert work(machine.receive(told, 0.0)) == [ApplyStage(round=1, stage=1, receipts=receipts, norms=NORMS)]
-    machine.receive(tasks.AppliedStage(round=1, receipts=receipts, state=state(1, 1)), 0.0)
-    assert (machine.status().applied, machine.status().state) == (state(1, 1), S0)
-    refusal = machine.admit(tag(1, 3, attempt=SECOND), D1)
-    assert refusal is not None
-    assert refusal.code == "STALE"
-    machine.log.extend([*receipts, settle(machine.log.size, 1)])
-    assert work(machine.receive(LogGrew(), 0.0)) == []
-    assert machine.status().state == S1
-
-
-def test_a_cut_that_gives_way_is_gone_back_from() -> None:
-    machine = delivered()
-    receipts = (receipt(M1, [0, 1]),)
-    machine.receive(Cut(round=1, attempt=FIRST, receipts=receipts, norms=NORMS), 0.0)
-    machine.receive(tasks.AppliedStage(round=1, receipts=receipts, state=state(1, 1)), 0.0)
-    load = LoadStage(round=0, stage=1, state=state(1))
-    assert work(machine.receive(freeze(SECOND, 0, 1), 0.0)) == [load]
-    assert machine.status().state == ""
-    assert isinstance(work(machine.receive(tasks.HoldsStage(round=0, stage=1, state=state(1)), 0.0))[0], OpenStage)
-    machine.receive(freeze(SECOND, 0, 1), 0.0)
-    assert machine.status().receipt == receipt(M1, [0, 1]), "what it wrote before still stands"
-    machine.receive(freeze(THIRD, 0), 0.0)
-    assert machine.status().lacking == bitmap([0], COUNT)
-
-
-def test_the_same_receipts_told_by_another_leader_are_not_applied_twice() -> None:
-    machine = delivered()
-    receipts = (receipt(M1, [0, 1]),)
-    machine.receive(Cut(round=1, attempt=FIRST, receipts=receipts, norms=NORMS), 0.0)
-    machine.receive(tasks.AppliedStage(round=1, receipts=receipts, state=state(1, 1)), 0.0)
-    later = Cut(round=1, attempt=Attempt(2, "another"), receipts=receipts, norms=NORMS)
-    assert work(machine.receive(later, 0.0)) == []
-    assert (machine.status().frozen, machine.status().applied) == (later.attempt, state(1, 1))
-
-
-def test_a_worker_that_ends_loses_its_accumulator_and_says_so_when_it_is_asked() -> None:
-    machine = begun()
-    serve(machine, 0)
-    assert work(machine.receive(tasks.WorkerLost(), 0.0)) == [LoadStage(round=0, stage=1, state=state(1))]
-    assert machine.status().state == ""
-    refusal = machine.admit(tag(1, 1), D1)
-    assert refusal is not None
-    assert refusal.code == "STALE"
-    machine.receive(tasks.HoldsStage(round=0, stage=1, state=state(1)), 0.0)
-    machine.receive(freeze(FIRST, 0), 0.0)
-    assert machine.status().lacking == bitmap([0], COUNT)
-
-
-def test_an_undo_that_breaks_empties_the_accumulator() -> None:
-    machine = begun()
-    serve(machine, 0, 1)
-    [undo] = work(machine.receive(freeze(FIRST, 0), 0.0))
-    effects = machine.receive(tasks.StageBroke(effect=undo, reason="it broke"), 0.0)
-    assert work(effects) == [OpenStage(round=1, state=S0, stage=1)]
-    assert machine.status().lacking == bitmap([0], COUNT)
-
-
-def test_a_round_that_was_missed_is_applied_if_the_norms_were_told_else_a_snapshot_is_loaded() -> None:
-    receipts = (receipt(M1, [0, 1]), receipt(L1, [0, 1]))
-    cut = Cut(round=1, attempt=FIRST, receipts=receipts, norms=NORMS)
-    load = LoadStage(round=1, stage=1, state=state(1, 1))
-    for told in (True, False):
-        machine = replica(M2, log_of(OPEN), held=None, stage=1)
-        assert work(machine.receive(LogGrew(), 0.0)) == [LoadStage(round=0, stage=1, state=state(1))]
-        if told:
-            machine.receive(cut, 0.0)
-        machine.log.extend([*receipts, settle(machine.log.size, 2)])
-        [step] = work(machine.receive(tasks.HoldsStage(round=0, stage=1, state=state(1)), 1.0))
-        assert step == ApplyStage(round=1, stage=1, receipts=receipts, norms=NORMS if told else ())
-        if told:
-            assert work(machine.receive(tasks.StageBroke(effect=step, reason="it broke"), 1.0)) == []
-            assert work(machine.tick(2.0)) == [load]
-
-
-def test_where_no_snapshot_is_to_be_had_it_applies_without_being_told_the_norms() -> None:
-    machine = begun(M2)
-    receipts = (receipt(M1, [0, 1]),)
-    machine.log.extend([*receipts, settle(machine.log.size, 1)])
-    [load] = work(machine.receive(LogGrew(), 0.0))
-    machine.receive(tasks.StageBroke(effect=load, reason="nobody has it"), 0.0)
-    assert work(machine.tick(1.0)) == [ApplyStage(round=1, stage=1, receipts=receipts, norms=())]
-
-
-def test_from_an_older_snapshot_the_way_goes_on_by_applying() -> None:
-    machine = replica(M2, log_of(OPEN, receipt(M1, [0, 1]), settle(2, 1)), held=None, stage=1)
-    assert work(machine.receive(LogGrew(), 0.0)) == [LoadStage(round=1, stage=1, state=state(1, 1))]
-    [apply] = work(machine.receive(tasks.HoldsStage(round=0, stage=1, state=state(1)), 0.0))
-    assert isinstance(apply, ApplyStage)
-
-
-def test_whoever_is_assigned_another_stage_fetches_it_but_never_leaves_its_seat() -> None:
-    seated = begun()
-    assert work(seated.receive(Assign(stage=2), 0.0)) == []
-    assert seated.status().stage == 1
-    free = replica(M1, log_of())
-    assert work(free.receive(Assign(stage=2), 0.0)) == [LoadStage(round=0, stage=2, state=state(2))]
-    assert (free.status().stage, free.status().state) == (2, "")
-    assert work(free.receive(Assign(stage=7), 0.0)) == []
 
 
 def test_a_receipt_signed_before_a_restart_is_told_again() -> None:
