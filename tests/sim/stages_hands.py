@@ -106,11 +106,10 @@ class Hands:
         """Have the updates of a stage here, from whoever has them."""
         worker = self.node.worker
         wanted = {receipt.update for receipt in receipts if receipt.stage == stage} - self.node.disk.updates
+        broke = tasks.StageBroke(effect=effect, reason="an update is not to be had")
         for update in wanted:
             if not self.node.world.provides(self.node, lambda disk, update=update: update in disk.updates):
-                self.node.after(
-                    0.3, lambda: self.node.tell(tasks.StageBroke(effect=effect, reason="an update is not to be had"))
-                )
+                self.node.after(0.3, lambda: self.node.tell(broke))
                 return
 
         def here() -> None:
