@@ -120,8 +120,9 @@ class Course:
         if self._told_more[status.account] > MOST_TOLD:
             tally.stuck.add(status.account)
         elif told > tally.attempt:  # another leader's attempt, or ours before a restart
-            tally.attempt = Attempt(told.number + 1, self._name)
+            tally.attempt = told
             if status.cut and status.frozen == told:
+                tally.attempt = Attempt(told.number + 1, self._name)
                 effects += [CheckUpdate(receipt=tally.check(receipt)) for receipt in status.cut]
                 effects += self._apply(status.cut, now)
             else:

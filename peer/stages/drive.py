@@ -19,6 +19,8 @@ from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
 
+ENOUGH_HERE = 3
+"""With so many microbatches at our own stage no other is begun: our worker is busy, and they would only wait."""
 AGAIN_S = 1.0
 """When nobody can be called, it is looked again after so long."""
 
@@ -137,7 +139,11 @@ class Driver:
                     gradient=record.gradient, replay=True,
                 )
             )  # fmt: skip
+        here = sum(job.step[0] == 0 for job in self._jobs)
         while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
+            if here >= ENOUGH_HERE:
+                break
+            here += 1
             self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
 
     def stop(self) -> None:
@@ -203,6 +209,8 @@ class Driver:
         refusal, job = message.refusal, sent.job
         if refusal.code == "FROZEN" and self.attempt == NO_ATTEMPT:
             self.stop()  # the round is being brought to its end, as we shall be told
+        elif refusal.code == "WORKING":
+            self._patient(sent, refusal.wait_s, now)
         elif refusal.code == "BUSY":
             own = sent.call.account == self._account
             self._router.busy(sent.call.account, now, refusal.wait_s)
@@ -210,6 +218,12 @@ class Driver:
             job.again_at = now + (min(refusal.wait_s, AGAIN_S) if own else 0.0)
         else:
             self._elsewhere(sent, now)
+
+    def _patient(self, sent: Sent, wait_s: float, now: float) -> None:
+        """It is at it: the answer to an earlier call will come."""
+        due_at = now + self._router.working_s(wait_s)
+        sent.job.same = ""
+        sent.job.sent = self._calls[sent.call.id] = replace(sent, due_at=due_at)
 
     def _overdue(self, sent: Sent, now: float) -> None:
         """Once more the same one, which knows the request if it came; then another."""

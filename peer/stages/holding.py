@@ -68,8 +68,9 @@ class Holding:
     # ------------------------------------------------------------------ what happened
 
     def loaded(self, message: HoldsStage) -> None:
-        """The worker holds a snapshot."""
-        self.held, self._go_back, self._broken = (message.round, message.stage, message.state), False, None
+        """The worker holds a snapshot; perhaps only an older one, from which the way goes on by applying."""
+        self.held, self._go_back = (message.round, message.stage, message.state), False
+        self._broken = LoadStage if message.round < self._log.round else None
 
     def applied(self, message: AppliedStage, *, counts: bool) -> None:
         """The worker holds what came of a round; `counts`: of just what the open round's cut is."""

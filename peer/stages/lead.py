@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 
-from ledger.entries import Close, Entry, StageSettle
+from ledger.entries import Close, Entry, StageOpen, StageSettle
 from ledger.stages import run_state
 from peer.rounds.attendance import Attendance
 from peer.rounds.heldout import HeldOut
@@ -78,6 +78,8 @@ class StageLeader:
         self._closing = ""
         self._said = ""
         """What was told last to be missing."""
+        self._enough_at: float | None = None
+        """Since when there are enough replicas for a first round; the others get a little time to come."""
         self._ticked_at = now
         self._begin(now)
 
@@ -87,6 +89,8 @@ class StageLeader:
         times = [self.roll.deadline or 0.0]
         if self.phase is Phase.ROUND and self.course is not None:
             times += self.course.times
+        if self.phase is Phase.WAITING and self._enough_at is not None:
+            times.append(self._enough_at + self.plan.plan.lost_after_s)
         return min((time for time in times if time > self._ticked_at), default=None)
 
     # ------------------------------------------------------------------ input
@@ -130,7 +134,7 @@ class StageLeader:
         check_status(status, plan=self.plan, open_round=self.log.open)
         self._newest[account], self._stages[account] = newest, status.stage
         self.roll.beat(account, status.state, now)
-        effects = self._place(status, now)
+        effects: Effects = [*self.placement.seen(status, now=now, living=self._living())]
         course = self.course
         if self.phase is Phase.ROUND and course is not None and status.round == course.open.round:
             effects += course.heard(status, now)
@@ -149,17 +153,6 @@ class StageLeader:
         if stage is None or stage == self._stages.get(account):
             return []
         return [Tell(account=account, order=Assign(stage=stage))]
-
-    def _place(self, status: Status, now: float) -> Effects:
-        """Give a newcomer a stage."""
-        known = self.placement.stage_of(status.account) is not None
-        fields: dict[str, object] = {"account": status.account}
-        if not self.placement.seen(status, now=now, living=self._living()):
-            has, least = status.memory_bytes / 1e9, min(self.plan.needs_bytes) / 1e9
-            reason = f"gives {has:.1f} GB, the smallest stage needs {least:.1f} GB"
-            return [Report(event="unfit", fields={**fields, "reason": reason})]
-        fields["stage"] = self.placement.stage_of(status.account)
-        return [] if known else [Report(event="placed", fields=fields)]
 
     def _checked(self, message: Checked, now: float) -> Effects:
         receipt, effects = self.course.judge(message, now) if self.course is not None else (None, [])
@@ -277,14 +270,19 @@ class StageLeader:
 
     def _open_or_close(self, now: float) -> Effects:
         following, told = self._following(self.log.round, self.log.state, now)
+        if isinstance(following[0] if following else None, StageOpen):
+            self._enough_at = now if self._enough_at is None else self._enough_at
+            if now < self._enough_at + self.plan.plan.lost_after_s:
+                return told
         if not following:
+            self._enough_at = None
             return told
         self.phase = Phase.LOGGING
         return [*told, Log(entries=following)]
 
     def _logged(self, message: Logged, now: float) -> Effects:
         self.balance = message.balance
-        self._outcome, self._said = Outcome(receipts=(), states=()), ""
+        self._outcome, self._said, self._enough_at = Outcome(receipts=(), states=()), "", None
         self.phase = Phase.CLOSED if self.log.close else Phase.ROUND if self.log.open else Phase.WAITING
         self._begin(now)
         return [*self._attendance.opened(self.log.open)] if self.log.open is not None else []

@@ -54,9 +54,9 @@ class Refusal:
     """Why a replica does not serve a request."""
 
     code: str
-    """STALE another state, BUSY no room, FROZEN an attempt that is over, else FP-452."""
+    """STALE another state, BUSY no room, WORKING already at it, FROZEN an attempt that is over, else FP-452."""
     wait_s: float = 0.0
-    """After so long there may be room."""
+    """After so long there may be room, or it may be done."""
     round: int = 0
     """STALE: the round after which the held state was."""
     state: str = ""

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 
+from peer.rounds.messages import Report
 from peer.stages.messages import Status
 from peer.stages.plan import StagePlan
 
@@ -59,22 +60,27 @@ class Placement:
         """The stage that a peer is to serve, if it has one."""
         return self._peers[account].stage if account in self._peers else None
 
-    def seen(self, status: Status, *, now: float, living: Collection[str]) -> bool:
-        """A peer says what it serves and how fast it is; whether there is a stage that it can serve.
+    def seen(self, status: Status, *, now: float, living: Collection[str]) -> list[Report]:
+        """A peer says what it serves and how fast it is; says where a newcomer is placed, or that nothing fits it.
 
         Whoever comes with a stage goes on with it; who has none is placed, given who else is `living`.
         """
         account, stage, memory_bytes = status.account, status.stage, status.memory_bytes
+        fields: dict[str, object] = {"account": account}
+        reports: list[Report] = []
         peer = self._peers.get(account)
         if peer is None:
             chosen = stage if 0 <= stage < self._plan.stages else self._place(memory_bytes, living)
             if chosen is None:
-                return False
+                least = min(self._plan.needs_bytes) / 1e9
+                reason = f"gives {memory_bytes / 1e9:.1f} GB, the smallest stage needs {least:.1f} GB"
+                return [Report(event="unfit", fields={**fields, "reason": reason})]
             peer = self._peers[account] = Peer(stage=chosen, memory_bytes=memory_bytes, since=now)
+            reports.append(Report(event="placed", fields={**fields, "stage": chosen}))
         peer.memory_bytes, peer.holds = memory_bytes, bool(status.state) and stage == peer.stage
         if peer.holds and status.microbatch_s > 0:
             peer.microbatch_s = status.microbatch_s
-        return True
+        return reports
 
     def edge(self, living: Collection[str], now: float) -> Move | None:
         """At a round's edge: the move to make, if any is worth it."""

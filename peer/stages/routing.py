@@ -22,6 +22,8 @@ FIRST_SERVICE_S = 1.0
 """Taken for a replica of whose stage nothing is known."""
 FIRST_RTT_S = 0.1
 LEAST_TIMEOUT_S = 5.0
+MOST_WAIT_S = 60.0
+"""No replica is waited for longer, whatever it says, before it is asked again."""
 TIMES = 4.0
 """A call that takes so many times longer than predicted has failed."""
 
@@ -74,6 +76,10 @@ class Router:
         """After how long a call made now has failed."""
         return max(LEAST_TIMEOUT_S, TIMES * self.finish_s(account, stage, kind, now))
 
+    def working_s(self, wait_s: float) -> float:
+        """When to ask again a replica that is at it, and says that it will be for so long."""
+        return max(LEAST_TIMEOUT_S, min(2 * wait_s, MOST_WAIT_S))
+
     # ------------------------------------------------------------------ learning
 
     def sent(self, account: str, stage: int, kind: Kind, now: float) -> None:
@@ -98,7 +104,7 @@ class Router:
 
     def busy(self, account: str, now: float, wait_s: float) -> None:
         """It has no room for so long."""
-        self._of(account).room_at = now + max(wait_s, 0.0)
+        self._of(account).room_at = now + min(max(wait_s, 0.0), MOST_WAIT_S)
 
     def failed(self, account: str, now: float) -> None:
         """It did not answer, or not what it should."""

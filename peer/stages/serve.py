@@ -87,14 +87,18 @@ class ReplicaMachine:
 
     # ------------------------------------------------------------------ requests
 
-    def admit(self, tag: Tag, caller: str) -> Refusal | None:
-        """Whether the worker shall do what a driver asks for; `Served` or `Unserved` follows if there is no refusal."""
+    def admit(self, tag: Tag, caller: str, queue_s: float = 0.0) -> Refusal | None:
+        """Whether the worker shall do what a driver asks for; `Served` or `Unserved` follows if there is no refusal.
+
+        `queue_s`: how much work the worker has before it.
+        """
         work = self.work
         if work is not None and (work.open.round, work.open.state) == (tag.round, tag.state) and not self._moved_on:
             refusal = work.admit(tag, caller)
-            if refusal is not None and refusal.code == "BUSY":
-                return replace(refusal, wait_s=max(self.microbatch_s, LEAST_WAIT_S))
-            return refusal
+            if refusal is None:
+                return None
+            wait_s = {"BUSY": max(self.microbatch_s, LEAST_WAIT_S), "WORKING": queue_s}
+            return replace(refusal, wait_s=wait_s.get(refusal.code, 0.0))
         state = self.holding.state
         return Refusal(code="STALE", round=self.log.round_of(state) or 0, state=state)
 

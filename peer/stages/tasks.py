@@ -125,7 +125,10 @@ ReplicaMessage = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoadStage:
-    """Fetch a stage's state after `round` and have the worker hold it: answer with `HoldsStage`."""
+    """Fetch a stage's state after `round` and have the worker hold it: answer with `HoldsStage`.
+
+    Where nobody has it, an earlier one that is here will do; the rounds after it are applied then.
+    """
 
     round: int
     stage: int

@@ -9,7 +9,6 @@ Pure: no time.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -60,7 +59,7 @@ class Work:
         """Id of the stage's state that came of the cut."""
         self._plan = plan
         self._room = room
-        self._pending: Counter[Tag] = Counter()
+        self._pending: set[Tag] = set()
 
     # ------------------------------------------------------------------ requests
 
@@ -77,11 +76,13 @@ class Work:
             return Refusal(code=NOT_OURS)
         if self.floor != NO_ATTEMPT and tag.attempt <= self.floor:
             return Refusal(code="FROZEN")
+        if tag in self._pending:
+            return Refusal(code="WORKING")
         own = self.numbers(driver)
-        here = sum(count for each, count in self._pending.items() if each.microbatch in own)
-        if self.undoing or self._pending.total() >= self._room or here >= FLOOD * self._plan.in_flight:
+        here = sum(each.microbatch in own for each in self._pending)
+        if self.undoing or len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight:
             return Refusal(code="BUSY")
-        self._pending[tag] += 1
+        self._pending.add(tag)
         return None
 
     def served(self, tag: Tag) -> None:
@@ -94,16 +95,14 @@ class Work:
         self._over(tag)
 
     def _over(self, tag: Tag) -> bool:
-        if not self._pending[tag]:
-            return False
-        self._pending[tag] -= 1
-        self._pending += Counter()  # without those that are 0
-        return True
+        known = tag in self._pending
+        self._pending.discard(tag)
+        return known
 
     @property
     def under_way(self) -> int:
         """Requests that wait or are served."""
-        return self._pending.total()
+        return len(self._pending)
 
     @property
     def still(self) -> bool:

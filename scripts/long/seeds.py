@@ -1,6 +1,6 @@
 """Plays thousands of simulated worlds on all cores and names every seed that breaks a rule.
 
-`runs` are training runs (`tests.sim.world`); `witnesses` and `replicas` are networks of those, in
+`runs` are training runs (`tests.sim.world`), `stages` runs with stages (`tests.sim.stages_world`); `witnesses` and `replicas` are networks of those, in
 `tests.sim.ledger_witnesses` and `tests.sim.ledger_replicas_stores`.
 
 IO: worker processes, SQLite files in a temporary folder, standard output.
@@ -52,8 +52,16 @@ def play_replicas(seed: int, folder: Path) -> Events:
     return run(seed, folder)
 
 
+def play_stages(seed: int, folder: Path) -> Events:
+    """One run with stages."""
+    from tests.sim.stages_world import run
+
+    return run(seed).reports
+
+
 WORLDS: Mapping[str, tuple[Callable[[int, Path], Events], str]] = {
     "runs": (play_run, "from tests.sim.world import run; run(SEED)"),
+    "stages": (play_stages, "from tests.sim.stages_world import run; run(SEED)"),
     "witnesses": (play_witnesses, "from tests.sim.ledger_witnesses import run; run(SEED)"),
     "replicas": (play_replicas, "from tests.sim.ledger_replicas_stores import run; run(SEED, FOLDER)"),
 }

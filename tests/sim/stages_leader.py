@@ -25,7 +25,8 @@ class SimLeader:
         self.world = world
         self.name = name
         self.alive = True
-        self.updates: set[str] = set()
+        self.updates = world.fetched.setdefault(name, set())
+        """On disk."""
         self.log = RunLog()
         self.log.extend(world.truth)
         self.machine = StageLeader(

@@ -10,32 +10,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ledger.entries import Entry, StageReceipt
-from ledger.stages import bitmap
 from peer.rounds.log import RunLog
 from peer.rounds.messages import LogGrew
 from peer.stages import tasks
 from peer.stages.messages import Order
 from peer.stages.routing import Router
 from peer.stages.serve import ReplicaMachine
-from peer.stages.slots import first_slot
 from peer.stages.tasks import (
     Answered,
-    ApplyStage,
     Call,
     Declined,
-    LoadStage,
     OpenStage,
     ReplicaEffect,
     ReplicaMessage,
     Reset,
     Say,
-    SumUpdates,
-    Undo,
-    WriteUpdate,
 )
-from tests.sim.stages_settings import GB, TOKENS_PER_SLOT
-from tests.sim.stages_worker import StageWorker, applied, norm_of
-from tests.sim.worker import blob
+from tests.sim.stages_hands import Hands
+from tests.sim.stages_settings import GB
+from tests.sim.stages_worker import StageWorker
 
 if TYPE_CHECKING:
     from tests.sim.stages_world import World
@@ -78,6 +71,7 @@ class StageNode:
         self.machine.microbatch_s = microbatch_s
         self._tick_at = 0.0
         self._saying = False
+        self.hands = Hands(self)
         self.tell(LogGrew())
         self._beat()
 
@@ -154,7 +148,7 @@ class StageNode:
 
     def asked(self, caller: str, call: Call, answer: Callable[[Answered | Declined], None]) -> None:
         """A driver wants a microbatch served."""
-        refusal = self.machine.admit(call.tag, caller)
+        refusal = self.machine.admit(call.tag, caller, self.worker.queued_s)
         if refusal is not None:
             answer(Declined(id=call.id, refusal=refusal))
             return
@@ -184,7 +178,7 @@ class StageNode:
                 if self.world.breaks():
                     self.after(0.2, lambda: self.tell(tasks.StageBroke(effect=effect, reason="it broke")))
                 else:
-                    self._work(effect)
+                    self.hands.do(effect)
 
     def _call(self, call: Call) -> None:
         world = self.world
@@ -217,103 +211,3 @@ class StageNode:
                 self.tell(answer)
 
         world.net.send(self.name, call.account, arrive, reset)
-
-    def _count(self, effect: ReplicaEffect) -> None:
-        """Whether the rare things are ever done."""
-        reports, held = self.world.reports, self.machine.work
-        reports["undone"] += isinstance(effect, Undo)
-        written = isinstance(effect, WriteUpdate) and held is not None and held.receipt is not None
-        reports["written again"] += written
-        back = isinstance(effect, LoadStage) and effect.round + 1 in self.disk.states
-        reports["went back"] += back and self.log.open is not None and self.log.open.round == effect.round + 1
-
-    def _work(self, effect: ReplicaEffect) -> None:
-        self._count(effect)
-        worker, machine = self.worker, self.machine
-        match effect:
-            case LoadStage():
-                self._load(effect)
-            case Undo():
-                worker.undo(effect.microbatches, lambda: self.tell(tasks.Undone(round=effect.round)))
-            case WriteUpdate():
-                worker.write(lambda inside: self._wrote(effect, inside))
-            case SumUpdates():
-
-                def summed() -> None:
-                    norm = norm_of(effect.stage, effect.receipts)
-                    self.tell(tasks.Normed(receipts=effect.receipts, norm=norm))
-
-                self._fetch(effect, effect.stage, effect.receipts, lambda: worker.do(0.05, summed))
-            case ApplyStage():
-
-                def stepped() -> None:
-                    held = machine.holding.held
-                    assert held is not None, "applied while it held nothing"
-                    assert held[:2] == (effect.round - 1, effect.stage), "applied to another state"
-                    norms = effect.norms or [norm_of(stage, effect.receipts) for stage in range(self.world.plan.stages)]
-                    state = applied(held[2], effect.stage, effect.receipts, norms)
-                    self._keep(effect.round, effect.stage, state)
-                    if not self.world.hazard(self, "applied"):
-                        told = tasks.AppliedStage(round=effect.round, receipts=effect.receipts, state=state)
-                        self.tell(told)
-
-                self._fetch(effect, effect.stage, effect.receipts, lambda: worker.do(0.05, stepped))
-
-    def _keep(self, round_number: int, stage: int, state: str) -> None:
-        self.disk.states[round_number] = stage, state
-        for old in sorted(self.disk.states)[:-3]:
-            del self.disk.states[old]
-        self.worker.accumulator = None
-
-    def _load(self, effect: LoadStage) -> None:
-        wanted, worker = (effect.stage, effect.state), self.worker
-
-        def loaded() -> None:
-            self._keep(effect.round, effect.stage, effect.state)
-            for later in [number for number in self.disk.states if number > effect.round]:
-                del self.disk.states[later]
-            self.tell(tasks.HoldsStage(round=effect.round, stage=effect.stage, state=effect.state))
-
-        if wanted in self.disk.states.values():
-            worker.do(0.1, loaded)
-        elif self.world.provides(self, lambda disk: wanted in disk.states.values()) or effect.round == 0:
-            self.after(0.5, lambda: worker.do(0.1, loaded) if worker is self.worker else None)
-        else:
-            self.after(0.5, lambda: self.tell(tasks.StageBroke(effect=effect, reason="nobody has it")))
-
-    def _fetch(
-        self, effect: ReplicaEffect, stage: int, receipts: Sequence[StageReceipt], then: Callable[[], None]
-    ) -> None:
-        """Have the updates of a stage here, from whoever has them."""
-        worker = self.worker
-        wanted = {receipt.update for receipt in receipts if receipt.stage == stage} - self.disk.updates
-        for update in wanted:
-            if not self.world.provides(self, lambda disk, update=update: update in disk.updates):
-                self.after(0.3, lambda: self.tell(tasks.StageBroke(effect=effect, reason="an update is not to be had")))
-                return
-
-        def here() -> None:
-            self.disk.updates |= wanted
-            if worker is self.worker:
-                then()
-
-        self.after(0.1 if wanted else 0.0, here)
-
-    def _wrote(self, effect: WriteUpdate, inside: frozenset[int]) -> None:
-        world, number = self.world, effect.open.round
-        served = bitmap(inside, world.rounds[number])
-        assert served == effect.served, f"wrote {served} where {effect.served} was wanted"
-        update = blob(self.name, number, effect.stage, sorted(inside), self.disk.lives, size=100)
-        world.updates[update] = (effect.stage, number, inside)
-        self.disk.updates.add(update)
-        slots = 2 * len(inside)
-        last = effect.stage == world.plan.stages - 1
-        receipt = StageReceipt(
-            network=world.plan.plan.network, run=world.plan.plan.run, round=number, account=self.name,
-            stage=effect.stage, state_in=effect.open.state, update=update, slots=(first_slot(effect.open), slots),
-            served=served, tokens=slots * TOKENS_PER_SLOT, loss=3_000_000 if last else 0, leaves="ab" * 32,
-            signature="00" * 64,
-        )  # fmt: skip
-        self.disk.receipts.append(receipt)
-        if not world.hazard(self, "wrote"):
-            self.tell(tasks.Wrote(receipt=receipt))

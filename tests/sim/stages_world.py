@@ -89,6 +89,8 @@ class World:
         """By id: stage, round, and what is inside."""
         self.states = {0: tuple(first_state(stage) for stage in range(settings.stages))}
         """By round."""
+        self.fetched: dict[str, set[str]] = {}
+        """By leader: the updates on its disk."""
         self.counted = 0
         self.void = 0
         self.cancelled = False
@@ -197,7 +199,8 @@ class World:
     def provides(self, node: StageNode | SimLeader, has: Callable[[Disk], bool]) -> bool:
         """Whether a running peer, or the leader, has something."""
         disks = [other.disk for other in self.nodes.values() if other.alive]
-        return any(map(has, disks)) or (self.leader.alive and has(Disk(updates=self.leader.updates)))
+        there = [updates for name, updates in self.fetched.items() if name != self.leader_name or self.leader.alive]
+        return any(map(has, disks)) or any(has(Disk(updates=updates)) for updates in there)
 
     def balance(self) -> int:
         """The run account's spendable micro-credits."""
