@@ -20,9 +20,11 @@ from typing import Any
 
 import pytest
 
+from ledger.stages import run_state
 from peer.blobs.chunks import id_of
 from peer.errors import WorkerDied, WorkerRefused
 from peer.supervisor import Fields, OnEvent, Worker
+from tests.peer.fake_stage import FakeStage, stage_states
 
 TOKENS_PER_SLOT = 16
 STATE_BYTES = 2000
@@ -39,7 +41,7 @@ def spec_fields(**changes: Any) -> Fields:
         "credits": {"price": 1_000_000},
     }
     for place, fields in changes.items():
-        config[place] = {**config[place], **fields} if isinstance(fields, dict) else fields
+        config[place] = {**config.get(place, {}), **fields} if isinstance(fields, dict) else fields
     return config
 
 
@@ -71,8 +73,9 @@ class Engine:
 class FakeWorker(Worker):
     """Looks like a `Worker` to the daemon."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, tensors: int | None = None) -> None:
         self._folder, self._engine = folder, engine
+        self._stage = FakeStage(folder, tensors, self._write)
         self._state = b""
         self._work: tuple[int, int, Fields] | None = None
         self._stopped = asyncio.Event()
@@ -89,10 +92,11 @@ class FakeWorker(Worker):
         return not self._dead.is_set()
 
     async def close(self) -> None:
-        self._dead.set()
+        await self.kill()
 
     async def kill(self) -> None:
         self._dead.set()
+        self._stage.close()
 
     async def call(self, do: str, *, on_event: OnEvent | None = None, **params: Any) -> Fields:
         if self._dead.is_set():
@@ -108,10 +112,19 @@ class FakeWorker(Worker):
             raise WorkerRefused(code, f"fake worker: {do} does not work")
         engine.did[do] += 1
         await asyncio.sleep(0)
-        answer: Fields = await getattr(self, f"_{do}")(on_event or (lambda event: None), **params)
+        if do.startswith("stage_"):
+            name = {"stage_write": "write_update"}.get(do, do.removeprefix("stage_"))
+            answer = await self._stage.do(name, self._held_back, params)
+        else:
+            answer = await getattr(self, f"_{do}")(on_event or (lambda event: None), **params)
         if self._dead.is_set():
             raise WorkerDied(f"fake worker: killed in {do}")
         return answer
+
+    async def _held_back(self, round_number: int) -> None:
+        if (gate := self._engine.gates.get(round_number)) is not None:
+            self._stopped.clear()
+            await self._wait_for(gate)
 
     def _write(self, name: str, data: bytes) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -131,13 +144,24 @@ class FakeWorker(Worker):
             "manifest": self._write("manifest", json.dumps({"shards": [id_of(shard.read_bytes())]}).encode()),
             "state": self._write("state", state_bytes("start")),
         }
+        cut: Fields = {}
+        if "pipeline" in spec:
+            del files["state"]
+            states = stage_states(spec["pipeline"])
+            files |= {f"state.{stage}": self._write(f"state.{stage}", data) for stage, data in enumerate(states)}
+            ids = [id_of(data) for data in states]
+            shares = [1_000_000 // len(ids)] * len(ids)
+            shares[0] += 1_000_000 - sum(shares)
+            cut = {"stages": {"shares": shares, "states": ids, "microbatch": spec["pipeline"]["microbatch_size"]}}
         return {
+            **cut,
             "config": spec,
             "slots_per_epoch": 1000,
             "tokens_per_slot": TOKENS_PER_SLOT,
             "parameters": 1000,
             "blobs": {**{name: str(path) for name, path in files.items()}, "shards": [str(shard)]},
             "ids": {**{name: id_of(path.read_bytes()) for name, path in files.items()},
+                    **({"state": run_state(cut["stages"]["states"])} if cut else {}),
                     "shards": [id_of(shard.read_bytes())]},
         }  # fmt: skip
 
@@ -253,12 +277,12 @@ def read_update(path: Path) -> bytes:
 def fake_workers(patch: pytest.MonkeyPatch, engine_of: Callable[[Path], Engine]) -> Iterator[None]:
     """Every worker that is started is a fake one, with the engine of the home folder it lives in."""
 
-    async def start(folder: Path, **options: object) -> FakeWorker:
+    async def start(folder: Path, **options: Any) -> FakeWorker:
         engine = engine_of(folder)
         if "start" in engine.dies_in:
             engine.dies_in.remove("start")
             raise WorkerDied(f"worker in {folder}: not ready")
-        return FakeWorker(folder, engine)
+        return FakeWorker(folder, engine, options.get("tensors"))
 
     with patch.context() as local:
         local.setattr(Worker, "start", start)
