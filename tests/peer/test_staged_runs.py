@@ -125,7 +125,8 @@ async def test_another_leader_brings_the_round_to_its_end(four: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["stage_open", "stage_begin", "stage_forward", "stage_backward", "stage_write", "stage_norm", "stage_apply"]
+    "command",
+    ["stage_open", "stage_begin", "stage_forward", "stage_backward", "stage_write", "stage_norm", "stage_apply"],
 )
 async def test_a_worker_that_dies_costs_no_microbatch(four: World, command: str) -> None:
     peers = [await four.peer(name) for name in NAMES]
