@@ -106,8 +106,9 @@ def test_an_order_comes_back_as_it_went(order: Any) -> None:
         kind.read(body.body() | {"more": 1})
 
 
-def test_a_refusal_comes_back_as_it_went() -> None:
-    refusal = Refusal(code="STALE", wait_s=0.25, round=3, state=STATE)
+@pytest.mark.parametrize("code", ["STALE", "BUSY", "WORKING", "FROZEN", "FP-452"])
+def test_a_refusal_comes_back_as_it_went(code: str) -> None:
+    refusal = Refusal(code=code, wait_s=0.25, round=3, state=STATE)
     assert RefusalText.read(RefusalText.of(refusal, "x" * 1000).body()).refusal() == refusal
 
 
