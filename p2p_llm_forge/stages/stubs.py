@@ -60,15 +60,25 @@ class Blank(nn.Module):
         return torch.zeros_like(self._edge.arriving)
 
 
+class Past(nn.Module):
+    """In place of a norm or head after the layers: what it is given, which nobody looks at."""
+
+    def forward(self, first: object, *_: object, **__: object) -> object:
+        """The first argument."""
+        return first
+
+
 class Through(nn.Module):
     """In place of a layer, with its plain attributes: hands on what it got, in the form in which the layer does."""
 
     def __init__(self, layer: nn.Module, returns: int | None) -> None:
         super().__init__()
         self._returns = returns
-        for name, value in vars(layer).items():
-            if not name.startswith("_") and isinstance(value, (str, int, float, type(None))):
-                setattr(self, name, value)
+        kinds = [kind for kind in reversed(type(layer).__mro__) if issubclass(kind, nn.Module) and kind is not nn.Module]
+        for owner in (*kinds, layer):
+            for name, value in vars(owner).items():
+                if not name.startswith("_") and isinstance(value, (str, int, float, type(None))):
+                    setattr(self, name, value)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Like the layer's: hidden states [B, L, D] come first."""
