@@ -34,8 +34,11 @@ DROPOUT = 0.1
 OPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"num_experts_per_tok": 2, "head_dim": 64},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
+    "lfm2_moe": {"num_hidden_layers": 8, "layer_types": ["conv", "conv", "full_attention", "conv"] * 2},
     "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 48, "head_dim": 128},
     "nemotron_h": {"layer_types": ["linear_attention", "moe", "full_attention", "mlp"] * 2},
     "plbart": {"decoder_attention_heads": 4},
 }
@@ -44,10 +47,10 @@ YES, NONE = "exact", "·"
 HEAD = f"""\
 # Families that can be cut into stages
 
-Written by `scripts/families.py`; `tests/p2p_llm_forge/test_stages_families.py` checks it. Each family's default
-configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the
-loss and every gradient are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the
-other kind). With dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
+Written by `python -m scripts.families`; `tests/p2p_llm_forge/test_stages_families.py` checks it. Each family's default
+configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the loss and every gradient
+are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the other kind). With
+dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
 
 A run compares once more when it is submitted, with its own options and number of stages, on a small model of the same
 kind, and is refused (FP-112) with the first module whose output or gradient differs. Refused are also layers that run
@@ -163,7 +166,12 @@ def table(rows: Sequence[Row]) -> str:
     good, bad = [row for row in rows if not row.reason], [row for row in rows if row.reason]
     lines = [f"{len(good)} families:", "", "| family | tied | untied | dropout |", "|---|---|---|---|"]
     lines += [row.line() for row in good]
-    lines += ["", f"{len(bad)} cannot be cut, and are refused with the reason (FP-112):", "", "| family | reason |"]
+    lines += [
+        "",
+        f"{len(bad)} are refused with this reason (FP-112), some of them because their defaults make no small",
+    ]
+    lines += ["model to compare with; of models with images or sound, the text part may be a family of its own:", ""]
+    lines += ["| family | reason |"]
     lines += ["|---|---|", *(row.line() for row in bad)]
     return HEAD + "\n".join(lines) + "\n"
 

@@ -23,6 +23,7 @@ from p2p_llm_forge.stages import shrink
 LARGEST_SPECIMEN = 16 << 20
 """Parameters of a small model; one that does not get smaller is not built."""
 
+
 def faults() -> tuple[type[Exception], ...]:
     """What a model raises that was not made for this."""
     return (*model.build_errors(), ModelError)

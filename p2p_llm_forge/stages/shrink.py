@@ -103,7 +103,7 @@ def _least(key: str, value: int) -> int:
         return max(value // 8, 1)
     if key.endswith("chunk_size") or (key.startswith("linear") and key.endswith("head_dim")):
         return HEAD_SIZE
-    if key in ("word_embed_proj_dim", "embedding_size"):
+    if key in ("word_embed_proj_dim", "embedding_size", "lru_width"):
         return _HIDDEN
     return HEAD_SIZE // 2 if key == "rotary_dim" else value
 

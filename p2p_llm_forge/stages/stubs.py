@@ -54,10 +54,15 @@ class Blank(nn.Module):
         super().__init__()
         self._edge = edge
 
+    @property
+    def weight(self) -> Tensor:
+        """Some models ask their embedding on which device and of which kind it is."""
+        assert self._edge.arriving is not None
+        return self._edge.arriving
+
     def forward(self, *_: object, **__: object) -> Tensor:
         """Zeros like what arrived."""
-        assert self._edge.arriving is not None
-        return torch.zeros_like(self._edge.arriving)
+        return torch.zeros_like(self.weight)
 
 
 class Past(nn.Module):
@@ -74,7 +79,7 @@ class Through(nn.Module):
     def __init__(self, layer: nn.Module, returns: int | None) -> None:
         super().__init__()
         self._returns = returns
-        kinds = [kind for kind in reversed(type(layer).__mro__) if issubclass(kind, nn.Module) and kind is not nn.Module]
+        kinds = [kind for kind in reversed(type(layer).__mro__) if kind not in nn.Module.__mro__]
         for owner in (*kinds, layer):
             for name, value in vars(owner).items():
                 if not name.startswith("_") and isinstance(value, (str, int, float, type(None))):
