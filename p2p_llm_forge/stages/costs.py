@@ -82,12 +82,14 @@ class Costs:
 
     def shares(self, layers: Cut) -> list[int]:
         """Each stage's part of the whole work in parts per million; they add up to a million."""
-        work = [self.stage(layers, index).work for index in range(layers.stages())]
-        total = max(sum(work), 1)
-        parts = [each * MILLION // total for each in work]
-        rests = sorted(range(len(work)), key=lambda index: (-(work[index] * MILLION % total), index))
+        work = [max(self.stage(layers, index).work, 1) for index in range(layers.stages())]
+        parts = [each * MILLION // sum(work) for each in work]
+        rests = sorted(range(len(work)), key=lambda index: (-(work[index] * MILLION % sum(work)), index))
         for index in rests[: MILLION - sum(parts)]:
             parts[index] += 1
+        for index in [index for index, part in enumerate(parts) if part == 0]:  # the ledger pays every stage something
+            parts[index] += 1
+            parts[parts.index(max(parts))] -= 1
         return parts
 
     def measured(self, embedding_s: float, layers_s: Sequence[float], head_s: float) -> Costs:
