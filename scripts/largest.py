@@ -3,8 +3,8 @@
     python -m scripts.largest            writes the table
     python -m scripts.largest 16 64      prints the rows of so many peers
 
-Models are Llama-shaped, of usual proportions or up to twice as deep. Each stage is held twice, so m peers hold m/2 stages. What a
-stage needs is what `stages.fit` reckons, which is what a run is refused by; the cut is the one of the smallest memory.
+Models are Llama-shaped, of usual proportions or up to twice as deep. Each stage is held twice, so m peers hold m/2
+stages. What a stage needs is what `stages.fit` reckons, by which a run is refused; the cut is that of the smallest memory.
 
 IO: writes the one file.
 """
@@ -28,7 +28,8 @@ PEERS = (4, 8, 16, 32, 64, 128)
 REPLICAS, MEMORY_BYTES, ROWS, SEQUENCE = 2, 8 * 10**9, 32000, 1024
 BYTES = {"int8": 1 + 4 / 64, "bf16": 2.0}
 """A value between stages: int8 has a scale of four bytes for each group of 64."""
-LINES_MBIT = (10, 100)
+GB = MEMORY_BYTES // 10**9
+SLOW_MBIT, FAST_MBIT = 10, 100
 USUAL = (
     (12, 768), (24, 1024), (22, 1536), (22, 2048), (26, 2560), (28, 3072), (32, 4096), (40, 5120), (48, 6144),
     (60, 7168), (80, 8192),
@@ -40,15 +41,15 @@ SHAPES = tuple((layers * times // 2, width) for layers, width in USUAL for times
 HEAD = f"""\
 # The largest model in stages
 
-Written by `python -m scripts.largest`; `tests/p2p_llm_forge/test_stages_largest.py` checks it. The largest Llama-shaped
-model, of usual proportions or up to twice as deep, that peers with {MEMORY_BYTES // 10**9} GB each can train: every stage
-held by {REPLICAS} of them, sequences of {SEQUENCE} tokens in microbatches of one, {ROWS:,} rows of embedding. A stage needs 44 bytes for
-each of its parameters (weights and gradients 8; the shared state, two moments and what it takes to step 36), and its
-activations besides: what `stages.fit` refuses a run by.
+Written by `python -m scripts.largest`; `tests/p2p_llm_forge/test_stages_largest.py` checks it. The largest
+Llama-shaped model, of usual proportions or up to twice as deep, that peers with {GB} GB each can train: every stage
+held by {REPLICAS} of them, sequences of {SEQUENCE} tokens in microbatches of one, {ROWS:,} rows of embedding. A stage
+needs 44 bytes for each of its parameters (weights and gradients 8; the shared state, two moments and what it takes to
+step 36), and its activations besides: what `stages.fit` refuses a run by.
 
-Each of the links from stage to stage carries its hidden states forward and their gradient back. At {LINES_MBIT[0]} Mbit/s
-so many tokens a second go through one replica of a stage; {REPLICAS} replicas carry as much again. Once a round a replica
-sends its stage's gradient (f32 4 bytes a parameter, int8 1.06) to the other replicas of its stage.
+Each of the links from stage to stage carries its hidden states forward and their gradient back. At {SLOW_MBIT} Mbit/s
+so many tokens a second go through one replica of a stage; {REPLICAS} replicas carry as much again. Once a round a
+replica sends its stage's gradient (f32 4 bytes a parameter, int8 1.06) to the other replicas of its stage.
 
 A layer is never cut, and the first stage has the embedding besides a layer: that limits the width, whatever the number
 of peers. The bytes follow from the formats; they and the memory are reckoned here, not measured.
@@ -71,7 +72,7 @@ class Row:
     def line(self) -> str:
         """Of the table."""
         carried = {kind: 2 * self.width * each for kind, each in BYTES.items()}
-        speeds = [f"{mbit * 1e6 / 8 / (carried['int8'] / 2):,.0f}" for mbit in LINES_MBIT]
+        speeds = [f"{mbit * 1e6 / 8 / (carried['int8'] / 2):,.0f}" for mbit in (SLOW_MBIT, FAST_MBIT)]
         return (
             f"| {self.peers} | {self.parameters / 1e9:.2f} | {self.layers} × {self.width} | {self.stages} | "
             f"{self.memory_bytes / 1e9:.1f} | {carried['int8']:,.0f} | {carried['bf16']:,.0f} | {' | '.join(speeds)} | "
@@ -132,10 +133,9 @@ def largest(peers: int) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The whole document."""
-    first, second = LINES_MBIT
     names = (
         "peers", "billion parameters", "layers × width", "stages", "GB a peer", "int8 bytes a token and link",
-        "bf16", f"tokens/s at {first} Mbit/s (int8)", f"at {second}", "MB of an update (int8)",
+        "bf16", f"tokens/s at {SLOW_MBIT} Mbit/s (int8)", f"at {FAST_MBIT}", "MB of an update (int8)",
     )  # fmt: skip
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names), *(row.line() for row in rows)]
     return HEAD + "\n".join(lines) + "\n"
