@@ -4,7 +4,7 @@
     python -m scripts.largest 16 64      prints the rows of so many peers
 
 Models are Llama-shaped, of usual proportions or up to twice as deep. Each stage is held twice, so m peers hold m/2
-stages. What a stage needs is what `stages.fit` reckons, by which a run is refused; the cut is that of the smallest memory.
+stages. What a stage needs is what `stages.fit` reckons, by which a run is refused; the cut is that of least memory.
 
 IO: writes the one file.
 """
