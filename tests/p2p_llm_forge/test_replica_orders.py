@@ -1,4 +1,4 @@
-"""Whatever a replica is asked, in whatever order, with however little memory: each microbatch once, or not at all.
+"""Whatever a replica is asked, in whatever order, with however little memory: each microbatch once, or not at all."""
 
 from __future__ import annotations
 
