@@ -19,7 +19,8 @@ from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import BlobError, DeviceError, RequestError, UpdateError
-from p2p_llm_forge.stages import activations, anatomy, requests, start
+from p2p_llm_forge.memory import Room, check_fits
+from p2p_llm_forge.stages import activations, anatomy, costs, fit, requests, start
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.replica import Replica
 from p2p_llm_forge.stages.requests import Place, Tagged
@@ -85,6 +86,9 @@ class Desk:
     def _open(self, request: requests.StageOpen, config: Any, folder: Path, device: torch.device) -> Replica:
         cut, index, training = start.cut_of(self._spec), request.stage, self._spec.training
         known = anatomy.of(config, cut.stages())
+        room = Room.on(device, request.memory_bytes)
+        reckoned = costs.estimate(config, sequence_length=self._spec.data.sequence_length, known=known)
+        check_fits(fit.of_stage(config, reckoned, cut, index, self._spec), room.main_bytes, room.gpu_bytes)
         self._layouts = layouts(config, cut, training.outer, known)
         held = Held(Path(request.state), self._layouts, index=index, spec=training, folder=folder / "states")
         return Replica(

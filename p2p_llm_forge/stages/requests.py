@@ -56,6 +56,8 @@ class StageOpen(StageRequest):
     """Path of its state."""
     keep_bytes: int = Field(default=256 << 20, ge=0)
     """For inputs, replies and records of the round under way."""
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """Memory to stay within; what is free now when left out."""
     keep_passes: int = Field(default=0, ge=0, le=1024)
     """Forward passes that are kept whole, which takes the memory of their activations and spares their backward a
     forward pass."""

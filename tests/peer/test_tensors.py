@@ -57,6 +57,7 @@ async def test_whatever_is_malformed_is_refused_in_one_line_and_the_worker_lives
         for do, fields, text in (
             ("stage_write", {"round": 1, "manifest": [0]}, "freeze first"),
             ("stage_freeze", {"round": 1, "manifest": [4]}, "microbatch 4"),
+            ("stage_open", opening(run, 1) | {"memory_bytes": 1000}, "parameters need about"),
             ("stage_open", opening(run, 1) | {"stage": 2}, "stage 2, the run has 2"),
         ):
             with pytest.raises(WorkerRefused, match=text):
