@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from random import Random
 
@@ -229,19 +230,22 @@ def test_steps_from_other_states_norms_or_updates_are_refused_without_a_trace(wo
     assert held.id != before
 
 
-def test_a_disk_that_fails_leaves_state_and_sum_as_they_were(world: World) -> None:
+def test_a_disk_that_fails_leaves_state_and_sum_as_they_were(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     world.drive(1, 0, lambda *_: 0)
     (middle,) = world.replicas[1]
-    folder, before = world.folder / "1 0", middle.held.id
+    before = middle.held.id
     updates = settled(world, 1)
     told = [norm_hex(1.0), middle.held.norm(before, updates, []), norm_hex(1.0)]
-    (folder / "states").write_text("in the way")
-    with pytest.raises(DiskError):
+    with monkeypatch.context() as patch, pytest.raises(DiskError, match="No space left"):
+        patch.setattr("os.fsync", full)
         middle.apply(before, 1, updates, [], told)
+    assert not list((world.folder / "1 0" / "states").iterdir())
     assert before == middle.held.id == middle.held.state.id()
     assert middle.manifest() == [0]
     assert middle.write([0]).path == Path(updates[0].path)
-    (folder / "states").unlink()
     path = middle.apply(before, 1, updates, [], told)
     assert middle.held.id != before
     assert State.load(path, middle.held.layout).id() == middle.held.id
