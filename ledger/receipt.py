@@ -92,7 +92,7 @@ class AnyReceipt(Entry):
     signature: str
     """By `account`, 128 lowercase hex digits."""
 
-    def signed(self) -> bytes:
+    def _signed(self) -> bytes:
         """What the signature covers."""
         body = self.to_json()
         del body["signature"]
@@ -105,7 +105,7 @@ class AnyReceipt(Entry):
             SignatureInvalid: it does not verify.
         """
         try:
-            keys.verify(self.account, self.signed(), bytes.fromhex(self.signature))
+            keys.verify(self.account, self._signed(), bytes.fromhex(self.signature))
         except SignatureInvalid as exc:
             raise SignatureInvalid(f"receipt of {self.account} for round {self.round}: {exc.message}") from exc
 
@@ -174,7 +174,7 @@ class Receipt(AnyReceipt):
         }  # fmt: skip
         return cls.from_json({**body, "signature": key.sign(CONTEXT + codec.encode(body)).hex()})
 
-    def signed(self) -> bytes:
+    def _signed(self) -> bytes:
         """What the signature covers; the canonical body at once, as every field was checked to need no escapes."""
         start, count = self.slots
         body = (

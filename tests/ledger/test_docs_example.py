@@ -199,7 +199,7 @@ def test_the_run_with_stages_is_what_the_page_says(page: dict[str, str], genesis
     receipts = [entries.parse(line.encode()) for line in page["stage receipts"].splitlines()]
     last = receipts[1]
     assert isinstance(last, StageReceipt)
-    assert (last.signed().decode(), last.signature) == (page["stage receipt input"], page["stage receipt signature"])
+    assert (last._signed().decode(), last.signature) == (page["stage receipt input"], page["stage receipt signature"])
     assert (last.bits, last.stage) == (0b11, 1)
     log = [begin, *(entries.parse(page[label].encode()) for label in ("stage open", "stage settle"))]
     log[2:2] = receipts

@@ -25,6 +25,7 @@ from .stage_world import (
     spec_of,
     states,
 )
+from .test_keys import MIXED_ORDER
 from .test_rules import refused
 from .world import ALICE, CAROL, GENESIS, blob, receipt_of
 
@@ -107,7 +108,10 @@ def test_a_roster_that_is_not_whole_is_refused(roster, got):
     refused(rules, opened(1, roster=roster), "roster")
 
 
-@pytest.mark.parametrize(("changes", "rule"), [({"round": 2}, "round"), ({"state": states(0)[0]}, "state")])
+@pytest.mark.parametrize(("changes", "rule"), [
+    ({"round": 2}, "round"), ({"state": states(0)[0]}, "state"),
+    ({"roster": seats(StageSeat(MIXED_ORDER, 0, 12, 1))}, "key"),
+])  # fmt: skip
 def test_an_open_that_does_not_follow_is_refused(changes, rule):
     refused(after(2), opened(1, **changes), rule)
 

@@ -9,6 +9,7 @@ import pytest
 
 from ledger import proof
 from ledger.errors import EntryInvalid, ProofInvalid
+from ledger.references import named_by
 from ledger.store.store import Store
 from ledger.verify.verify import verify_store
 
@@ -101,3 +102,10 @@ def test_a_receipt_that_was_left_out_is_told(tmp_path):
         store.append(ORIGIN, [*log, settled(1, ())], ALICE)
         certify(store, ORIGIN)
     assert "left out of the settle at entry 8" in call("why", f"{RUN}:3", "--home", tmp_path).stdout
+
+
+def test_an_open_refers_to_its_members_and_nothing_else_of_a_round_does():
+    log = run_log(1)
+    members = [key.public for key in (*DRIVERS, *MIDDLE, *ENDS)]
+    assert named_by(log[2], GENESIS.terms) == tuple(map(GENESIS.origin, members))
+    assert {named_by(entry, GENESIS.terms) for entry in log[3:]} == {()}

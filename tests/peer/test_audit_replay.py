@@ -26,6 +26,7 @@ from peer.audit.replay import RunReplay
 from peer.blobs.chunks import id_of
 from peer.identity import Home
 from peer.supervisor import Worker
+from tests.ledger.stage_world import run_log as staged_log
 from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
 from tests.peer.daemons import World, finish
 from tests.peer.fake_worker import TOKENS_PER_SLOT, Engine, fake_workers, state_bytes, update_bytes
@@ -133,6 +134,11 @@ def test_progress_is_told_round_by_round(recorded):
     told: list[tuple[int, int]] = []
     RunReplay().replay(recorded.home, "run", [entry.encode() for entry in recorded.log], lambda *at: told.append(at))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_run_with_stages_is_refused_and_not_told_to_be_wrong(tmp_path):
+    with pytest.raises(LedgerError, match="FP-438: run run: its model is cut into 3 stages"):
+        RunReplay().replay(tmp_path, "run", [entry.encode() for entry in staged_log(1)], None)
 
 
 def test_a_state_that_the_leader_made_up_is_named_with_its_round(recorded):

@@ -35,6 +35,7 @@ GENESIS = Genesis.create(
     name="tamper", supply={ALICE.public: 10**9, CAROL.public: 1000, ERIN.public: 5000},
     witnesses=[(name, key.public) for name, key in WITNESSES.items()], issuers={DAVE.public: 1000},
 )  # fmt: skip
+SUPPLY = sum(amount for _, amount in GENESIS.supply)
 ALICE_LOG, BOB_LOG, CAROL_LOG, DAVE_LOG, ERIN_LOG, MALLORY_LOG = (
     GENESIS.origin(key.public) for key in (ALICE, BOB, CAROL, DAVE, ERIN, MALLORY)
 )

@@ -123,7 +123,7 @@ class TestMicrobatchLostOrPaidTwice:
         refused(ledger, replica, [*LOG, receipt(DRIVERS[0], (2, 3))], "slots")
         whole = [*LOG, receipt(ENDS[0], (0, 1)), settled(3, (FIRST, FIRST + 1, END))]
         refused(ledger, replica, [*whole, settled(3, (FIRST, FIRST + 1, END))], "round")
-        refused(ledger, replica, [*LOG[:-1], settled(3, (FIRST, 4))], "receipts")
+        refused(ledger, replica, [*LOG[:-1], settled(3, (4, FIRST))], "receipts")
 
     def test_what_is_paid_is_what_the_shares_give_and_never_above_what_was_set_aside(self, ledger):
         before = ledger.sound().ledger.runs[RUN]
