@@ -258,9 +258,15 @@ def run(settings: PipelineSettings) -> Figures:
     """Play one run, until the first round that ends after its hours."""
     world = World(settings)
     end = settings.hours * HOUR_S
-    world.clock.run(end, lambda: False)
-    rounds = world.log.round
-    world.clock.run(end + 10 * settings.round_s, lambda: world.log.round > rounds)
+    due: list[int] = []
+    """Rounds that are to be settled, once the hours are over."""
+
+    def over() -> bool:
+        if not due and world.clock.now >= end:
+            due.append(world.log.round + 1)
+        return bool(due) and world.log.round >= due[0]
+
+    world.clock.run(end + 10 * settings.round_s, over)
     return world.figures()
 
 
