@@ -138,7 +138,8 @@ class StageWorker(RunProcess):
             )  # fmt: skip
         self.stage, self.state = -1, ""
         answer = await self._worker.call(
-            "stage_open", config=self.run.config, stage=stage, state=str(path), **files
+            "stage_open", config=self.run.config, stage=stage, state=str(path),
+            memory_bytes=self.hardware.memory_bytes, **files
         )
         self._tensors.hold(int(answer["tensor_bytes"]))
         self.tensor_bytes, self._tied = int(answer["tensor_bytes"]), bool(answer["ties"])
