@@ -155,3 +155,37 @@ async def test_a_replica_that_answers_garbage_is_passed_over(four: World) -> Non
     liar = next(peer for peer in peers if stage_of(run, peer) == 1)
     four.air.changes[liar.network.peer_id, "stage.pass"] = lambda reply: Reply(reply.body, b"garbage")
     await through(run, *peers)
+
+
+async def test_a_stage_that_lacks_replicas_makes_the_run_wait_and_say_so(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    gates = [peer.engine.hold(2) for peer in peers]
+    run = await submit(peers[0])
+    await in_round_2(run, *peers)
+    away = next(peer for peer in peers[1:] if stage_of(run, peer) == 1)
+    away.daemon.host.presence.pause(None)
+    for gate in gates:
+        gate.set()
+    waiting = await until(
+        lambda: next((event for event in peers[0].events(run, "waiting") if event["round"] == 3), None), 30
+    )
+    assert "stage 1 has 1 of 2 replicas: needs a peer with" in waiting["missing"]
+    log = peers[0].run(run).log
+    await until(lambda: log.round == 2 and log.open is None)  # it waits at a settled round
+    away.daemon.host.presence.resume()
+    await through(run, *peers)
+
+
+async def test_who_joins_in_mid_run_fetches_a_stage_and_serves_it(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    gates = [peer.engine.hold(3) for peer in peers]
+    run = await submit(peers[0], rounds=6)
+    await until(lambda: all(any(e["round"] == 3 for e in peer.events(run, "training")) for peer in peers), 30)
+    erin = await four.peer("erin")
+    loaded = await erin.event(run, "loaded")
+    assert loaded["round"] == 2
+    for gate in gates:
+        gate.set()
+    await through(run, *peers, erin)
+    assert erin.events(run, "delivered"), "it had a seat as soon as it held the stage"
+    assert await erin.spendable() > 0
