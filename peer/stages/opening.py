@@ -40,13 +40,18 @@ def standing_after(
 def quotas_of(speeds: Speeds, accounts: Sequence[str], plan: StagePlan) -> dict[str, int]:
     """Slots for each driver, so that all finish together.
 
-    Where the time budget ends the round anyway they get more: when a driver dies, the others go on in its place.
+    Where the time budget ends the round anyway they get more: when a driver dies, the others go on in its place, and
+    a newcomer may be quick.
     """
     quotas = dict(zip(accounts, speeds.quotas(accounts), strict=True))
     round_s = speeds.round_s([Seat(account=account, start=0, quota=quota) for account, quota in quotas.items()])
     if round_s is None or round_s < NEARLY * plan.plan.time_budget_s:
         return quotas
-    return {account: min(ROOM * quota, plan.plan.quota) for account, quota in quotas.items()}
+    known = {account for account in accounts if speeds.time_s(account, plan.microbatch)}
+    most = max(quotas.values())
+    return {
+        account: min(ROOM * (quota if account in known else most), plan.plan.quota) for account, quota in quotas.items()
+    }
 
 
 def opening(

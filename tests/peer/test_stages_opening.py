@@ -58,6 +58,8 @@ def test_quotas_follow_the_speeds_and_leave_room_where_the_time_budget_ends_the_
     assert quotas_of(quick, [D1, D2], ROOMY) == {D1: 80, D2: 40}
     tight = dict(zip((D1, D2), slow.quotas([D1, D2]), strict=True))
     assert quotas_of(slow, [D1, D2], ROOMY) == {account: min(2 * quota, 80) for account, quota in tight.items()}
+    found = quotas_of(slow, [D1, D2, M1], ROOMY)
+    assert found[M1] == max(found[D1], found[D2]) == 48, "a newcomer gets what the quickest does"
     assert quotas_of(Speeds(LIMITS, ()), [D1, D2], ROOMY) == {D1: 80, D2: 80}
     assert quotas_of(quick, [], ROOMY) == {}
 
