@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import harness
 import plain
@@ -32,6 +32,9 @@ from pipeline_losses import LENGTH, MICROBATCH, RATE, Size, loss_gap, prepared, 
 
 from peer.supervisor import Fields, Worker
 from peer.tensors import Tensors
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 IN_FLIGHT = 4
 TARGETS: dict[str, Target] = {
@@ -60,7 +63,7 @@ class Replica:
         self.passes_s: list[float] = []
         """Of each pass, all of its time."""
 
-    async def ask(self, do: str, given: dict[str, bytes], number: int, microbatch: int) -> bytes:
+    async def ask(self, do: str, given: dict[str, Buffer], number: int, microbatch: int) -> bytes:
         """One pass."""
         started = time.perf_counter()
         async with self.tensors.slot() as slot:
@@ -123,7 +126,7 @@ async def one_round(pair: Sequence[Replica], number: int, microbatches: int, in_
         *(replica.worker.call("stage_write", round=number, manifest=everything) for replica in pair)
     )
     updates = [[{"path": one["update"], "tokens": one["tokens"]}] for one in written]
-    settling = [
+    settling: list[dict[str, Any]] = [
         {"state": replica.state, "updates": own, "tied": other}
         for replica, own, other in zip(pair, updates, updates[::-1], strict=True)
     ]

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ledger.entries import StageReceipt
+from ledger.entries import Slots, StageReceipt
 from peer.rounds.log import RunLog
 from peer.rounds.messages import LogGrew
 from peer.stages import tasks
@@ -169,7 +169,7 @@ class PipelinePeer:
         slots = served * plan.microbatch
         return StageReceipt(
             network=plan.plan.network, run=plan.plan.run, round=effect.open.round, account=self.name,
-            stage=effect.stage, state_in=effect.open.state, slots=(first_slot(effect.open), slots),
+            stage=effect.stage, state_in=effect.open.state, slots=Slots(first_slot(effect.open), slots),
             update=self.world.blob(f"{self.name} {effect.open.round} {effect.served}"), served=effect.served,
             tokens=slots * plan.plan.tokens_per_slot, loss=0, leaves="ab" * 32, signature="00" * 64,
         )  # fmt: skip

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 from ledger.replica.machine import Replica
 from ledger.replica.values import Answer, Ask, Blame, Effect, Fact, Look, Request, Settings, Take, TakeEvidence
+from scripts.simulation.clock import Clock
 from tests.sim.ledger_replicas_liars import LIES, lie
-from tests.sim.net import Clock, Failure, Net, Weather
+from tests.sim.net import Failure, Net, Weather
 
 HEAL_S = 20.0
 """From then on nothing is lost, cut off or killed."""

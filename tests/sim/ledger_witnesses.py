@@ -19,12 +19,13 @@ from ledger import keys
 from ledger.errors import LedgerError
 from ledger.evidence import Evidence, verify
 from ledger.fold.fold import conservation, fold
+from scripts.simulation.clock import Clock
 from tests.sim.ledger_witnesses_faulty import Equivocator, Liar
 from tests.sim.ledger_witnesses_nodes import Node, WitnessNode
 from tests.sim.ledger_witnesses_observer import Observer, Violation
 from tests.sim.ledger_witnesses_owners import Leader, Owner
 from tests.sim.ledger_witnesses_parts import ACCOUNTS, LEADERS, Disk, Killed, WitnessNet, network
-from tests.sim.net import Clock, Weather
+from tests.sim.net import Weather
 
 CERTIFIED_S = 20.0
 """Virtual seconds after the healing within which every honest owner's entries must be certified."""

@@ -23,8 +23,9 @@ from ledger.keys import PrivateKey
 from ledger.store import file as storefile
 from ledger.store.database import Database
 from ledger.store.store import Store
+from scripts.simulation.clock import Clock
 from tests.ledger.world import key_of, spec_of
-from tests.sim.net import Clock, Failure, Host, Net, Weather
+from tests.sim.net import Failure, Host, Net, Weather
 
 KEPT_IMAGES = 6
 

@@ -98,7 +98,8 @@ class Node:
             self._learn(*body)
             return None
         if method == "ahead":
-            self.follow(*body, caller)
+            start, signed = body
+            self.follow(start, signed, caller)
             return None
         if method == "evaluate":
             return self._evaluate(body)
@@ -150,7 +151,8 @@ class Node:
 
         def answered(ahead: Any) -> None:
             if not isinstance(ahead, Failure):
-                self.follow(*ahead, leader)
+                start, signed = ahead
+                self.follow(start, signed, leader)
 
         self.world.net.call(self, leader, "tail", None, answered)
 

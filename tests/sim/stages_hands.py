@@ -6,9 +6,10 @@ Pure: time and randomness are the world's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ledger.entries import StageReceipt
+from ledger.entries import Slots, StageReceipt
 from ledger.stages import bitmap
 from peer.stages import tasks
 from peer.stages.slots import first_slot
@@ -19,6 +20,10 @@ from tests.sim.worker import blob
 
 if TYPE_CHECKING:
     from tests.sim.stages_node import StageNode
+
+
+def _has(update: str, disk: Any) -> bool:
+    return update in disk.updates
 
 
 class Hands:
@@ -33,8 +38,9 @@ class Hands:
         reports["undone"] += isinstance(effect, Undo)
         written = isinstance(effect, WriteUpdate) and held is not None and held.receipt is not None
         reports["written again"] += written
-        back = isinstance(effect, LoadStage) and effect.round + 1 in self.node.disk.states
-        reports["went back"] += back and self.node.log.open is not None and self.node.log.open.round == effect.round + 1
+        if isinstance(effect, LoadStage) and self.node.log.open is not None:
+            after = effect.round + 1
+            reports["went back"] += after in self.node.disk.states and self.node.log.open.round == after
 
     def do(self, effect: ReplicaEffect) -> None:
         """Carry it out."""
@@ -108,7 +114,7 @@ class Hands:
         wanted = {receipt.update for receipt in receipts if receipt.stage == stage} - self.node.disk.updates
         broke = tasks.StageBroke(effect=effect, reason="an update is not to be had")
         for update in wanted:
-            if not self.node.world.provides(self.node, lambda disk, update=update: update in disk.updates):
+            if not self.node.world.provides(self.node, partial(_has, update)):
                 self.node.after(0.3, lambda: self.node.tell(broke))
                 return
 
@@ -130,7 +136,8 @@ class Hands:
         last = effect.stage == world.plan.stages - 1
         receipt = StageReceipt(
             network=world.plan.plan.network, run=world.plan.plan.run, round=number, account=self.node.name,
-            stage=effect.stage, state_in=effect.open.state, update=update, slots=(first_slot(effect.open), slots),
+            stage=effect.stage, state_in=effect.open.state, update=update,
+            slots=Slots(first_slot(effect.open), slots),
             served=served, tokens=slots * TOKENS_PER_SLOT, loss=3_000_000 if last else 0, leaves="ab" * 32,
             signature="00" * 64,
         )  # fmt: skip

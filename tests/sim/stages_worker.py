@@ -14,7 +14,7 @@ from hashlib import sha256
 from ledger.entries import StageReceipt
 from peer.stages.messages import Kind, Tag
 from peer.stages.tasks import Call
-from tests.sim.net import Clock
+from scripts.simulation.clock import Clock
 from tests.sim.worker import FakeWorker, Job, blob
 
 STATE_BYTES = 1000

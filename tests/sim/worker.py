@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from ledger.entries import Receipt
-from tests.sim.net import Clock
+from scripts.simulation.clock import Clock
 
 STATE_BYTES = 4_000_000
 KEEP_STATES = 3

@@ -19,9 +19,10 @@ from typing import cast
 from ledger.entries import Begin, Entry, Open, Receipt, Recv, Send, Settle, Slots, run_id
 from ledger.fold.fold import Fold, Terms, conservation, fold
 from ledger.merkle import Tree, leaf_hash
+from scripts.simulation.clock import Clock
 from tests.sim.beginnings import Beginnings
 from tests.sim.faults import Faults
-from tests.sim.net import Clock, Net, Weather
+from tests.sim.net import Net, Weather
 from tests.sim.node import Disk, Node, Traits
 from tests.sim.settings import FIRST_STATE, NETWORK, TOKENS_PER_SLOT, Settings
 from tests.sim.worker import held_out_loss

@@ -89,8 +89,8 @@ def _logs() -> dict[str, list[Entry]]:
     ]
     bob: list[Entry] = [claim(ALICE_LOG, alice), claim(RUN_LOG, run), Send(to=CAROL.public, amount=50)]
     alice.append(claim(RUN_LOG, run))
-    first = {ALICE_LOG: alice, DAVE_LOG: dave, CAROL_LOG: carol, RUN_LOG: run, BOB_LOG: bob}
-    return {**first, ERIN_LOG: erin, STAGED_LOG: staged}
+    logs = {ALICE_LOG: alice, DAVE_LOG: dave, CAROL_LOG: carol, RUN_LOG: run, BOB_LOG: bob}
+    return {**logs, ERIN_LOG: erin, STAGED_LOG: staged}
 
 
 LOGS: dict[str, list[Entry]] = _logs()
