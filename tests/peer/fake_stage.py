@@ -51,11 +51,15 @@ def read_stage_update(path: Path) -> Fields:
 class FakeStage:
     """One stage. `wait` holds a round's backward passes back as long as a test wants."""
 
+    forgets = False
+    """Whether it keeps no input for the backward pass."""
+
     def __init__(self, folder: Path, tensors: int | None, write: Callable[[str, bytes], Path]) -> None:
         self._folder, self._write = folder, write
         self._descriptor = os.dup(tensors) if tensors is not None else -1
         self.stage, self.stages, self.state = -1, 0, b""
         self.round, self.start, self.done = 0, 0, set[int]()
+        self.inputs: dict[int, bytes] = {}
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -96,7 +100,7 @@ class FakeStage:
         return {"state": id_of(self.state)}
 
     def _begin(self, *, round: int, start: int, microbatches: int, anew: int) -> Fields:
-        self.round, self.start, self.done = round, start, set()
+        self.round, self.start, self.done, self.inputs = round, start, set(), {}
         return {"state": id_of(self.state), "done": []}
 
     def _read(self, *, start: int, reply: Fields, targets: Fields) -> Fields:
@@ -118,13 +122,18 @@ class FakeStage:
     def _forward(self, *, x: Fields, reply: Fields, **tag: Any) -> Fields:
         if self._stale(tag):
             return self._told("stale")
-        out = tensor("forward", self.stage, tag["round"], tag["microbatch"], self._given(x))
+        given = self._given(x)
+        if not self.forgets:
+            self.inputs[tag["microbatch"]] = given
+        out = tensor("forward", self.stage, tag["round"], tag["microbatch"], given)
         return self._told("done", bytes=self._put(reply, out))
 
     def _backward(self, *, gradient: Fields, reply: Fields, x: Fields | None = None, **tag: Any) -> Fields:
         if self._stale(tag):
             return self._told("stale")
-        given = self._given(x) if x is not None else b""
+        if x is None and tag["microbatch"] not in self.inputs:
+            return self._told("missing")
+        given = self._given(x) if x is not None else self.inputs[tag["microbatch"]]
         self.done.add(tag["microbatch"])
         if not self.stage:
             return self._told("done")

@@ -18,6 +18,7 @@ from peer.runs.staged.worker import StageWorker
 from peer.stages.manifest import Manifest, check_cover
 from peer.wire import Reply
 from tests.peer.daemons import Peer, World
+from tests.peer.fake_stage import FakeStage
 from tests.peer.memory_net import until
 
 NAMES = ("alice", "bob", "carol", "dave")
@@ -146,6 +147,25 @@ async def test_tensors_longer_than_a_frame_travel_in_parts(four: World, monkeypa
     calls = sum(peer.network.dispatcher.calls["stage.more"] for peer in peers)
     assert calls >= 2 * 4
     assert peers[0].run(run).log.tokens == 2 * 2 * 8 * 16
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_an_input_is_sent_again_only_where_it_was_forgotten(
+    four: World, monkeypatch: pytest.MonkeyPatch, forgets: bool
+) -> None:
+    monkeypatch.setattr(FakeStage, "forgets", forgets)
+    peers = [await four.peer(name) for name in NAMES[:3]]
+    sizes: list[int] = []
+
+    def note(_: str, __: str, body: dict[str, Any]) -> None:
+        if (body["stage"], body["kind"]) == (1, "backward"):
+            sizes.append(body["x"])
+
+    four.air.faults["stage.pass"] = note
+    run = await submit(peers[0], stages=3, replicas=1, rounds=2)
+    await through(run, *peers)
+    assert 0 in sizes, "the only replica has it from the forward pass"
+    assert any(sizes) == forgets
 
 
 async def test_a_replica_that_answers_garbage_is_passed_over(four: World) -> None:

@@ -262,7 +262,7 @@ class PassBody(Message):
 class RefusalText(Message):
     """Why it is not made."""
 
-    code: Annotated[str, StringConstraints(pattern=r"^(STALE|BUSY|WORKING|FROZEN|FP-[0-9]{3})$")]
+    code: Annotated[str, StringConstraints(pattern=r"^(STALE|BUSY|WORKING|FROZEN|MISSING|FP-[0-9]{3})$")]
     wait_us: Natural = 0
     round: Natural = 0
     state: MaybeBlob = ""

@@ -26,6 +26,8 @@ MOST_PARCELS_BYTES = 64 << 20
 """What one caller may have waiting here in parts, if its tensors are not longer."""
 AGAIN_S = 0.2
 FAULT = "FP-453"
+MISSING = "MISSING"
+"""The input is not here (any more): it has to be sent again."""
 
 
 class Serving:
@@ -80,7 +82,7 @@ class Serving:
         if passed.kind == "stale":
             state = machine.holding.state
             return Refusal(code="STALE", round=machine.log.round_of(state) or 0, state=state), passed
-        return Refusal(code=FAULT), passed
+        return Refusal(code=MISSING if passed.kind == "missing" else FAULT), passed
 
     # ------------------------------------------------------------------ calls of other peers
 
