@@ -88,7 +88,8 @@ class Driving:
         """Input, and gradient or targets."""
         number, last = call.tag.microbatch, call.tag.stage == self._plan.stages - 1
         if number not in self._read and (not call.input or last):
-            self._read[number] = await self._worker.read(first + number * self._plan.microbatch)
+            tokens, targets, _ = await self._worker.read(first + number * self._plan.microbatch)
+            self._read[number] = tokens, targets
         x = await self._records.get(call.input) if call.input else self._read[number][0]
         gradient: bytes | None = b""
         if call.tag.kind is Kind.BACKWARD:

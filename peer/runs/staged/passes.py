@@ -12,7 +12,8 @@ from typing import TypeVar
 
 from peer.errors import MessageInvalid
 from peer.network.network import Network
-from peer.runs.staged.messages import AttemptText, MoreBody, PartBody, PassAnswer, PassBody
+from peer.runs.staged.bodies import LookBody, MoreBody, PartBody, PassAnswer, PassBody
+from peer.runs.staged.messages import AttemptText
 from peer.runs.staged.parcels import digest, parts_of
 from peer.stages.messages import Tag
 from peer.wire import PAYLOAD_LIMIT
@@ -49,7 +50,23 @@ async def ask(
         kind=tag.kind.value, attempt=AttemptText.of(tag.attempt), tokens=tokens, x=len(x), gradient=len(gradient),
         sum=digest(given),
     )  # fmt: skip
-    payload = given
+    return await _carry(network, peer, "stage.pass", body, given, most_bytes)
+
+
+async def look(
+    network: Network, peer: str, run: str, state: str, *, x: bytes, targets: bytes
+) -> tuple[PassAnswer, bytes]:
+    """Have a peer look at held-out samples with its stage's `state`; `targets` for the last stage. Raises as `ask`."""
+    call, given = secrets.token_hex(16), x + targets
+    body = LookBody(run=run, call=call, state=state, x=len(x), targets=len(targets), sum=digest(given))
+    return await _carry(network, peer, "stage.look", body, given, len(x))
+
+
+async def _carry(
+    network: Network, peer: str, method: str, body: PassBody | LookBody, given: bytes, most_bytes: int
+) -> tuple[PassAnswer, bytes]:
+    """Send what is given, in parts if it is long, and fetch what comes of it."""
+    run, call, payload = body.run, body.call, given
     if len(given) > PAYLOAD_LIMIT:
         payload = b""
 
@@ -60,13 +77,13 @@ async def ask(
 
         await _some_at_once(send, range(parts_of(len(given))))
     reply = await network.exchange(
-        peer, "stage.pass", body.body(), payload=payload, timeout_s=TIMEOUT_S, expects=PAYLOAD_LIMIT
+        peer, method, body.body(), payload=payload, timeout_s=TIMEOUT_S, expects=PAYLOAD_LIMIT
     )
     answer = PassAnswer.read(reply.body)
     if answer.refusal is not None:
         return answer, b""
     if answer.bytes > most_bytes:
-        raise MessageInvalid(f"stage.pass: {answer.bytes} bytes came of it, {most_bytes} are wanted")
+        raise MessageInvalid(f"{method}: {answer.bytes} bytes came of it, {most_bytes} are wanted")
 
     async def fetch(index: int) -> bytes:
         more = MoreBody(run=run, call=call, index=index).body()
@@ -74,7 +91,7 @@ async def ask(
 
     data = b"".join([reply.payload, *await _some_at_once(fetch, range(1, parts_of(answer.bytes)))])
     if len(data) != answer.bytes or digest(data) != answer.sum:
-        raise MessageInvalid(f"stage.pass: {len(data)} bytes came, not the {answer.bytes} that were told")
+        raise MessageInvalid(f"{method}: {len(data)} bytes came, not the {answer.bytes} that were told")
     return answer, data
 
 
