@@ -30,8 +30,9 @@ class Looking:
     async def measure(self, states: Sequence[str]) -> int:
         """Micro-nats a token of these states of the stages. Raises ForgeError where no replica of a stage has one."""
         total = tokens = 0
-        for first in range(0, int(self._run.config["evaluation"]["sequences"]), self._plan.microbatch):
-            x, targets, counted = await self._worker.read(first, held_out=True)
+        size = self._plan.microbatch
+        for number in range(max(1, int(self._run.config["evaluation"]["sequences"]) // size)):  # whole microbatches
+            x, targets, counted = await self._worker.read(number * size, held_out=True)
             if not counted:
                 break
             seen = await self._worker.look(states[0], x, None)
