@@ -153,7 +153,8 @@ class Replica:
         return Answer(kind="done", data=data, loss=done.loss)
 
     def undo(self, tag: Tag, x: Buffer | None = None, gradient: Buffer | None = None) -> Answer:
-        """Take a microbatch out of the sum again; missing: input and gradient are not kept, so they have to be given.
+        """Take a microbatch out of the sum again, or forget its input if that waits for a backward that never comes;
+        missing: input and gradient are not kept, so they have to be given.
 
         Raises:
             RequestError: no such microbatch.
@@ -264,6 +265,8 @@ class Replica:
     def _undo(self, number: int, x: Buffer | None, gradient: Buffer | None) -> bool:
         """Whether the microbatch is in the sum no more."""
         if number not in self._done:
+            self._shelf.forget(number)
+            self._passes.forget(number)
             return True
         if (record := self._record(number, x, gradient)) is None:
             return False

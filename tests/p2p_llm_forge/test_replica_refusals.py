@@ -141,6 +141,10 @@ def test_no_room_for_another_input_is_busy_until_one_is_done(tmp_path: Path) -> 
     assert middle.forward(world.tag(1, 1, 1), hidden(1)).kind == "done", "it is there already"
     assert middle.backward(world.tag(1, 1, 0), None, hidden(9)).kind == "done"
     assert middle.forward(world.tag(1, 1, 2), hidden(2)).kind == "done"
+    assert middle.forward(world.tag(1, 1, 3), hidden(3)).kind == "busy"
+    assert middle.undo(world.tag(1, 1, 2)).kind == "done", "its driver is gone"
+    assert middle.forward(world.tag(1, 1, 3), hidden(3)).kind == "done"
+    assert middle.manifest() == [0]
 
 
 def test_an_evicted_record_has_to_be_given_again_and_be_the_same(tmp_path: Path) -> None:
