@@ -25,7 +25,7 @@ from peer.rounds.roster import Member, Roll
 from peer.rounds.speed import Speeds
 from peer.stages.course import Course, Effects, Outcome
 from peer.stages.messages import Assign, StageLeaderMessage, Status, Tell
-from peer.stages.opening import opening, ready, standing_after
+from peer.stages.opening import opening, quotas_of, ready, standing_after
 from peer.stages.placement import Placement
 from peer.stages.plan import StagePlan
 from peer.stages.refusals import check_status
@@ -244,7 +244,7 @@ class StageLeader:
             return (Close(state=state, reason=reason),), []
         told = self._move(now)
         there = self._ready(state)
-        quotas = dict(zip(there[0], self._speeds.quotas(there[0]), strict=True))
+        quotas = quotas_of(self._speeds, there[0], self.plan)
         entry = opening(
             self.plan, self.log, round=settled + 1, state=state, ready=there, quotas=quotas, balance=standing.balance
         )
