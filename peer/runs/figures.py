@@ -6,7 +6,6 @@ Pure: no state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ledger.entries import Stages
@@ -83,7 +82,7 @@ def stage_plan_of(spec: dict[str, Any], plan: Plan) -> StagePlan | None:
     try:
         pipeline = spec["config"]["pipeline"]
         return StagePlan(
-            plan=replace(plan, evaluate_every=0),  # no peer holds the whole model
+            plan=plan,
             replicas=int(pipeline["replicas"]),
             microbatch=stages.microbatch,
             in_flight=int(pipeline["in_flight"]),

@@ -5,7 +5,7 @@ Pure: no state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ledger.entries import StageOpen, StageReceipt, StageSeat, Validation
 from ledger.stages import worth
@@ -35,6 +35,19 @@ def standing_after(
         tokens=log.tokens + sum(receipt.tokens for receipt in counted if receipt.stage == 0),
         losses=[*log.losses, *figure[1:]],
     )
+
+
+def ready(
+    plan: StagePlan, accounts: Iterable[str], *, holds: Mapping[str, int], serves: Callable[[str], int | None]
+) -> dict[int, list[str]]:
+    """By stage: those of `accounts` that hold the one that they are to serve; of drivers not too many."""
+    found: dict[int, list[str]] = {stage: [] for stage in range(plan.stages)}
+    for account in accounts:
+        stage = holds.get(account, -1)
+        if stage >= 0 and stage == serves(account):
+            found[stage].append(account)
+    found[0] = found[0][: plan.plan.max_members]
+    return found
 
 
 def quotas_of(speeds: Speeds, accounts: Sequence[str], plan: StagePlan) -> dict[str, int]:

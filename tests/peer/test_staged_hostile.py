@@ -15,7 +15,8 @@ import pytest
 from ledger.keys import PrivateKey
 from peer.errors import NetworkError, Refused
 from peer.messages import Delivery, Join
-from peer.runs.staged.messages import MoreBody, PartBody, PassBody, Standing
+from peer.runs.staged.bodies import MoreBody, PartBody, PassBody
+from peer.runs.staged.messages import Standing
 from peer.runs.staged.parcels import digest
 from peer.stages.messages import Attempt, Status
 from peer.wire import Reply

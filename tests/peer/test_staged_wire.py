@@ -14,7 +14,8 @@ from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import MessageInvalid, Refused
 from peer.rounds.log import OpenRound, Seat
-from peer.runs.staged.messages import ORDERS, PassBody, RefusalText, Standing, on_the_wire, receipt_of
+from peer.runs.staged.bodies import PassBody, RefusalText
+from peer.runs.staged.messages import ORDERS, Standing, on_the_wire, receipt_of
 from peer.runs.staged.parcels import KEPT_S, MOST_PARCELS, Parcels, parts_of
 from peer.runs.staged.records import Records
 from peer.stages.messages import Assign, Attempt, Cut, Freeze, Halt, Losses, Refusal, Status

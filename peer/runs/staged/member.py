@@ -32,6 +32,7 @@ from peer.runs.run import Run
 from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.loads import Load
+from peer.runs.staged.looking import Looking
 from peer.runs.staged.messages import Standing as StandingBody
 from peer.runs.staged.serving import Serving
 from peer.runs.staged.steps import Steps
@@ -91,6 +92,7 @@ class StagedMember:
         self._driving = Driving(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
+        self.looking = Looking(run=run, network=network, worker=worker, peer_of=peer_of)
         self._steps = Steps(run=run, worker=worker, key=key)
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
