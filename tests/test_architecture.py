@@ -66,7 +66,8 @@ ORDER = {
         runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises runs/staged/records
         runs/staged/worker runs/staged/whole runs/provenance runs/staged/passes runs/staged/serving runs/staged/driving
         runs/staged/looking runs/staged/steps runs/staged/member runs/staged/leader runs/evaluating runs/leader
-        directory runs/roles runs/presence runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
+        directory runs/roles runs/presence runs/departures runs/calls runs/candidate runs/matcher runs/submission
+        runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon
