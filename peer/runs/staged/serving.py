@@ -94,9 +94,7 @@ class Serving:
         if part.bytes > 2 * longest:
             raise Refused(BAD, f"{part.bytes} bytes, wanted at most {2 * longest}")
         most = max(MOST_PARCELS_BYTES, 4 * longest)
-        self._parcels.put(
-            (caller, part.call), part.index, payload, part.bytes, most_bytes=most, now=time.monotonic()
-        )
+        self._parcels.put((caller, part.call), part.index, payload, part.bytes, most_bytes=most, now=time.monotonic())
         return Reply({})
 
     async def on_pass(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:

@@ -148,8 +148,12 @@ class StageWorker(RunProcess):
             )  # fmt: skip
         self.stage, self.state = -1, ""
         answer = await self._worker.call(
-            "stage_open", config=self.run.config, stage=stage, state=str(path),
-            memory_bytes=self.hardware.memory_bytes, **files
+            "stage_open",
+            config=self.run.config,
+            stage=stage,
+            state=str(path),
+            memory_bytes=self.hardware.memory_bytes,
+            **files,
         )
         self._tensors.hold(int(answer["tensor_bytes"]))
         self.tensor_bytes, self._tied = int(answer["tensor_bytes"]), bool(answer["ties"])
@@ -176,9 +180,7 @@ class StageWorker(RunProcess):
         """Tokens and targets of the microbatch that begins at this slot or held-out sample; how many targets."""
         worker = self._live()
         async with self._shared().slot() as slot:
-            told = await slot.call(
-                worker, "stage_read", {}, "reply", "targets", start=start, held_out=int(held_out)
-            )
+            told = await slot.call(worker, "stage_read", {}, "reply", "targets", start=start, held_out=int(held_out))
             return bytes(slot.reply()), bytes(slot.reply("targets")), int(told["tokens"])
 
     async def look(self, state: str, x: Buffer, targets: Buffer | None) -> Seen | None:
