@@ -15,7 +15,8 @@ from peer.errors import Refused, WorkerDied, WorkerRefused
 from peer.runs.staged.bodies import LookBody, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
 from peer.runs.staged.messages import MICRO
 from peer.runs.staged.parcels import BAD, Key, Parcels, digest
-from peer.runs.staged.worker import Passed, StageWorker
+from peer.runs.staged.passed import Passed
+from peer.runs.staged.worker import StageWorker
 from peer.stages import tasks
 from peer.stages.messages import Kind, Refusal, Tag
 from peer.stages.serve import ReplicaMachine
