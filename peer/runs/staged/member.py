@@ -86,9 +86,7 @@ class StagedMember:
             on_joined=self._say_now,
         )  # fmt: skip
         self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
-        self.serving = Serving(
-            machine=lambda: self.machine, worker=worker, tell=self.tell, account_of=account_of
-        )
+        self.serving = Serving(machine=lambda: self.machine, worker=worker, tell=self.tell, account_of=account_of)
         self._driving = Driving(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
