@@ -1,0 +1,288 @@
+"""What kills cost a model that is cut into stages, with real daemons on loopback.
+
+Two stages on five peers, led by a sixth that is paused and never killed; a round's time budget ends it, so rounds take
+equally long whoever lives. Every victim is started again at once.
+
+* `failover_s`: a replica of the last stage is killed with SIGKILL while drivers' requests are in flight to it. The
+  longest time, of all requests and kills, from the kill until another replica had answered the same (stage,
+  microbatch), by the drivers' journals. A broken request that no other replica answered counts until the round was
+  settled.
+* `goodput_ratio`: tokens settled a second with a fifth of the peers, drivers as well as others, killed in each round at
+  a random moment, over tokens settled a second without; same daemons, same run, in turns. A token counts once, in the
+  round that is settled with it; the seconds reach from one `settled` to another, whatever lies between. Rounds in which
+  peers come back before a calm turn do not count, nor does the first one of a turn with kills.
+* `goodput_limit`: the part of the peers' time that the same kills leave when a victim's work of the round is lost, and
+  the time until its daemon is there again.
+
+IO: daemons, signals to them.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import churn
+import cluster
+import harness
+from churn import Kill
+from cluster import Journal, Peer, wait_for
+from harness import Options, Result, Target, say
+
+from peer.demo.peers import DemoFailed, run_json
+
+SPEC = f"""\
+name: pipeline-faults
+model: {{{{family: gpt2, layers: 4, hidden_size: 64, heads: 2}}}}
+data: {{{{path: {cluster.CORPUS}, sequence_length: 64, tokenizer: {{{{kind: bytes}}}}}}}}
+training: {{{{mode: synchronous, rounds: 100000, inner_steps: 256, batch_size: 16, time_budget_s: {{budget_s}}}}}}
+pipeline: {{{{stages: {{stages}}, replicas: 1, microbatch_size: 4}}}}
+members: {{{{min: 1, max: 8}}}}
+credits: {{{{price: 0}}}}
+evaluation: {{{{every: 0}}}}
+"""
+STAGES = 2
+PEERS = 5
+KILLED = 0.2
+"""This part of the peers is killed in each round."""
+PATIENCE_S = 240.0
+LOOK_S = 0.05
+EARLY, LATE = 0.2, 0.5
+"""When requests are to be caught in flight, the kill comes in this part of the time budget."""
+TARGETS: dict[str, Target] = {"failover_s": ("<=", 2.0), "goodput_ratio": (">=", 0.7)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much is measured."""
+
+    budget_s: float
+    """A round's time budget."""
+    kills: int
+    """Of replicas with requests in flight."""
+    turns: int
+    rounds: int
+    """Rounds that count in each turn, calm or not."""
+
+
+FULL = Size(budget_s=20.0, kills=8, turns=3, rounds=5)
+QUICK = Size(budget_s=5.0, kills=1, turns=1, rounds=2)
+
+
+@dataclass(kw_only=True)
+class Away:
+    """A victim that was started again and does not answer yet."""
+
+    peer: Peer
+    round: int
+    began_at: float
+    at: float
+
+
+@dataclass(kw_only=True)
+class Swarm:
+    """The run, who serves it, and who was killed."""
+
+    first: Peer
+    """Leads; is never killed."""
+    peers: Sequence[Peer]
+    run: str
+    budget_s: float
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
+    away: list[Away] = field(default_factory=list)
+    kills: list[Kill] = field(default_factory=list)
+    """Of victims that answer again."""
+
+    def __post_init__(self) -> None:
+        """Journals are read as they grow, through all lives of a daemon."""
+        self.leader: Journal = self.first.journal(self.run)
+        self.journals: dict[str, Journal] = {peer.account: peer.journal(self.run) for peer in self.peers}
+
+    def look(self) -> None:
+        """Read what is new, and see who answers again."""
+        for journal in (self.leader, *self.journals.values()):
+            journal.poll()
+        for away in list(self.away):
+            if away.peer.is_ready():
+                self.away.remove(away)
+                self.kills.append(Kill(
+                    account=away.peer.account, round=away.round, began_at=away.began_at, at=away.at,
+                    back_at=time.time(),
+                ))  # fmt: skip
+
+    def newest(self, name: str) -> int:
+        """The last round of which the leader told this; 0: of none."""
+        self.look()
+        return max(self.leader.times(name), default=0)
+
+    def wait(self, name: str, above: int) -> Mapping[str, Any]:
+        """The leader's newest event of that name, once it is of a round above this one."""
+        wait_for(lambda: self.newest(name) > above, PATIENCE_S, f"{name} of a round above {above}")
+        return next(event for event in reversed(self.leader.events) if event["event"] == name)
+
+    def wait_all(self) -> int:
+        """Wait until a round is open in which every peer works; its number."""
+
+        def all_work() -> bool:
+            number = self.newest("opened")
+            return not self.away and all(self.began(peer, number) for peer in self.peers)
+
+        wait_for(all_work, PATIENCE_S, "all peers to work in one round")
+        return max(self.leader.times("opened"))
+
+    def began(self, peer: Peer, number: int) -> float | None:
+        """When it began its work of this round, in its newest life."""
+        return self.journals[peer.account].times("training").get(number)
+
+    def stage_of(self, peer: Peer) -> int:
+        """The one that it served last."""
+        events = [event for event in self.journals[peer.account].events if event["event"] == "training"]
+        return int(events[-1]["stage"])
+
+    def pass_time(self, until: float) -> None:
+        """Go on looking until then."""
+        while time.time() < until:
+            self.look()
+            time.sleep(LOOK_S)
+
+    def kill(self, peer: Peer, number: int) -> Away:
+        """SIGKILL, and start it again."""
+        began_at = self.began(peer, number)
+        peer.kill()
+        at = time.time()
+        peer.begin(self.first)
+        away = Away(peer=peer, round=number, began_at=at if began_at is None else began_at, at=at)
+        self.away.append(away)
+        return away
+
+    def settled_at(self, number: int) -> float:
+        """When the round was settled, once it is."""
+        self.wait("settled", number - 1)
+        return self.leader.times("settled")[number]
+
+
+def kill_in_flight(swarm: Swarm) -> churn.Waits:
+    """Kill a replica of the last stage at work; what its requests waited for."""
+    swarm.wait_all()
+    number = swarm.wait("opened", swarm.newest("opened"))["round"]
+    opened_at = swarm.leader.times("opened")[number]
+    swarm.pass_time(opened_at + swarm.budget_s * swarm.rng.uniform(EARLY, LATE))
+    victim = swarm.rng.choice([peer for peer in swarm.peers if swarm.stage_of(peer) == STAGES - 1])
+    away = swarm.kill(victim, number)
+    settled_at = swarm.settled_at(number)
+    swarm.wait_all()
+    kill = next(kill for kill in swarm.kills if kill.at == away.at)
+    return churn.waits([journal.events for journal in swarm.journals.values()], kill, settled_at)
+
+
+def failovers(swarm: Swarm, count: int) -> dict[str, Any]:
+    """Kill after kill; the worst of all requests counts."""
+    answered: list[float] = []
+    unanswered: list[float] = []
+    for number in range(count):
+        found = kill_in_flight(swarm)
+        answered += found.answered
+        unanswered += found.unanswered
+        each = ", ".join(f"{wait:.2f}" for wait in found.answered) or "none"
+        say(f"kill {number + 1}: in flight, answered after {each} s; {len(found.unanswered)} by no other")
+    if not answered and not unanswered:
+        raise DemoFailed(f"no request was in flight to any of {count} killed replicas")
+    every = [*answered, *unanswered]
+    return {
+        "failover_s": round(max(every), 3), "failover_median_s": round(median(every), 3), "failovers": len(answered),
+        "unanswered": len(unanswered), "failovers_s": [round(wait, 3) for wait in every],
+    }  # fmt: skip
+
+
+def calm(swarm: Swarm, rounds: int) -> float:
+    """Goodput of so many rounds in which everybody lives."""
+    number = swarm.wait_all()
+    swarm.settled_at(number + rounds)
+    return churn.goodput(swarm.leader.events, number, number + rounds)
+
+
+def kill_some(swarm: Swarm, above: int) -> int:
+    """In the next round, kill a fifth of the peers, each at a moment of its own; the round's number."""
+    number = swarm.wait("opened", above)["round"]
+    opened_at = swarm.leader.times("opened")[number]
+    moments = sorted(swarm.rng.random() for _ in range(max(1, round(KILLED * len(swarm.peers)))))
+    for moment in moments:
+        swarm.pass_time(opened_at + swarm.budget_s * moment)
+        away = [other.peer for other in swarm.away]
+        victims = [peer for peer in swarm.peers if peer not in away]
+        swarm.kill(swarm.rng.choice([peer for peer in victims if swarm.began(peer, number)] or victims), number)
+    return int(number)
+
+
+def stormy(swarm: Swarm, rounds: int) -> tuple[float, float, list[Kill]]:
+    """(goodput of so many rounds with kills in each, their seconds, the kills); one more before does not count."""
+    first = number = kill_some(swarm, swarm.wait_all())
+    began_at = swarm.settled_at(first)
+    while number < first + rounds:
+        number = kill_some(swarm, number)
+    ended_at = swarm.settled_at(number)
+    swarm.wait_all()
+    kills = [kill for kill in swarm.kills if first < kill.round <= number and kill.at > began_at]
+    return churn.goodput(swarm.leader.events, first, number), ended_at - began_at, kills
+
+
+def turns(swarm: Swarm, size: Size) -> dict[str, Any]:
+    """Rounds without kills and with, in turns, a calm one at either end."""
+    calms, storms = [calm(swarm, size.rounds)], list[float]()
+    kills: list[Kill] = []
+    seconds = 0.0
+    for turn in range(size.turns):
+        found, taken, killed = stormy(swarm, size.rounds)
+        storms.append(found)
+        seconds += taken
+        kills += killed
+        calms.append(calm(swarm, size.rounds))
+        say(f"turn {turn + 1}: {calms[-2]:,.0f} and {calms[-1]:,.0f} tokens/s, with {len(killed)} kills {found:,.0f}")
+    beside = [(before + after) / 2 for before, after in zip(calms, calms[1:], strict=False)]
+    ratios = [storm / quiet for storm, quiet in zip(storms, beside, strict=True)]
+    return {
+        "goodput_ratio": round(median(ratios), 4), "goodput_limit": round(churn.limit(kills, PEERS, seconds), 4),
+        "goodput_tokens_per_s": round(median(storms), 1), "calm_tokens_per_s": round(median(calms), 1),
+        "kills": len(kills), "back_s": round(median(kill.back_at - kill.at for kill in kills), 3),
+        "churn_round_s": round(seconds / (size.turns * size.rounds), 3), "ratios": [round(ratio, 4) for ratio in ratios],
+        "calm_turns": [round(speed, 1) for speed in calms], "churn_turns": [round(speed, 1) for speed in storms],
+    }  # fmt: skip
+
+
+def measure(options: Options) -> Result:
+    """Failover first, then goodput, in one run."""
+    size = QUICK if options.quick else FULL
+    with cluster.cluster(options.folder / "peers", 1 + PEERS) as (first, *peers):
+        run_json("forge-peer", "pause", "--home", first.home)
+        run = cluster.submit(first, options.folder, SPEC.format(budget_s=size.budget_s, stages=STAGES))
+        swarm = Swarm(first=first, peers=peers, run=run, budget_s=size.budget_s)
+        say("submitted")
+        metrics = failovers(swarm, size.kills) | turns(swarm, size)
+    return Result(name="pipeline_faults", metrics=metrics, targets=TARGETS)
+
+
+def draw(result: Result, path: Path) -> None:
+    """Each request's wait, and what was settled in each turn."""
+    metrics = result.metrics
+    with harness.new_figure(path, title="What kills cost a model in stages", width=10, columns=2) as axes:
+        found = sorted(metrics["failovers_s"])
+        axes[0].plot(range(1, len(found) + 1), found, "o", color="tab:blue")
+        axes[0].axhline(TARGETS["failover_s"][1], color="tab:red", linestyle="--", label="target")
+        axes[0].set(xlabel="request in flight at a kill", ylabel="s until another answered", ylim=(0, None))
+        axes[0].legend(fontsize="x-small")
+        calms, storms = metrics["calm_turns"], metrics["churn_turns"]
+        axes[1].plot([2 * turn for turn in range(len(calms))], calms, "o-", label="no kills")
+        axes[1].plot([2 * turn + 1 for turn in range(len(storms))], storms, "o-", label="a fifth killed in each round")
+        axes[1].axhline(metrics["goodput_limit"] * metrics["calm_tokens_per_s"], color="grey", linestyle=":", label="limit")
+        axes[1].set(xlabel="turn", ylabel="tokens/s", ylim=(0, None))
+        axes[1].legend(fontsize="x-small")
+
+
+if __name__ == "__main__":
+    sys.exit(harness.main("pipeline_faults", (__doc__ or "").split("\n")[0], measure, draw))
