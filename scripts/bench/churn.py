@@ -35,6 +35,11 @@ class Waits:
     unanswered: Sequence[float]
     """Of those that nobody else answered: until the round was settled, so they waited at least that long."""
 
+    @property
+    def every(self) -> list[float]:
+        """Of all requests that were in flight."""
+        return [*self.answered, *self.unanswered]
+
 
 def waits(journals: Iterable[Events], kill: Kill, settled_at: float) -> Waits:
     """The waits of all drivers' requests that were in flight to the victim when it was killed.

@@ -32,7 +32,7 @@ from typing import Any
 import churn
 import cluster
 import harness
-from churn import Kill
+from churn import Kill, Waits
 from cluster import Journal, Peer, wait_for
 from harness import Options, Result, Target, say
 
@@ -40,8 +40,8 @@ from peer.demo.peers import DemoFailed, run_json
 
 SPEC = f"""\
 name: pipeline-faults
-model: {{{{family: gpt2, layers: 4, hidden_size: 64, heads: 2}}}}
-data: {{{{path: {cluster.CORPUS}, sequence_length: 64, tokenizer: {{{{kind: bytes}}}}}}}}
+model: {{{{family: gpt2, layers: 3, hidden_size: 64, heads: 2}}}}
+data: {{{{path: {cluster.CORPUS}, sequence_length: 64, tokenizer: {{{{kind: bpe, vocab_size: 2048}}}}}}}}
 training: {{{{mode: synchronous, rounds: 100000, inner_steps: 256, batch_size: 16, time_budget_s: {{budget_s}}}}}}
 pipeline: {{{{stages: {{stages}}, replicas: 1, microbatch_size: 4}}}}
 members: {{{{min: 1, max: 8}}}}
@@ -74,8 +74,8 @@ class Size:
     """Rounds that count in each turn, calm or not."""
 
 
-FULL = Size(budget_s=20.0, kills=8, turns=3, rounds=5)
-QUICK = Size(budget_s=5.0, kills=1, turns=1, rounds=2)
+FULL = Size(budget_s=30.0, kills=5, turns=3, rounds=3)
+QUICK = Size(budget_s=5.0, kills=1, turns=1, rounds=1)
 
 
 @dataclass(kw_only=True)
@@ -172,36 +172,38 @@ class Swarm:
         self.wait("settled", number - 1)
         return self.leader.times("settled")[number]
 
+    def waits(self, kill: Kill) -> Waits:
+        """What the requests in flight to this victim waited for."""
+        return churn.waits([journal.events for journal in self.journals.values()], kill, self.settled_at(kill.round))
 
-def kill_in_flight(swarm: Swarm) -> churn.Waits:
+
+def kill_in_flight(swarm: Swarm) -> Waits:
     """Kill a replica of the last stage at work; what its requests waited for."""
     swarm.wait_all()
     number = swarm.wait("opened", swarm.newest("opened"))["round"]
     opened_at = swarm.leader.times("opened")[number]
     swarm.pass_time(opened_at + swarm.budget_s * swarm.rng.uniform(EARLY, LATE))
     victim = swarm.rng.choice([peer for peer in swarm.peers if swarm.stage_of(peer) == STAGES - 1])
-    away = swarm.kill(victim, number)
-    settled_at = swarm.settled_at(number)
+    swarm.kill(victim, number)
     swarm.wait_all()
-    kill = next(kill for kill in swarm.kills if kill.at == away.at)
-    return churn.waits([journal.events for journal in swarm.journals.values()], kill, settled_at)
+    return swarm.waits(swarm.kills[-1])
 
 
 def failovers(swarm: Swarm, count: int) -> dict[str, Any]:
     """Until so many kills met requests in flight; the worst of all requests counts."""
-    met: list[churn.Waits] = []
+    met: list[Waits] = []
     idle = 0
     while len(met) < count:
         found = kill_in_flight(swarm)
         each = ", ".join(f"{wait:.2f}" for wait in found.answered) or "none"
         say(f"a kill: in flight, answered after {each} s; {len(found.unanswered)} by no other")
-        if found.answered or found.unanswered:
+        if found.every:
             met.append(found)
             continue
         idle += 1
         if idle > IDLE * count:
             raise DemoFailed(f"{idle} killed replicas had no request in flight", "make the model larger")
-    every = [wait for found in met for wait in (*found.answered, *found.unanswered)]
+    every = [wait for found in met for wait in found.every]
     return {
         "failover_s": round(max(every), 3), "failover_median_s": round(median(every), 3),
         "failovers": sum(len(found.answered) for found in met), "kills_without_request": idle,
@@ -253,12 +255,14 @@ def turns(swarm: Swarm, size: Size) -> dict[str, Any]:
         kills += killed
         calms.append(calm(swarm, size.rounds))
         say(f"turn {turn + 1}: {calms[-2]:,.0f} and {calms[-1]:,.0f} tokens/s, with {len(killed)} kills {found:,.0f}")
+    later = [wait for kill in kills for wait in swarm.waits(kill).every]
     beside = [(before + after) / 2 for before, after in pairwise(calms)]
     ratios = [storm / quiet for storm, quiet in zip(storms, beside, strict=True)]
     return {
         "goodput_ratio": round(median(ratios), 4), "goodput_limit": round(churn.limit(kills, PEERS, seconds), 4),
         "goodput_tokens_per_s": round(median(storms), 1), "calm_tokens_per_s": round(median(calms), 1),
         "kills": len(kills), "back_s": round(median(kill.back_at - kill.at for kill in kills), 3),
+        "churn_failover_s": round(max(later), 3) if later else None, "churn_failovers": len(later),
         "churn_round_s": round(seconds / (size.turns * size.rounds), 3),
         "ratios": [round(ratio, 4) for ratio in ratios],
         "calm_turns": [round(speed, 1) for speed in calms], "churn_turns": [round(speed, 1) for speed in storms],
