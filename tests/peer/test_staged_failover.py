@@ -38,13 +38,13 @@ def test_an_answer_of_who_was_asked_first_is_nothing_to_tell() -> None:
     assert asked("a", "b").answered(call("a"), 2.0) is None
 
 
-def test_who_has_no_room_has_not_failed() -> None:
+def test_who_refuses_has_not_failed() -> None:
     failovers = asked("a")
-    failovers.busy(call("a"))
+    failovers.refused(call("a"))
     failovers.asks(call("b"), 1.0)
     assert failovers.answered(call("b"), 2.0) is None
     failovers = asked("a", "b")
-    failovers.busy(call("b"))
+    failovers.refused(call("b"))
     failovers.asks(call("c"), 3.0)
     assert failovers.answered(call("c"), 4.0) == {**WHICH, "account": "c", "before": ["a", "b"], "seconds": 4.0}
 

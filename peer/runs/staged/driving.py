@@ -85,8 +85,8 @@ class Driving:
             log.warning("call_broke", account=call.account[:16], stage=call.tag.stage, reason=str(exc))
             return Declined(id=call.id, refusal=Refusal(code=FAULT))
         if refusal is not None:
-            if refusal.code == "BUSY":
-                self._failovers.busy(call)
+            if refusal.code not in {"WORKING", FAULT}:
+                self._failovers.refused(call)
             return Declined(id=call.id, refusal=refusal)
         handle = f"{call.id}"
         await self._records.put(handle, passed.data)

@@ -35,8 +35,8 @@ class Failovers:
         if call.account not in asked.accounts:
             asked.accounts.append(call.account)
 
-    def busy(self, call: Call) -> None:
-        """It has no room: nothing broke, wherever the pass is made now."""
+    def refused(self, call: Call) -> None:
+        """It has no room, or is not in the round: nothing broke, wherever the pass is made now."""
         asked = self._asked.get(call.tag)
         if asked is not None and asked.accounts == [call.account]:
             del self._asked[call.tag]
