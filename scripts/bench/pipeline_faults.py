@@ -37,7 +37,7 @@ from peer.demo.peers import DemoFailed, run_json
 
 SPEC = f"""\
 name: pipeline-faults
-model: {{{{family: gpt2, layers: 3, hidden_size: 64, heads: 2}}}}
+model: {{{{family: gpt2, layers: 3, hidden_size: 128, heads: 2}}}}
 data: {{{{path: {cluster.CORPUS}, sequence_length: 64, tokenizer: {{{{kind: bpe, vocab_size: 2048}}}}}}}}
 training: {{{{mode: synchronous, rounds: 100000, inner_steps: 256, batch_size: 16, time_budget_s: {{budget_s}}}}}}
 pipeline: {{{{stages: {{stages}}, replicas: 1, microbatch_size: 4}}}}
