@@ -64,10 +64,10 @@ ORDER = {
         runs/process runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
         runs/offenders runs/past runs/checking runs/ahead runs/member runs/offer runs/leading runs/staged/loads
         runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises runs/staged/passed
-        runs/staged/records runs/staged/worker runs/staged/whole runs/provenance runs/staged/passes
-        runs/staged/serving runs/staged/driving runs/staged/looking runs/staged/steps runs/staged/member
-        runs/staged/leader runs/evaluating runs/leader directory runs/roles runs/presence runs/departures runs/calls
-        runs/candidate runs/matcher runs/submission runs/host node
+        runs/staged/records runs/staged/failover runs/staged/worker runs/staged/whole runs/provenance
+        runs/staged/passes runs/staged/serving runs/staged/driving runs/staged/looking runs/staged/steps
+        runs/staged/member runs/staged/leader runs/evaluating runs/leader directory runs/roles runs/presence
+        runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

@@ -17,7 +17,7 @@ from harness import Result, say, table
 
 NAMES = (
     "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "pipeline",
-    "convergence",
+    "pipeline_faults", "convergence",
 )  # fmt: skip
 HERE = Path(__file__).parent
 

@@ -21,7 +21,7 @@ BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 LONG = BENCH.parent / "long"
 NAMES = (
     "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "pipeline",
-    "convergence",
+    "pipeline_faults", "convergence",
 )  # fmt: skip
 
 
@@ -93,6 +93,19 @@ def test_the_pipelines_benchmark_measures_all_its_targets(tmp_path: Path) -> Non
     assert set(told["targets"]) < set(told["metrics"])
     assert 0 < told["metrics"]["transport_share"] < 1
     assert "throughput_ratio" in table
+    assert plot.stat().st_size > 0
+
+
+@pytest.mark.e2e
+def test_the_benchmark_of_kills_in_a_pipeline_measures_both_its_targets(tmp_path: Path) -> None:
+    file, plot = tmp_path / "faults.json", tmp_path / "faults.svg"
+    table = run(BENCH / "pipeline_faults.py", "--quick", "--json", file, "--plot", plot, status={0, 1}, patience_s=600)
+    told: dict[str, Any] = json.loads(file.read_text())
+    assert set(told["targets"]) == {"failover_s", "goodput_ratio"}
+    assert set(told["targets"]) < set(told["metrics"])
+    assert told["metrics"]["kills"] >= 1
+    assert told["metrics"]["calm_tokens_per_s"] > 0
+    assert "goodput_ratio" in table
     assert plot.stat().st_size > 0
 
 

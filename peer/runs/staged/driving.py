@@ -1,10 +1,11 @@
 """A driver's calls: its own worker makes those of stage 0, other peers the rest; what came of them is recorded.
 
-IO: calls over the network, the run's worker, the records.
+IO: calls over the network, the run's worker, the records, the journal.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import structlog
@@ -13,6 +14,7 @@ from peer.errors import DeadlineExceeded, NetworkError, Refused, Unreachable, Wo
 from peer.network.network import Network
 from peer.runs.run import Run
 from peer.runs.staged import passes
+from peer.runs.staged.failover import Failovers, told
 from peer.runs.staged.parcels import TOO_MUCH
 from peer.runs.staged.passed import Passed
 from peer.runs.staged.records import Records
@@ -50,6 +52,7 @@ class Driving:
         self._round = -1
         self._forwarded: dict[tuple[int, int], str] = {}
         """By stage and microbatch: who made the forward pass, and has its input."""
+        self._failovers = Failovers()
 
     async def call(self, call: Call) -> DriverMessage | None:
         """Carry out a call; what the machine is told."""
@@ -58,7 +61,10 @@ class Driving:
             return None  # the round is over
         if call.tag.round != self._round:
             self._round, self._read, self._forwarded = call.tag.round, {}, {}
+            self._failovers.clear()
             await self._records.begin(call.tag.round)
+        asked_at = time.monotonic()
+        self._failovers.asks(call, asked_at)
         try:
             given = await self._given(call, first_slot(opened))
             if given is None:
@@ -72,15 +78,21 @@ class Driving:
             return Reset(id=call.id)
         except NetworkError as exc:
             log.info("call_broke", account=call.account[:16], stage=call.tag.stage, reason=str(exc))
+            seconds = round(time.monotonic() - asked_at, 3)
+            await self._run.journal.add("call_broke", **told(call), seconds=seconds)
             away = isinstance(exc, Unreachable)
             return Reset(id=call.id) if away else Declined(id=call.id, refusal=Refusal(code=FAULT))
         except (WorkerRefused, WorkerDied) as exc:
             log.warning("call_broke", account=call.account[:16], stage=call.tag.stage, reason=str(exc))
             return Declined(id=call.id, refusal=Refusal(code=FAULT))
         if refusal is not None:
+            if refusal.code not in {"WORKING", FAULT}:
+                self._failovers.refused(call)
             return Declined(id=call.id, refusal=refusal)
         handle = f"{call.id}"
         await self._records.put(handle, passed.data)
+        if (failover := self._failovers.answered(call, time.monotonic())) is not None:
+            await self._run.journal.add("failed_over", **failover)
         return Answered(
             id=call.id, value=handle, service_s=passed.service_s, waited_s=passed.waited_s, queue_s=passed.queue_s
         )
