@@ -11,7 +11,8 @@
     ├── BlobError           FP-108  a manifest, tokenizer, model or shard blob that is malformed
     ├── RequestError        FP-109  a request to the worker that is malformed or out of order
     ├── DiskError           FP-110  the disk is full, read-only or failing
-    └── DeviceError         FP-111  the accelerator is missing or ran out of memory
+    ├── DeviceError         FP-111  the accelerator is missing or ran out of memory
+    └── HolderError         FP-114  a peer that serves experts answered what it must not, or is gone
 
 Pure: definitions only.
 """
@@ -97,3 +98,14 @@ class DeviceError(EngineError):
     """The accelerator cannot do the work."""
 
     code = "FP-111"
+
+
+class HolderError(EngineError):
+    """A peer that serves experts, whose answer is refused or who is gone."""
+
+    code = "FP-114"
+
+    def __init__(self, message: str, *, holder: str | None) -> None:
+        super().__init__(message)
+        self.holder = holder
+        """Who it was; None where nobody is left."""

@@ -111,7 +111,7 @@ class State:
     @classmethod
     def of_model(cls, model: nn.Module, layout: Layout) -> State:
         """The state with this model's weights and nothing in the outer optimizer yet."""
-        state = cls._blank(layout)
+        state = cls.blank(layout)
         parameters = dict(model.named_parameters())
         at = 0
         for name in layout.names:
@@ -121,7 +121,8 @@ class State:
         return state
 
     @classmethod
-    def _blank(cls, layout: Layout) -> State:
+    def blank(cls, layout: Layout) -> State:
+        """All zeros."""
         buffer = np.zeros(layout.total_bytes, dtype=np.uint8)
         header = layout.header()
         buffer[: len(header)] = np.frombuffer(header, dtype=np.uint8)

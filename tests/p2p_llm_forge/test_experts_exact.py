@@ -1,0 +1,193 @@
+"""With all experts alive, experts on other peers are the local model: loss and gradients of trunk and experts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from p2p_llm_forge.errors import HolderError, ModelError
+from p2p_llm_forge.model import build
+from p2p_llm_forge.stages.experts.call import Call
+from p2p_llm_forge.stages.experts.fused import find, survey
+from p2p_llm_forge.stages.experts.groups import Groups, Serving
+from p2p_llm_forge.stages.experts.parts import cut
+from p2p_llm_forge.stages.experts.remote import Exchange, RemoteExperts, install
+from p2p_llm_forge.stages.experts.trunk import build as build_trunk
+from p2p_llm_forge.stages.experts.trunk import objective
+
+from .experts_case import FAMILIES, Swarm, Whole, config_of, distance, tokens_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BALANCE = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+MORE: dict[str, list[dict[str, Any]]] = {
+    "mixtral": [{}, BALANCE],
+    "qwen2_moe": [{}, BALANCE, {"decoder_sparse_step": 2, "num_hidden_layers": 4, **BALANCE}],
+    "qwen3_moe": [{}, {**BALANCE, "mlp_only_layers": [0], "num_hidden_layers": 3}],
+    "olmoe": [{}, {**BALANCE, "tie_word_embeddings": True}],
+}
+
+
+def compared(whole: Whole, swarm: Swarm, tokens: torch.Tensor) -> tuple[float, list[float]]:
+    """How far a microbatch's objective is from the local one; and the gradients of the trunk and of every group."""
+    gradient_P, total = whole.gradient(tokens)
+    swarm.open(1)
+    driven = swarm.run(0, tokens)
+    coefficient = whole.model.config.router_aux_loss_coef  # type: ignore[union-attr]
+    found = (float(driven.losses_B.mean()) + coefficient * driven.balance) * tokens[:, 1:].numel()
+    wanted = whole.state.copy()
+    wanted.weights_P.copy_(gradient_P)
+    pairs = zip(swarm.gradients(), cut(wanted, swarm.parts), strict=True)
+    return abs(found - total) / total, [distance(own, state.weights_P) for own, state in pairs]
+
+
+@pytest.mark.parametrize(("family", "more"), [(family, more) for family in FAMILIES for more in MORE[family]])
+def test_loss_and_all_gradients_equal_the_local_model_on_1_2_and_4_holders(
+    tmp_path: Path, family: str, more: dict[str, Any]
+) -> None:
+    config = config_of(family, **more)
+    whole = Whole(config)
+    for groups in (1, 2, 4):
+        swarm = Swarm(config, whole.state, tmp_path / str(groups), groups=groups)
+        loss, gradients = compared(whole, swarm, tokens_of(4, seed=2))
+        assert loss <= 1e-6
+        assert max(gradients) <= 1e-6
+
+
+def test_shared_experts_belong_to_the_trunk() -> None:
+    whole = Whole(config_of("qwen2_moe"))
+    swarm_parts = Swarm(config_of("qwen2_moe"), whole.state, Path("unused"), groups=2).parts
+    assert any(".shared_expert." in name for name in swarm_parts[0].layout.names)
+    assert all(".experts." in name and name.endswith((":4]", ":8]")) for part in swarm_parts[1:] for name in part.layout.names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_objective_is_the_loss_that_the_model_itself_computes(family: str) -> None:
+    whole, tokens = Whole(config_of(family, **BALANCE)), tokens_of(4, seed=3)
+    own = whole.model(input_ids=tokens[:, :-1], labels=tokens[:, :-1], shift_labels=tokens[:, 1:], use_cache=False)
+    assert float(own.aux_loss) > 0.0
+    found = objective(whole.model, tokens)
+    assert float(found.total) / tokens[:, 1:].numel() == pytest.approx(float(own.loss), rel=1e-6)
+    assert found.balance == float(own.aux_loss)
+
+
+def test_who_holds_what_changes_no_bit(tmp_path: Path) -> None:
+    config = config_of("olmoe", chosen=4)
+    state, tokens = Whole(config).state, tokens_of(4, seed=4)
+    found = []
+    for groups in (1, 2, 8):
+        swarm = Swarm(config, state, tmp_path / str(groups), groups=groups)
+        swarm.open(1)
+        driven = swarm.run(0, tokens)
+        found.append((driven.losses_B, swarm.gradients()[0]))
+    for losses_B, trunk_P in found[1:]:
+        assert torch.equal(losses_B, found[0][0])
+        assert torch.equal(trunk_P, found[0][1])
+
+
+def test_every_holder_is_asked_once_per_layer_and_direction(tmp_path: Path) -> None:
+    config = config_of("mixtral", num_hidden_layers=3)
+    swarm = Swarm(config, Whole(config).state, tmp_path, groups=4)
+    swarm.open(1)
+    driven = swarm.run(0, tokens_of(8, seed=5))
+    for direction in ("forward", "backward"):
+        asked = [(call.holder, call.layer) for kind, call in swarm.calls if kind == direction]
+        assert sorted(asked) == [(f"g{group}r0", layer) for group in range(4) for layer in range(3)]
+    assert driven.asked == {f"g{group}r0": frozenset(range(3)) for group in range(4)}
+
+
+def test_experts_without_tokens_are_not_asked_and_learn_nothing(tmp_path: Path) -> None:
+    config = config_of("qwen3_moe", experts=16)
+    whole = Whole(config)
+    swarm = Swarm(config, whole.state, tmp_path, groups=16)
+    gradients, silent = [], 0
+    gradient_P, _ = whole.gradient(tokens := tokens_of(1, seed=6, length=3))
+    swarm.open(1)
+    driven = swarm.run(0, tokens)
+    wanted = whole.state.copy()
+    wanted.weights_P.copy_(gradient_P)
+    for group, (own, state) in enumerate(zip(swarm.gradients()[1:], cut(wanted, swarm.parts)[1:], strict=True)):
+        if f"g{group}r0" in driven.asked:
+            gradients.append(distance(own, state.weights_P))
+        else:
+            silent += 1
+            assert not own.any()
+            assert not state.weights_P.any()
+    assert silent >= 4
+    assert max(gradients) <= 1e-6
+
+
+def test_a_trunk_is_built_without_any_expert_and_knows_its_place() -> None:
+    config = config_of("olmoe", tie_word_embeddings=True)
+    trunk = build_trunk(config, Exchange(lambda calls: [], lambda calls, gradients: []))
+    local = Whole(config)
+    own = {name for name in local.layout.names if ".experts." not in name}
+    assert {name for name, _ in trunk.named_parameters()} == own
+    assert not any(values.is_meta for values in [*trunk.parameters(), *trunk.buffers()])
+    for (name, wanted), (same, found) in zip(local.model.named_buffers(), trunk.named_buffers(), strict=True):
+        assert name == same
+        assert torch.equal(found, wanted)
+
+
+def test_models_without_fused_experts_are_refused_by_name() -> None:
+    from transformers import AutoConfig
+
+    with pytest.raises(ModelError, match="gpt2 has no experts to place"):
+        survey(AutoConfig.for_model("gpt2", n_layer=1, n_embd=8, n_head=1, vocab_size=5))
+    gpt_oss = AutoConfig.for_model(
+        "gpt_oss", num_hidden_layers=1, hidden_size=16, intermediate_size=8, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, num_local_experts=4, vocab_size=9, layer_types=["full_attention"],
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.experts \(GptOssExperts\) is no fused expert module"):
+        survey(gpt_oss)
+
+
+class Answers:
+    """Holders that answer as they are told."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def model(self) -> RemoteExperts:
+        """A layer that asks them."""
+        built = build(config_of("mixtral"), 1)
+        exchange = Exchange(self.forward, lambda calls, gradients: [])
+        install(built, exchange)
+        exchange.begin(Serving.of(Groups.of(8, 2), ["a", "b"], layers=2))
+        layer = built.get_submodule("model.layers.1.mlp.experts")
+        assert isinstance(layer, RemoteExperts)
+        return layer
+
+    def forward(self, calls: list[Call]) -> list[torch.Tensor]:
+        """One of them lies."""
+        return [self.answer(call) if call.holder == "b" else call.tokens_SD for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (lambda call: call.tokens_SD[1:], r"float32 \[1, 32\], wanted float32 \[2, 32\]"),
+        (lambda call: call.tokens_SD.double(), r"float64 \[2, 32\], wanted float32 \[2, 32\]"),
+        (lambda call: call.tokens_SD * float("nan"), "not finite, wanted numbers"),
+    ],
+)
+def test_a_holder_that_answers_garbage_is_named_with_its_layer(answer: Any, fault: str) -> None:
+    layer = Answers(answer).model()
+    index = torch.tensor([[0, 7], [4, 1]])
+    with pytest.raises(HolderError, match=rf"model\.layers\.1\.mlp\.experts: b answered {fault}") as caught:
+        layer(torch.ones(2, 32), index, torch.full((2, 2), 0.5))
+    assert caught.value.holder == "b"
+
+
+@pytest.mark.parametrize("expert", [8, -1])
+def test_a_router_that_chooses_no_expert_of_the_layer_is_refused(expert: int) -> None:
+    layer = Answers(lambda call: call.tokens_SD).model()
+    with pytest.raises(ModelError, match=rf"the router chose expert {expert}, wanted 0…7"):
+        layer(torch.ones(1, 32), torch.tensor([[0, expert]]), torch.full((1, 2), 0.5))
+
+
+def test_the_layers_are_found_in_their_order_with_their_sizes() -> None:
+    found = find(build(config_of("qwen2_moe", num_hidden_layers=12), 1))
+    assert [fused.name for fused in found] == [f"model.layers.{layer}.mlp.experts" for layer in range(12)]
+    assert {(fused.experts, fused.hidden, fused.inner) for fused in found} == {(8, 32, 24)}
