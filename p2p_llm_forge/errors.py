@@ -12,6 +12,7 @@
     ├── RequestError        FP-109  a request to the worker that is malformed or out of order
     ├── DiskError           FP-110  the disk is full, read-only or failing
     ├── DeviceError         FP-111  the accelerator is missing or ran out of memory
+    ├── ActivationError     FP-113  what travels between stages, malformed, misshapen, not finite or out of bounds
     └── HolderError         FP-114  a peer that serves experts answered what it must not, or is gone
 
 Pure: definitions only.
@@ -98,6 +99,12 @@ class DeviceError(EngineError):
     """The accelerator cannot do the work."""
 
     code = "FP-111"
+
+
+class ActivationError(EngineError):
+    """Activations, gradients or tokens that are refused."""
+
+    code = "FP-113"
 
 
 class HolderError(EngineError):

@@ -14,7 +14,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from p2p_llm_forge import microbatch
+from p2p_llm_forge.flat import flat_gradients, flatten, precision
 from p2p_llm_forge.microbatch import Choice
 from p2p_llm_forge.schedule import learning_rate
 from p2p_llm_forge.settings import TrainingSpec
@@ -71,11 +71,11 @@ class InnerTrainer:
 
     def __init__(self, model: nn.Module, layout: Layout, spec: TrainingSpec, device: torch.device) -> None:
         self.model, self.spec, self.device = model.to(device), spec, device
-        self.local_P = _flatten(model, layout, device)
-        self._gradient_P = _flat_gradients(self.model, layout, self.local_P) if spec.mode == "synchronous" else None
+        self.local_P = flatten(model, layout, device)
+        self._gradient_P = flat_gradients(self.model, layout, self.local_P) if spec.mode == "synchronous" else None
         named = dict(model.named_parameters())
         self._parameters = [named[name] for name in layout.names]
-        self._precision = _precision(spec.precision, device)
+        self._precision = precision(spec.precision, device)
         self.micro = spec.batch_size if spec.micro_batch_size == "auto" else spec.micro_batch_size
         """Sequences that go through the model at once; fewer after memory ran out."""
         self.reset()
@@ -249,35 +249,6 @@ class InnerTrainer:
         rate = learning_rate(self.spec, progress)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-
-
-def _flatten(model: nn.Module, layout: Layout, device: torch.device) -> Tensor:
-    """Move all parameters into one vector, each becoming a view of it."""
-    flat_P = torch.empty(layout.parameters, dtype=torch.float32, device=device)
-    parameters = dict(model.named_parameters())
-    at = 0
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        view = flat_P[at : at + math.prod(shape)].view(shape)
-        view.copy_(parameters[name].detach())
-        parameters[name].data = view
-        at += view.numel()
-    return flat_P
-
-
-def _flat_gradients(model: nn.Module, layout: Layout, local_P: Tensor) -> Tensor:
-    """One vector whose views are the gradients of all parameters, so that backward passes add up in it."""
-    flat_P = torch.zeros_like(local_P)
-    parameters = dict(model.named_parameters())
-    for name, (start, end, _) in zip(layout.names, layout.spans(), strict=True):
-        parameters[name].grad = flat_P[start:end].view_as(parameters[name])
-    return flat_P
-
-
-def _precision(setting: str, device: torch.device) -> AbstractContextManager[object]:
-    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if setting == "bf16" or (setting == "auto" and on_gpu):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def _seed(seed: int, round_number: int) -> int:

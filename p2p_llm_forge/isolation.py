@@ -1,4 +1,4 @@
-"""Ties a worker's life to its parent's and takes its network away, where the operating system allows it.
+"""Ties a worker's life to its parent's, takes its network away where that is allowed, and sets what libraries read.
 
 IO: process settings only. Call before any thread starts.
 """
@@ -49,3 +49,17 @@ def isolate(parent: int | None = None) -> bool:
     isolated = leave_network()
     die_with_parent(parent)
     return isolated
+
+
+def environment(threads: int) -> None:
+    """Settings that libraries read when they are imported."""
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        TRANSFORMERS_OFFLINE="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_DISABLE_PROGRESS_BARS="1",
+        TRANSFORMERS_VERBOSITY="error",
+        TOKENIZERS_PARALLELISM="true",
+        OMP_NUM_THREADS=str(threads),
+        RAYON_NUM_THREADS=str(threads),
+    )

@@ -230,6 +230,14 @@ def vocabulary(config: Any) -> int:
     return rows
 
 
+def width(config: Any) -> int:
+    """Hidden size: values of a token between two layers. Raises ModelError where a configuration names none."""
+    size = getattr(config.get_text_config(decoder=True), "hidden_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(f"model: {config.model_type} names no hidden_size")
+    return size
+
+
 def context_length(config: Any) -> int | None:
     """The longest sequence the model can see, where it has a limit."""
     name = _find(config, "max_position_embeddings")

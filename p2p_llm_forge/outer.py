@@ -130,7 +130,8 @@ def step(state: State, mean_P: Tensor, spec: TrainingSpec, round_number: int) ->
     adamw: clipped, decayed and stepped as `torch.optim.AdamW` does it.
     """
     if spec.outer.kind == "adamw":
-        _adamw(state, mean_P, spec, learning_rate(spec, round_number))
+        found = norm(Update(parameters=mean_P.numel(), values=mean_P, indices=None))
+        adamw(state, mean_P, spec, round_number, clip_factor(spec.grad_clip, found))
         return
     direction_P = mean_P
     if spec.outer.kind == "nesterov":
@@ -142,11 +143,17 @@ def step(state: State, mean_P: Tensor, spec: TrainingSpec, round_number: int) ->
     state.weights_P.sub_(direction_P)
 
 
-def _adamw(state: State, gradient_P: Tensor, spec: TrainingSpec, rate: float) -> None:
-    """One step (Loshchilov and Hutter, 2019); weight decay on matrices only."""
-    found = norm(Update(parameters=gradient_P.numel(), values=gradient_P, indices=None))
-    if 0.0 < spec.grad_clip < found:
-        gradient_P.mul_(spec.grad_clip / found)
+def clip_factor(limit: float, found: float) -> float:
+    """What a gradient of this norm is multiplied by so that its norm is within the limit; a limit of 0 does not clip."""
+    return limit / found if 0.0 < limit < found else 1.0
+
+
+def adamw(state: State, gradient_P: Tensor, spec: TrainingSpec, round_number: int, factor: float) -> None:
+    """One step (Loshchilov and Hutter, 2019) by `factor` times the gradient, which is used up; weight decay on
+    matrices only."""
+    rate = learning_rate(spec, round_number)
+    if factor != 1.0:
+        gradient_P.mul_(factor)
     first_P, second_P, steps = (state.outer[name] for name in ("first_moment", "second_moment", "steps"))
     steps.add_(1.0)
     done = int(steps)

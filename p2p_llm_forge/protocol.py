@@ -9,6 +9,7 @@ Pure: parsing and formatting only.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -210,9 +211,14 @@ _COMMANDS: dict[str, type[Request]] = {
     for kind in (Prepare, Open, Train, Finish, Stop, Check, Apply, Load, Evaluate, Export, Generate, Measure, Close)
 }
 
+_NONE: Mapping[str, type[Request]] = {}
 
-def parse(line: bytes) -> Request:
+
+def parse(line: bytes, more: Mapping[str, type[Request]] = _NONE) -> Request:
     """Parse one request line.
+
+    Args:
+        more: commands by name, besides those of this file.
 
     Raises:
         RequestError: one line naming the field.
@@ -224,9 +230,10 @@ def parse(line: bytes) -> Request:
     if not isinstance(value, dict):
         raise RequestError(f"request: expected an object, found {type(value).__name__}")
     name = value.get("do")
-    kind = _COMMANDS.get(name) if isinstance(name, str) else None
+    commands = {**_COMMANDS, **more}
+    kind = commands.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise RequestError(f"request: do is {str(name)[:40]!r}{suggestion(str(name)[:40], _COMMANDS)}")
+        raise RequestError(f"request: do is {str(name)[:40]!r}{suggestion(str(name)[:40], commands)}")
     try:
         return kind.model_validate(value)
     except ValidationError as exc:

@@ -30,6 +30,8 @@ from p2p_llm_forge.blobs import disk_error
 from p2p_llm_forge.channel import Channel
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.errors import DeviceError, EngineError, RequestError
+from p2p_llm_forge.stages.front import Front
+from p2p_llm_forge.stages.requests import COMMANDS, StageCheck, StageRequest
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +45,12 @@ _QUEUE = 64
 class Worker:
     """Dispatches requests; `engine` is set by `open`."""
 
-    def __init__(self, folder: Path, device: torch.device, channel: Channel) -> None:
+    def __init__(self, folder: Path, device: torch.device, channel: Channel, tensors: int | None) -> None:
         self.folder, self.device = folder, device
         self.engine: Engine | None = None  # Written only by the main thread.
         self._channel = channel
         self._waiting: queue.Queue[tuple[protocol.Request, threading.Event]] = queue.Queue(_QUEUE)
+        self.stage = Front(folder, device, tensors, self._waiting.qsize)
         self._stops: set[threading.Event] = set()  # Of trainings not yet finished. Guarded by _stops_lock.
         self._stops_lock = threading.Lock()
         self._side = ThreadPoolExecutor(1, thread_name_prefix="check")
@@ -73,16 +76,18 @@ class Worker:
                 self._channel.send({"id": 0, "error": protocol.error(RequestError("request: line too long"))})
                 break
             try:
-                request = protocol.parse(line)
+                request = protocol.parse(line, COMMANDS)
             except EngineError as exc:
                 self._channel.send({"id": protocol.request_id(line), "error": protocol.error(exc)})
                 continue
             if isinstance(request, protocol.Stop):
                 self._stop(request)
-            elif isinstance(request, protocol.Check):
+            elif isinstance(request, protocol.Check | StageCheck):
                 self._side.submit(self.answer, request.id, partial(self._check, request)).add_done_callback(
                     _fail_loudly
                 )
+            elif (busy := self.stage.turned_away(request)) is not None:
+                self._channel.send({"id": request.id, "ok": busy})
             else:
                 self._queue(request)
         os._exit(0)
@@ -148,6 +153,8 @@ class Worker:
                 from p2p_llm_forge.measure import measure
 
                 return measure(self.device)
+            case StageRequest():
+                return self.stage.do(request)
         if self.engine is not None:
             self.engine.kept.wait()
         return {}  # close
@@ -203,7 +210,9 @@ class Worker:
             ahead=request.ahead,
         )
 
-    def _check(self, request: protocol.Check) -> dict[str, Any]:
+    def _check(self, request: protocol.Check | StageCheck) -> dict[str, Any]:
+        if isinstance(request, StageCheck):
+            return self.stage.check(request)
         return self._opened().check(Path(request.update))
 
     def _export(self, request: protocol.Export) -> dict[str, Any]:
@@ -255,36 +264,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads to compute with")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--parent", type=int, help="process id of the daemon: without it, a worker has no reason to be")
+    parser.add_argument("--tensors", type=int, metavar="FD", help="memory shared with the daemon, for tensors")
     options = parser.parse_args(arguments)
     threads = max(1, options.threads)
     isolated = isolation.isolate(options.parent)
     channel = Channel.over_standard_streams()
-    _environment(threads)
+    isolation.environment(threads)
     import torch
 
     torch.set_num_threads(threads)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("FP-111 device: cuda was asked for, but torch finds none; use --device cpu")
     name = "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-    worker = Worker(options.folder.absolute(), torch.device(name), channel)
+    worker = Worker(options.folder.absolute(), torch.device(name), channel, options.tensors)
     ready = {"event": "ready", "version": protocol.VERSION, "device": name, "threads": threads}
     channel.send({**ready, "network_isolated": int(isolated)})
     worker.run()
     return 0
-
-
-def _environment(threads: int) -> None:
-    """Settings that libraries read when they are imported."""
-    os.environ.update(
-        HF_HUB_OFFLINE="1",
-        TRANSFORMERS_OFFLINE="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
-        TRANSFORMERS_VERBOSITY="error",
-        TOKENIZERS_PARALLELISM="true",
-        OMP_NUM_THREADS=str(threads),
-        RAYON_NUM_THREADS=str(threads),
-    )
 
 
 if __name__ == "__main__":

@@ -97,8 +97,13 @@ class Worker:
         """What the worker said of itself when it was ready: device, threads, network_isolated."""
 
     @classmethod
-    async def start(cls, folder: Path, *, threads: int, device: str = "auto", nice: int = 0) -> Worker:
+    async def start(
+        cls, folder: Path, *, threads: int, device: str = "auto", nice: int = 0, tensors: int | None = None
+    ) -> Worker:
         """Start a worker in `folder` and wait until it is ready.
+
+        Args:
+            tensors: descriptor of the memory that it shares with us (`peer.tensors`).
 
         Raises:
             WorkerDied: it ended, or said nothing for `READY_S` seconds.
@@ -117,6 +122,8 @@ class Worker:
             "--parent",
             str(os.getpid()),
         ]
+        if tensors is not None:
+            command += ["--tensors", str(tensors)]
         environment = {
             **TUNING,
             **os.environ,
@@ -132,6 +139,7 @@ class Worker:
                 stderr=errors,
                 limit=LINE_BYTES,
                 env=environment,
+                pass_fds=() if tensors is None else (tensors,),
                 process_group=0,  # a Ctrl-C in the terminal is the daemon's to handle
             )
         worker = cls(process, folder)

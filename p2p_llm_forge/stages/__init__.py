@@ -1,1 +1,1 @@
-"""Models larger than any peer: a model in pieces that several peers hold."""
+"""A model across peers: pipeline stages, what travels between them, and what a replica of one does."""

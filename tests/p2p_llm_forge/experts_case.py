@@ -11,19 +11,23 @@ from torch import Tensor, nn
 
 from p2p_llm_forge import codec, model, outer
 from p2p_llm_forge.errors import HolderError
+from p2p_llm_forge.protocol import Contribution
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import Fused, survey
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
-from p2p_llm_forge.stages.experts.parts import Part, cut, parts
+from p2p_llm_forge.stages.experts.manifest import Asked
+from p2p_llm_forge.stages.experts.pieces import Piece, cut, pieces
 from p2p_llm_forge.stages.experts.remote import Exchange
-from p2p_llm_forge.stages.experts.shard import ExpertShard, Tag
+from p2p_llm_forge.stages.experts.shard import ExpertShard, Reply
 from p2p_llm_forge.stages.experts.trunk import Driven, Trunk, objective
-from p2p_llm_forge.stages.step import whole_norm
+from p2p_llm_forge.stages.held import Held
+from p2p_llm_forge.stages.step import norm_hex
+from p2p_llm_forge.stages.tags import Tag, Written
 from p2p_llm_forge.state import Layout, State
 
 CPU = torch.device("cpu")
-VOCABULARY, LENGTH = 61, 12
+VOCABULARY, LENGTH, SEQUENCES = 61, 12, 4
 FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {},
     "qwen2_moe": {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
@@ -78,10 +82,10 @@ class Whole:
         found = [self.named[name] for name in self.layout.names]
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in found])
 
-    def round(self, number: int, tokens: Tensor, microbatch: int) -> float:
+    def round(self, number: int, tokens: Tensor) -> float:
         """One AdamW step on this batch; the mean token loss before it."""
         sum_P, losses = torch.zeros(self.layout.parameters), []
-        for part in tokens.split(microbatch):
+        for part in tokens.split(SEQUENCES):
             self.model.zero_grad(set_to_none=True)
             found = objective(self.model, part)
             found.total.backward()  # type: ignore[no-untyped-call]
@@ -100,27 +104,33 @@ class Swarm:
     def __init__(
         self, config: Any, state: State, folder: Path, *, groups: int, replicas: int = 1, spec: TrainingSpec = SPEC
     ) -> None:
-        self.spec = spec
+        self.folder, self.spec, self.replicas = folder, spec, replicas
         self.fused: tuple[Fused, ...] = survey(config)
         self.groups = Groups.of(self.fused[0].experts, groups)
-        self.parts: tuple[Part, ...] = parts(state.layout, self.fused, self.groups)
-        states = cut(state, self.parts)
+        self.pieces: tuple[Piece, ...] = pieces(state.layout, self.fused, self.groups)
+        self._states = cut(state, self.pieces)
         self.calls: list[tuple[str, Call]] = []
         self.dead: set[str] = set()
+        self.exchange = Exchange(self._forward, self._backward)
         self.trunk = Trunk(
-            config=config, part=self.parts[0], state=states[0], spec=spec,
-            exchange=Exchange(self._forward, self._backward), folder=folder / "trunk", device=CPU,
-        )  # fmt: skip
+            config=config, held=self._held(0, "trunk"), exchange=self.exchange, device=CPU, folder=folder / "trunk"
+        )
         self.shards = {
             f"g{group}r{replica}": ExpertShard(
-                part=self.parts[1 + group], group=group, groups=self.groups, fused=self.fused,
-                state=states[1 + group].copy(), spec=spec, folder=folder / f"g{group}r{replica}",
-                room_bytes=1 << 24, device=CPU,
+                held=self._held(1 + group, f"g{group}r{replica}"), span=self.groups.span(group), fused=self.fused,
+                sequences=SEQUENCES, keep_bytes=1 << 24, device=CPU, folder=folder / f"g{group}r{replica}",
             )
             for group in range(groups)
             for replica in range(replicas)
         }  # fmt: skip
-        self.replicas, self._round, self._microbatch = replicas, 0, 0
+        self.driven: dict[int, Driven] = {}
+        self.manifests: dict[str, dict[int, Asked]] = {}
+        self._round = self._microbatch = 0
+
+    def _held(self, index: int, name: str) -> Held:
+        path = self.folder / name / "initial.safetensors"
+        self._states[index].write(path)
+        return Held(path, self.pieces[index].layout, index=index, tie=None, spec=self.spec, folder=self.folder / name)
 
     def holders(self, turn: int = 0) -> list[str | None]:
         """A living replica of each group, in turn; None where there is none."""
@@ -134,22 +144,29 @@ class Swarm:
         """Everybody who lives."""
         return Serving.of(self.groups, self.holders(turn), layers=len(self.fused))
 
-    def tag(self, holder: str) -> Tag:
-        """Of a call to this holder now."""
-        held = self.shards[holder].held
-        return Tag(round=self._round, microbatch=self._microbatch, state=held.state_id, tokens=1)
+    def tag(self, holder: str, microbatch: int | None = None) -> Tag:
+        """Of a call to this holder, in the microbatch under way."""
+        number = self._microbatch if microbatch is None else microbatch
+        return Tag(round=self._round, microbatch=number, state=self.shards[holder].held.id, tokens=SEQUENCES * LENGTH)
 
-    def open(self, number: int) -> None:
+    def begin(self, number: int, microbatches: int = 2) -> None:
         """Begin a round."""
         self._round = number
-        self.trunk.open()
+        self.driven, self.manifests = {}, {name: {} for name in self.shards}
+        self.trunk.begin()
         for shard in self.shards.values():
-            shard.open(number)
+            shard.begin(number, 0, microbatches)
 
     def run(self, microbatch: int, tokens: Tensor, serving: Serving | None = None) -> Driven:
-        """One microbatch."""
+        """One microbatch, which each group's manifest holds then."""
         self._microbatch = microbatch
-        return self.trunk.run(tokens, serving or self.serving(microbatch), seed=microbatch)
+        serving = serving or self.serving(microbatch)
+        driven = self.trunk.drive(microbatch, microbatch * SEQUENCES, tokens, serving, seed=microbatch)
+        for name in self.holders(microbatch):
+            if name is not None:
+                self.manifests[name][microbatch] = Asked(layers=driven.layers(name), tokens=driven.tokens)
+        self.driven[microbatch] = driven
+        return driven
 
     def _asked(self, kind: str, calls: Sequence[Call]) -> None:
         for call in calls:
@@ -159,55 +176,78 @@ class Swarm:
 
     def _forward(self, calls: Sequence[Call]) -> list[Tensor]:
         self._asked("forward", calls)
-        return [self.shards[call.holder].forward(self.tag(call.holder), call) for call in calls]
+        return [done(self.shards[call.holder].forward(self.tag(call.holder), call)) for call in calls]
 
     def _backward(self, calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Tensor]:
         self._asked("backward", calls)
         return [
-            self.shards[call.holder].backward(self.tag(call.holder), call, gradient)
+            done(self.shards[call.holder].backward(self.tag(call.holder), call, gradient))
             for call, gradient in zip(calls, gradients, strict=True)
         ]
 
-    def gradients(self) -> list[Tensor]:
-        """What every part has added up, replicas of a group together; the trunk's first."""
-        found = [read(self.trunk.write_update(), self.parts[0], self.spec).values]
+    def updates(self) -> list[list[Contribution]]:
+        """Of the living replicas of every piece that served anything, as they write them."""
+        found = [[contribution(self.trunk.write())]]
         for group in range(self.groups.count):
-            paths = [self.shards[f"g{group}r{replica}"].write_update() for replica in range(self.replicas)]
-            found.append(sum(read(path, self.parts[1 + group], self.spec).values for path in paths))  # type: ignore[arg-type]
+            names = [f"g{group}r{replica}" for replica in range(self.replicas)]
+            serving = [name for name in names if name not in self.dead and self.manifests[name]]
+            assert all(not self.shards[name].freeze(self.manifests[name]) for name in serving)
+            found.append([contribution(self.shards[name].write(self.manifests[name])) for name in serving])
         return found
 
-    def settle(self, number: int, tokens: int) -> None:
-        """Everybody who lives takes the step."""
-        living = [[name for name in self.shards if name.startswith(f"g{g}r") and name not in self.dead]
-                  for g in range(self.groups.count)]  # fmt: skip
-        own = [read(self.trunk.write_update(), self.parts[0], self.spec)]
-        updates = [
-            [read(self.shards[name].write_update(), self.parts[1 + group], self.spec) for name in names]
-            for group, names in enumerate(living)
-        ]
-        norms = [self.trunk.norm(own, tokens)]
-        norms.extend(self.shards[names[0]].norm(found, tokens) for names, found in zip(living, updates, strict=True) if names)
-        assert whole_norm(norms) > 0.0
-        self.trunk.apply(number, own, tokens, norms)
-        for names, found in zip(living, updates, strict=True):
-            ids = {self.shards[name].apply(number, found, tokens, norms) for name in names}
-            assert len(ids) <= 1
+    def gradients(self) -> list[Tensor]:
+        """What every piece has added up, replicas of a group together; the trunk's first."""
+        found = []
+        for piece, updates in zip(self.pieces, self.updates(), strict=True):
+            sum_P = torch.zeros(piece.layout.parameters)
+            for update in updates:
+                sum_P += codec.decode(Path(update.path).read_bytes(), self.spec.codec, len(sum_P)).values
+            found.append(sum_P)
+        return found
 
-    def round(self, number: int, tokens: Tensor, microbatch: int) -> list[Driven]:
-        """A whole round: the batch in microbatches, then the step."""
-        self.open(number)
-        driven = [self.run(at, part) for at, part in enumerate(tokens.split(microbatch))]
-        self.settle(number, tokens[:, 1:].numel())
-        return driven
+    def settle(self, number: int) -> None:
+        """Everybody who lives takes the step; groups that nobody serves stay where they are."""
+        updates, living = self.updates(), [[self.trunk]]  # type: list[list[Contribution]], list[list[Any]]
+        for group in range(self.groups.count):
+            names = [name for name in self.shards if name.startswith(f"g{group}r") and name not in self.dead]
+            living.append([self.shards[name] for name in names])
+        norms = [
+            members[0].held.norm(members[0].held.id, own, ()) if members else norm_hex(0.0)
+            for members, own in zip(living, updates, strict=True)
+        ]
+        for members, own in zip(living, updates, strict=True):
+            for member in members:
+                member.apply(member.held.id, number, own, norms)
+            assert len({member.held.id for member in members}) <= 1
+
+    def round(self, number: int, tokens: Tensor) -> float:
+        """A whole round: the batch in microbatches, then the step; the mean token loss."""
+        self.begin(number, len(tokens) // SEQUENCES)
+        for at, part in enumerate(tokens.split(SEQUENCES)):
+            self.run(at, part)
+        self.settle(number)
+        return self.loss()
+
+    def loss(self) -> float:
+        """The mean token loss of what was driven."""
+        losses = [loss for driven in self.driven.values() for loss in driven.losses]
+        return sum(losses) / len(losses) / 1e6
 
     def states(self) -> list[State]:
         """Of the trunk and of one replica of each group."""
         return [self.trunk.held.state, *(self.shards[f"g{g}r0"].held.state for g in range(self.groups.count))]
 
 
-def read(path: Path, part: Part, spec: TrainingSpec) -> codec.Update:
-    """An update as it was written."""
-    return codec.decode(path.read_bytes(), spec.codec, part.layout.parameters)
+def contribution(written: Written) -> Contribution:
+    """As the daemon names an update."""
+    return Contribution(path=str(written.path), tokens=written.tokens)
+
+
+def done(reply: Reply) -> Tensor:
+    """What was answered."""
+    assert reply.kind == "done"
+    assert reply.values_SD is not None
+    return reply.values_SD
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:

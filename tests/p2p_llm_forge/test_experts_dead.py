@@ -1,6 +1,8 @@
 """Dead experts: masked, the living weigh as much as all did, and what it costs is counted."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from p2p_llm_forge.stages.experts import gate
 from p2p_llm_forge.stages.experts.gate import Lost
 from p2p_llm_forge.stages.experts.groups import Serving
 
-from .experts_case import FAMILIES, Swarm, Whole, config_of, distance, tokens_of
+from .experts_case import FAMILIES, Swarm, Whole, config_of, distance, done, tokens_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,13 +92,13 @@ def test_masked_experts_equal_a_local_model_that_masks_them_and_its_load_balance
     whole, tokens = Whole(config), tokens_of(4, seed=8)
     swarm = Swarm(config, whole.state, tmp_path, groups=4)
     swarm.dead = {"g1r0"}
-    swarm.open(1)
+    swarm.begin(1)
     driven = swarm.run(0, tokens)
     gradient_P = masked_locally(whole, {2, 3}, tokens)
-    trunk = torch.cat([gradient_P[start:end] for start, end in swarm.parts[0].spans])
+    trunk = torch.cat([gradient_P[start:end] for start, end in swarm.pieces[0].spans])
     assert distance(swarm.gradients()[0], trunk) <= 1e-6
     assert driven.balance > 0.0
-    assert set(driven.asked) == {"g0r0", "g2r0", "g3r0"}
+    assert {call.holder for call, _ in driven.records} == {"g0r0", "g2r0", "g3r0"}
     assert set(driven.lost) == {0, 1}
     for lost in driven.lost.values():
         assert lost.tokens == 4 * 12
@@ -107,7 +109,7 @@ def test_masked_experts_equal_a_local_model_that_masks_them_and_its_load_balance
 def test_single_experts_of_single_layers_may_be_dead(tmp_path: Path) -> None:
     config = config_of("olmoe")
     swarm = Swarm(config, Whole(config).state, tmp_path, groups=2)
-    swarm.open(1)
+    swarm.begin(1)
     serving = Serving.of(swarm.groups, swarm.holders(), layers=2, dead={1: {0, 5}})
     driven = swarm.run(0, tokens_of(4, seed=9), serving)
     assert driven.lost[0].weakened == 0
@@ -119,7 +121,7 @@ def test_with_all_experts_dead_the_trunk_goes_on_alone(tmp_path: Path) -> None:
     config = config_of("qwen2_moe")
     swarm = Swarm(config, Whole(config).state, tmp_path, groups=2)
     swarm.dead = {"g0r0", "g1r0"}
-    swarm.open(1)
+    swarm.begin(1)
     driven = swarm.run(0, tokens_of(2, seed=10))
     assert swarm.calls == []
     assert all(lost.silenced == lost.tokens and lost.share == 1.0 for lost in driven.lost.values())
@@ -134,44 +136,59 @@ def test_a_replica_that_dies_between_forward_and_backward_is_replaced_without_a_
     found = []
     for dies in (False, True):
         swarm = Swarm(config, state, tmp_path / str(dies), groups=2, replicas=2)
-        swarm.open(1)
-        exchange = swarm.trunk._exchange
-        ask = exchange.forward
+        swarm.begin(1)
+        ask = swarm.exchange.backward
 
-        def forward(calls: list, ask=ask, swarm=swarm, exchange=exchange, dies=dies) -> list:  # type: ignore[type-arg,no-untyped-def]
-            answers = ask(calls)
-            if dies and calls[0].layer == 1:
+        def backward(calls: Any, gradients: Any, swarm: Swarm = swarm, ask: Any = ask, dies: bool = dies) -> Any:
+            if dies and not swarm.dead:
                 swarm.dead = {"g1r0"}
-                exchange.serving = swarm.serving()
-            return list(answers)
+                swarm.exchange.serving = swarm.serving()
+                calls = [replace(call, holder=call.holder.replace("g1r0", "g1r1")) for call in calls]
+            return ask(calls, gradients)
 
-        exchange.forward = forward
+        swarm.exchange.backward = backward
         driven = swarm.run(0, tokens)
-        assert driven.asked == {"g0r0": {0, 1}, ("g1r1" if dies else "g1r0"): {0, 1}}
-        found.append(swarm.gradients())
-    for undisturbed, replaced in zip(*found, strict=True):
-        assert torch.equal(undisturbed, replaced)
+        found.append([driven.losses, *(swarm.shards["g1r1" if dies else "g1r0"].manifest().values())])
+        swarm.exchange.backward = ask
+        found[-1].extend(part.tolist() for part in [swarm.trunk._sum_P, swarm.shards["g1r1" if dies else "g1r0"]._sum_P])
+    assert found[0] == found[1]
 
 
-def test_an_expert_that_dies_within_a_microbatch_has_it_run_again_without_it(tmp_path: Path) -> None:
+def test_what_a_dead_replica_had_counted_is_counted_at_another_from_the_drivers_records(tmp_path: Path) -> None:
+    config, tokens = config_of("qwen3_moe"), tokens_of(4, seed=13)
+    swarm = Swarm(config, Whole(config).state, tmp_path, groups=2, replicas=2)
+    swarm.begin(1)
+    driven = swarm.run(0, tokens)
+    counted = swarm.shards["g1r0"]._sum_P.clone()
+    swarm.dead, other = {"g1r0"}, swarm.shards["g1r1"]
+    swarm.manifests["g1r1"] = {0: swarm.manifests["g1r0"][0]}
+    assert other.freeze(swarm.manifests["g1r1"]) == [0]
+    for call, gradient in driven.records:
+        if call.holder == "g1r0":
+            done(other.backward(swarm.tag("g1r1"), replace(call, holder="g1r1"), gradient))
+    assert other.freeze(swarm.manifests["g1r1"]) == []
+    assert torch.equal(other._sum_P, counted)
+
+
+def test_an_expert_that_dies_within_a_microbatch_has_it_driven_again_without_it(tmp_path: Path) -> None:
     config, tokens = config_of("mixtral"), tokens_of(4, seed=12)
     swarm = Swarm(config, Whole(config).state, tmp_path, groups=4)
-    swarm.open(1)
-    exchange, ask, before = swarm.trunk._exchange, swarm.trunk._exchange.backward, swarm.trunk._sum_P.clone()
+    swarm.begin(1)
+    ask = swarm.exchange.backward
 
-    def backward(calls, gradients):  # type: ignore[no-untyped-def]
+    def backward(calls: Any, gradients: Any) -> Any:
         answers = ask(calls, gradients)
         swarm.dead = {"g3r0"}
-        exchange.serving = swarm.serving()
+        swarm.exchange.serving = swarm.serving()
         return answers
 
-    exchange.backward = backward
+    swarm.exchange.backward = backward
     with pytest.raises(HolderError, match=r"model\.layers\.0\.mlp\.experts: expert \d died within a microbatch; run the"):
         swarm.run(0, tokens)
-    assert torch.equal(swarm.trunk._sum_P, before)
-    exchange.backward = ask
-    for shard in swarm.shards.values():
-        shard.undo(0)
+    assert not swarm.trunk._sum_P.any()
+    swarm.exchange.backward = ask
+    for name, shard in swarm.shards.items():
+        shard.undo(swarm.tag(name, 0))
     driven = swarm.run(0, tokens)
     assert driven.lost[0].weakened > 0
-    assert "g3r0" not in driven.asked
+    assert not driven.layers("g3r0")

@@ -11,7 +11,7 @@ from p2p_llm_forge.model import build
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import find, survey
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
-from p2p_llm_forge.stages.experts.parts import cut
+from p2p_llm_forge.stages.experts.pieces import cut
 from p2p_llm_forge.stages.experts.remote import Exchange, RemoteExperts, install
 from p2p_llm_forge.stages.experts.trunk import build as build_trunk
 from p2p_llm_forge.stages.experts.trunk import objective
@@ -32,13 +32,13 @@ MORE: dict[str, list[dict[str, Any]]] = {
 def compared(whole: Whole, swarm: Swarm, tokens: torch.Tensor) -> tuple[float, list[float]]:
     """How far a microbatch's objective is from the local one; and the gradients of the trunk and of every group."""
     gradient_P, total = whole.gradient(tokens)
-    swarm.open(1)
+    swarm.begin(1)
     driven = swarm.run(0, tokens)
     coefficient = whole.model.config.router_aux_loss_coef  # type: ignore[union-attr]
-    found = (float(driven.losses_B.mean()) + coefficient * driven.balance) * tokens[:, 1:].numel()
+    found = (swarm.loss() + coefficient * driven.balance) * tokens[:, 1:].numel()
     wanted = whole.state.copy()
     wanted.weights_P.copy_(gradient_P)
-    pairs = zip(swarm.gradients(), cut(wanted, swarm.parts), strict=True)
+    pairs = zip(swarm.gradients(), cut(wanted, swarm.pieces), strict=True)
     return abs(found - total) / total, [distance(own, state.weights_P) for own, state in pairs]
 
 
@@ -55,11 +55,11 @@ def test_loss_and_all_gradients_equal_the_local_model_on_1_2_and_4_holders(
         assert max(gradients) <= 1e-6
 
 
-def test_shared_experts_belong_to_the_trunk() -> None:
+def test_shared_experts_belong_to_the_trunk(tmp_path: Path) -> None:
     whole = Whole(config_of("qwen2_moe"))
-    swarm_parts = Swarm(config_of("qwen2_moe"), whole.state, Path("unused"), groups=2).parts
-    assert any(".shared_expert." in name for name in swarm_parts[0].layout.names)
-    assert all(".experts." in name and name.endswith((":4]", ":8]")) for part in swarm_parts[1:] for name in part.layout.names)
+    cut_into = Swarm(config_of("qwen2_moe"), whole.state, tmp_path, groups=2).pieces
+    assert any(".shared_expert." in name for name in cut_into[0].layout.names)
+    assert all(".experts." in name and name.endswith((":4]", ":8]")) for part in cut_into[1:] for name in part.layout.names)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -78,23 +78,23 @@ def test_who_holds_what_changes_no_bit(tmp_path: Path) -> None:
     found = []
     for groups in (1, 2, 8):
         swarm = Swarm(config, state, tmp_path / str(groups), groups=groups)
-        swarm.open(1)
+        swarm.begin(1)
         driven = swarm.run(0, tokens)
-        found.append((driven.losses_B, swarm.gradients()[0]))
-    for losses_B, trunk_P in found[1:]:
-        assert torch.equal(losses_B, found[0][0])
+        found.append((driven.losses, swarm.gradients()[0]))
+    for losses, trunk_P in found[1:]:
+        assert losses == found[0][0]
         assert torch.equal(trunk_P, found[0][1])
 
 
 def test_every_holder_is_asked_once_per_layer_and_direction(tmp_path: Path) -> None:
     config = config_of("mixtral", num_hidden_layers=3)
     swarm = Swarm(config, Whole(config).state, tmp_path, groups=4)
-    swarm.open(1)
+    swarm.begin(1)
     driven = swarm.run(0, tokens_of(8, seed=5))
     for direction in ("forward", "backward"):
         asked = [(call.holder, call.layer) for kind, call in swarm.calls if kind == direction]
         assert sorted(asked) == [(f"g{group}r0", layer) for group in range(4) for layer in range(3)]
-    assert driven.asked == {f"g{group}r0": frozenset(range(3)) for group in range(4)}
+    assert all(driven.layers(f"g{group}r0") == frozenset(range(3)) for group in range(4))
 
 
 def test_experts_without_tokens_are_not_asked_and_learn_nothing(tmp_path: Path) -> None:
@@ -103,12 +103,12 @@ def test_experts_without_tokens_are_not_asked_and_learn_nothing(tmp_path: Path) 
     swarm = Swarm(config, whole.state, tmp_path, groups=16)
     gradients, silent = [], 0
     gradient_P, _ = whole.gradient(tokens := tokens_of(1, seed=6, length=3))
-    swarm.open(1)
+    swarm.begin(1)
     driven = swarm.run(0, tokens)
     wanted = whole.state.copy()
     wanted.weights_P.copy_(gradient_P)
-    for group, (own, state) in enumerate(zip(swarm.gradients()[1:], cut(wanted, swarm.parts)[1:], strict=True)):
-        if f"g{group}r0" in driven.asked:
+    for group, (own, state) in enumerate(zip(swarm.gradients()[1:], cut(wanted, swarm.pieces)[1:], strict=True)):
+        if driven.layers(f"g{group}r0"):
             gradients.append(distance(own, state.weights_P))
         else:
             silent += 1

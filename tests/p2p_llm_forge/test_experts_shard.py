@@ -8,29 +8,36 @@ import pytest
 import torch
 from torch import Tensor
 
-from p2p_llm_forge.errors import RequestError, UpdateError
+from p2p_llm_forge import codec
+from p2p_llm_forge.answer import leaves_root
+from p2p_llm_forge.errors import ActivationError, RequestError, UpdateError
+from p2p_llm_forge.protocol import Contribution
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import survey
 from p2p_llm_forge.stages.experts.groups import Groups
-from p2p_llm_forge.stages.experts.parts import cut, parts
-from p2p_llm_forge.stages.experts.shard import ExpertShard, Tag
+from p2p_llm_forge.stages.experts.manifest import Asked
+from p2p_llm_forge.stages.experts.pieces import cut, pieces
+from p2p_llm_forge.stages.experts.shard import ExpertShard
+from p2p_llm_forge.stages.held import Held
+from p2p_llm_forge.stages.tags import Tag
 
-from .experts_case import CPU, SPEC, Whole, config_of, read
+from .experts_case import CPU, SPEC, Whole, config_of, distance, done
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def shard(tmp_path: Path) -> ExpertShard:
-    """Experts 2, 3, 4 of 8, in two layers, in round 5."""
+    """Experts 2, 3, 4 of 8, in two layers, in round 5 with five microbatches."""
     config = config_of("mixtral")
     fused, state, groups = survey(config), Whole(config).state, Groups.of(8, 3)
-    pieces = parts(state.layout, fused, groups)
+    into = pieces(state.layout, fused, groups)
+    cut(state, into)[2].write(tmp_path / "initial")
+    held = Held(tmp_path / "initial", into[2].layout, index=2, tie=None, spec=SPEC, folder=tmp_path / "states")
     made = ExpertShard(
-        part=pieces[2], group=1, groups=groups, fused=fused, state=cut(state, pieces)[2], spec=SPEC, folder=tmp_path,
-        room_bytes=1 << 20, device=CPU,
-    )  # fmt: skip
-    made.open(5)
+        held=held, span=groups.span(1), fused=fused, sequences=2, keep_bytes=1 << 20, device=CPU, folder=tmp_path
+    )
+    made.begin(5, 100, 5)
     return made
 
 
@@ -46,96 +53,134 @@ def call(layer: int = 0, experts: tuple[int, ...] = (2, 4), counts: tuple[int, .
 
 def tag(shard: ExpertShard, microbatch: int = 0) -> Tag:
     """Of this round and state."""
-    return Tag(round=5, microbatch=microbatch, state=shard.held.state_id, tokens=8)
+    return Tag(round=5, microbatch=microbatch, state=shard.held.id, tokens=8)
 
 
 def added(shard: ExpertShard) -> Tensor:
-    """What is in the accumulator."""
+    """What is in the sum."""
     return shard._sum_P.clone()
 
 
+def count(shard: ExpertShard, microbatch: int, layer: int, seed: int) -> Tensor:
+    """Have a backward call counted."""
+    return done(shard.backward(tag(shard, microbatch), call(layer, seed=seed), values(5, seed + 1)))
+
+
+def asked(**layers: set[int]) -> dict[int, Asked]:
+    """A manifest: `_3={0}` asks for layer 0 of microbatch 3."""
+    return {int(key[1:]): Asked(layers=frozenset(value), tokens=8) for key, value in layers.items()}
+
+
 def test_the_same_backward_call_again_gets_the_same_reply_and_adds_nothing(shard: ExpertShard) -> None:
-    first = shard.backward(tag(shard), call(), values(5, 2))
-    once = added(shard)
+    first, once = count(shard, 0, 0, seed=1), added(shard)
     assert once.any()
-    assert torch.equal(shard.backward(tag(shard), call(), values(5, 2)), first)
+    assert torch.equal(count(shard, 0, 0, seed=1), first)
     assert torch.equal(added(shard), once)
-    assert shard.manifest == {0: {0}}
+    assert shard.manifest() == {0: {0}}
+    shard.begin(5, 100, 5)
+    assert torch.equal(added(shard), once)
 
 
 def test_another_backward_call_in_the_place_of_one_is_refused_until_that_is_undone(shard: ExpertShard) -> None:
-    shard.backward(tag(shard), call(), values(5, 2))
+    count(shard, 0, 0, seed=1)
     once = added(shard)
-    with pytest.raises(RequestError, match="experts 2:5, layer 0, microbatch 0: another backward call .* undo it first"):
-        shard.backward(tag(shard), call(), values(5, 3))
+    with pytest.raises(RequestError, match="experts 2:5, layer 0, microbatch 0: another backward call is counted; undo it"):
+        count(shard, 0, 0, seed=3)
     assert torch.equal(added(shard), once)
-    shard.undo(0)
-    shard.backward(tag(shard), call(), values(5, 3))
-    assert shard.manifest == {0: {0}}
+    assert shard.undo(tag(shard)).kind == "done"
+    assert not added(shard).any()
+    count(shard, 0, 0, seed=3)
+    assert shard.manifest() == {0: {0}}
 
 
 def test_forward_leaves_nothing_behind(shard: ExpertShard) -> None:
-    first = shard.forward(tag(shard), call())
-    assert torch.equal(shard.forward(tag(shard, 3), call()), first)
+    first = done(shard.forward(tag(shard), call()))
+    assert torch.equal(done(shard.forward(tag(shard, 3), call())), first)
     assert not added(shard).any()
-    assert (shard.manifest, shard.held_bytes) == ({}, 0)
+    assert (shard.manifest(), shard.kept_bytes) == ({}, 0)
 
 
 def test_what_is_undone_was_never_there(shard: ExpertShard) -> None:
-    shard.backward(tag(shard, 0), call(0, seed=1), values(5, 2))
-    shard.backward(tag(shard, 0), call(1, seed=3), values(5, 4))
+    count(shard, 0, 0, seed=1)
+    count(shard, 0, 1, seed=3)
     kept = added(shard)
-    shard.backward(tag(shard, 1), call(0, seed=5), values(5, 6))
-    shard.backward(tag(shard, 1), call(1, seed=7), values(5, 8))
-    shard.undo(1)
-    shard.undo(9)
-    assert float((added(shard) - kept).norm() / kept.norm()) <= 1e-6
-    assert shard.manifest == {0: {0, 1}}
-    assert shard.held_bytes == 2 * 3 * 5 * 32 * 4
+    count(shard, 1, 0, seed=5)
+    count(shard, 1, 1, seed=7)
+    shard.undo(tag(shard, 1))
+    shard.undo(tag(shard, 4))
+    assert distance(added(shard), kept) <= 1e-6
+    assert shard.manifest() == {0: {0, 1}}
+    assert shard.kept_bytes == 2 * 3 * 5 * 32 * 4
 
 
 def test_freezing_undoes_what_is_not_in_the_manifest_and_says_what_is_lacking(shard: ExpertShard) -> None:
-    shard.backward(tag(shard, 0), call(0, seed=1), values(5, 2))
+    count(shard, 0, 0, seed=1)
     kept = added(shard)
-    shard.backward(tag(shard, 0), call(1, seed=3), values(5, 4))
-    shard.backward(tag(shard, 1), call(0, seed=5), values(5, 6))
-    assert shard.freeze({0: {0}, 2: {1}, 3: set(), 4: {0}}) == (2, 4)
-    assert shard.manifest == {0: {0}}
-    assert float((added(shard) - kept).norm() / kept.norm()) <= 1e-6
-    shard.backward(tag(shard, 2), call(1, seed=7), values(5, 8))
-    shard.backward(tag(shard, 4), call(0, seed=7), values(5, 8))
-    assert shard.freeze({0: {0}, 2: {1}, 3: set(), 4: {0}}) == ()
+    count(shard, 0, 1, seed=3)
+    count(shard, 1, 0, seed=5)
+    wanted = asked(_0={0}, _2={1}, _3=set(), _4={0})
+    assert shard.freeze(wanted) == [2, 4]
+    assert shard.manifest() == {0: {0}}
+    assert distance(added(shard), kept) <= 1e-6
+    with pytest.raises(RequestError, match="experts 2:5: calls of 1 microbatches are done, wanted exactly those of 3; freeze"):
+        shard.write(wanted)
+    count(shard, 2, 1, seed=7)
+    count(shard, 4, 0, seed=9)
+    assert shard.freeze(wanted) == []
+    assert shard.write(wanted).tokens == 4 * 8
 
 
-def test_the_update_is_the_sum_and_nothing_is_added_or_undone_after_it(shard: ExpertShard) -> None:
-    reply = shard.backward(tag(shard), call(), values(5, 2))
-    path = shard.write_update()
-    assert torch.equal(read(path, shard.held.part, SPEC).values, added(shard))
-    assert torch.equal(shard.backward(tag(shard), call(), values(5, 2)), reply)
-    with pytest.raises(RequestError, match="the update of round 5 is written; wait for the next round"):
-        shard.backward(tag(shard, 1), call(), values(5, 2))
-    with pytest.raises(RequestError, match="the update of round 5 is written, nothing is undone now"):
-        shard.undo(0)
-    assert shard.freeze({0: {0}}) == ()
-    shard.open(6)
+def test_the_update_is_the_sum_over_the_manifest_with_microbatches_that_chose_no_expert_of_the_group(
+    shard: ExpertShard,
+) -> None:
+    count(shard, 1, 0, seed=1)
+    written = shard.write(asked(_1={0}, _3=set()))
+    update = codec.decode(written.path.read_bytes(), SPEC.codec, shard.held.layout.parameters)
+    assert torch.equal(update.values, added(shard))
+    assert (written.tokens, written.loss) == (16, 0)
+    assert written.leaves == leaves_root([(slot, 0) for slot in (102, 103, 106, 107)])
+    shard.begin(6, 110, 5)
     assert not added(shard).any()
-    assert shard.manifest == {}
+    assert shard.manifest() == {}
 
 
-def test_another_round_or_state_is_stale_and_hears_what_is_held(shard: ExpertShard) -> None:
-    with pytest.raises(RequestError, match=r"STALE: round 4 on state [0-9a-f]{16}, held are round 5 and state"):
-        shard.forward(replace(tag(shard), round=4), call())
-    with pytest.raises(RequestError, match=f"STALE: round 5 on state ff, held are round 5 and state {shard.held.state_id[:16]}"):
-        shard.backward(replace(tag(shard), state="ff"), call(), values(5, 2))
+def test_a_group_whose_experts_nobody_chose_writes_zeros(shard: ExpertShard) -> None:
+    written = shard.write(asked(_0=set(), _1=set()))
+    own = [Contribution(path=str(written.path), tokens=written.tokens)]
+    norm = shard.held.norm(shard.held.id, own, ())
+    before = shard.held.id
+    shard.apply(before, 5, own, [norm, norm, norm])
+    assert shard.held.id != before  # weight decay, and the step is counted
+    assert float(shard.held.state.outer["steps"]) == 1.0
+
+
+def test_another_round_or_state_is_stale(shard: ExpertShard) -> None:
+    for old in (replace(tag(shard), round=4), replace(tag(shard), state="ff")):
+        assert shard.forward(old, call()).kind == "stale"
+        assert shard.backward(old, call(), values(5, 2)).kind == "stale"
+        assert shard.undo(old).kind == "stale"
+    assert not added(shard).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"microbatch": 5}, "microbatch 5: round 5 has 5, from 0"),
+        ({"microbatch": -1}, "microbatch -1: round 5 has 5, from 0"),
+        ({"tokens": 0}, "microbatch 0: 0 valid tokens, wanted 1 or more"),
+    ],
+)
+def test_no_such_microbatch_is_refused(shard: ExpertShard, fields: dict[str, Any], fault: str) -> None:
+    with pytest.raises(RequestError, match=fault):
+        shard.backward(replace(tag(shard), **fields), call(), values(5, 2))
 
 
 def test_more_than_there_is_room_for_is_busy_and_changes_nothing(shard: ExpertShard) -> None:
-    shard.room_bytes = 3 * 5 * 32 * 4
-    shard.backward(tag(shard), call(), values(5, 2))
-    once = added(shard)
-    with pytest.raises(RequestError, match="experts 2:5, layer 1, microbatch 0: BUSY: 1920 bytes are held, 1920 more"):
-        shard.backward(tag(shard), call(1), values(5, 2))
+    shard.keep_bytes = 3 * 5 * 32 * 4
+    first, once = count(shard, 0, 0, seed=1), added(shard)
+    assert shard.backward(tag(shard), call(1), values(5, 2)).kind == "busy"
     assert torch.equal(added(shard), once)
+    assert torch.equal(count(shard, 0, 0, seed=1), first)
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -159,10 +204,10 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 def test_a_call_that_cannot_be_served_is_refused_in_one_line(shard: ExpertShard, fields: dict[str, Any], fault: str) -> None:
     bad = replace(call(), **fields)
     for ask in (lambda: shard.forward(tag(shard), bad), lambda: shard.backward(tag(shard), bad, values(5, 2))):
-        with pytest.raises(RequestError, match=fault) as caught:
+        with pytest.raises((ActivationError, RequestError), match=fault) as caught:
             ask()
         assert "\n" not in caught.value.message
-    assert shard.manifest == {}
+    assert shard.manifest() == {}
 
 
 @pytest.mark.parametrize(
@@ -173,26 +218,29 @@ def test_a_call_that_cannot_be_served_is_refused_in_one_line(shard: ExpertShard,
     ],
 )
 def test_gradients_that_do_not_belong_to_the_call_are_refused(shard: ExpertShard, gradient: Tensor, fault: str) -> None:
-    with pytest.raises(RequestError, match=fault):
+    with pytest.raises(ActivationError, match=fault):
         shard.backward(tag(shard), call(), gradient)
     assert not added(shard).any()
 
 
-def test_values_that_overflow_are_refused_and_add_nothing(shard: ExpertShard) -> None:
+def test_values_that_overflow_or_gradients_out_of_bounds_are_refused_and_add_nothing(shard: ExpertShard) -> None:
     huge = replace(call(), tokens_SD=values(5, 1) * 1e30)
-    with pytest.raises(UpdateError, match="the outputs are not finite, the training diverged"):
+    with pytest.raises(ActivationError, match="experts 2:5, layer 0, microbatch 0: the outputs are not finite"):
         shard.forward(tag(shard), huge)
-    with pytest.raises(UpdateError, match="the gradients are not finite, the training diverged"):
+    with pytest.raises(ActivationError, match=r"the gradient's norm is (nan|inf), wanted at most"):
         shard.backward(tag(shard), huge, values(5, 2) * 1e30)
+    with pytest.raises(ActivationError, match=r"the gradient's norm is \d.*, wanted at most .* \(training.max_update_rms\)"):
+        shard.backward(tag(shard), call(), values(5, 2) * 1e6)
     assert not added(shard).any()
-    assert shard.manifest == {}
+    assert shard.manifest() == {}
 
 
 def test_settled_updates_that_lead_nowhere_leave_the_state_as_it_was(shard: ExpertShard) -> None:
-    shard.backward(tag(shard), call(), values(5, 2))
-    update = read(shard.write_update(), shard.held.part, SPEC)
-    before, name = shard.held.state.copy(), shard.held.state_id
-    update.values.fill_(3e38)
-    with pytest.raises(UpdateError, match="round 5: the settled updates of experts 2:5 lead to values not finite"):
-        shard.apply(5, [update, update], 1, [1.0])
-    assert (shard.held.state_id, shard.held.state.id()) == (name, before.id())
+    count(shard, 0, 0, seed=1)
+    written = shard.write(asked(_0={0}))
+    before, name = shard.held.state.id(), shard.held.id
+    own = [Contribution(path=str(written.path), tokens=8)]
+    with pytest.raises(UpdateError, match="norms: stage 2 is told none"):
+        shard.apply(name, 5, own, ["0" * 16])
+    assert (shard.held.id, shard.held.state.id()) == (name, before)
+    assert shard.manifest() == {0: {0}}

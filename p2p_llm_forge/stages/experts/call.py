@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from p2p_llm_forge.errors import HolderError, RequestError
+from p2p_llm_forge.errors import ActivationError, HolderError, RequestError
 from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.stages.experts.fused import Fused
 
@@ -41,8 +41,13 @@ class Call:
             at += count
 
 
-def check(call: Call, fused: Sequence[Fused], *, first: int, last: int) -> None:
-    """Refuse a call that a shard of experts first…last-1 of these layers cannot serve. Raises RequestError, one line."""
+def check(call: Call, fused: Sequence[Fused], span: tuple[int, int]) -> None:
+    """Refuse what a shard with these experts of these layers cannot serve.
+
+    Raises:
+        RequestError: no such layer or expert. ActivationError: no such tokens.
+    """
+    first, last = span
     where = f"experts {first}:{last}, layer {call.layer}"
     if not 0 <= call.layer < len(fused):
         raise RequestError(f"experts {first}:{last}: layer {call.layer} is out of range, wanted 0…{len(fused) - 1}")
@@ -56,13 +61,13 @@ def check(call: Call, fused: Sequence[Fused], *, first: int, last: int) -> None:
     if min(call.counts) < 1:
         raise RequestError(f"{where}: {min(call.counts)} tokens for an expert, wanted 1 or more")
     if fault := _fault(call.tokens_SD, (sum(call.counts), fused[call.layer].hidden)):
-        raise RequestError(f"{where}: tokens are {fault}")
+        raise ActivationError(f"{where}: tokens are {fault}")
 
 
 def check_gradient(call: Call, gradient_SD: Tensor, where: str) -> None:
-    """Refuse gradients that are not those of the call's outputs. Raises RequestError."""
+    """Refuse gradients that are not those of the call's outputs. Raises ActivationError."""
     if fault := _fault(gradient_SD, tuple(call.tokens_SD.shape)):
-        raise RequestError(f"{where}, layer {call.layer}: gradients are {fault}")
+        raise ActivationError(f"{where}, layer {call.layer}: gradients are {fault}")
 
 
 def check_answer(call: Call, answer_SD: Tensor, name: str) -> None:

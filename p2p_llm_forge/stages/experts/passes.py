@@ -11,7 +11,8 @@ Pure: tensors only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor
 
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import TENSORS, Fused
-from p2p_llm_forge.stages.experts.parts import Part, slice_name
+from p2p_llm_forge.stages.experts.pieces import slice_name
+from p2p_llm_forge.state import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +33,20 @@ class Backward:
     tokens_SD: Tensor
     """Gradients of the tokens, fp32 on the CPU."""
 
-    def values(self) -> Iterator[Tensor]:
-        """All of them."""
-        yield self.tokens_SD
-        for gradients in self.experts.values():
-            yield from gradients
+    def norm(self) -> float:
+        """The Euclidean norm of the gradients of parameters; infinite or not a number where one of them is."""
+        norms = [torch.linalg.vector_norm(part) for parts in self.experts.values() for part in parts]
+        return math.sqrt(math.fsum(float(norm) ** 2 for norm in norms))
 
 
 class ExpertPasses:
     """Owns a copy of the shard's weights on the device."""
 
-    def __init__(self, *, part: Part, span: tuple[int, int], fused: Sequence[Fused], device: torch.device) -> None:
+    def __init__(self, *, layout: Layout, span: tuple[int, int], fused: Sequence[Fused], device: torch.device) -> None:
         self._first, self._last = span
         self._fused, self._device = tuple(fused), device
-        self._local_P = torch.zeros(part.layout.parameters, device=device)
-        spans = dict(zip(part.layout.names, part.layout.spans(), strict=True))
+        self._local_P = torch.zeros(layout.parameters, device=device)
+        spans = dict(zip(layout.names, layout.spans(), strict=True))
         self._places = [
             [spans[slice_name(f"{layer.name}.{tensor}", *span)][:2] for tensor in TENSORS] for layer in self._fused
         ]

@@ -44,8 +44,8 @@ class Exchange:
         self.serving = serving
         self.lost: dict[int, Lost] = {}
         """By layer, of the newest forward pass."""
-        self.asked: dict[str, set[int]] = {}
-        """By holder, the layers of its backward calls, answered or not."""
+        self.records: list[tuple[Call, Tensor]] = []
+        """The backward calls that were answered, with the gradients they carried: enough to ask another replica."""
 
 
 class RemoteExperts(nn.Module):
@@ -92,9 +92,9 @@ class _Elsewhere(torch.autograd.Function):
         experts: RemoteExperts = ctx.experts
         calls, rows = _calls(ctx, hidden_TD, order_S)
         gradient_SD = gradient_TKD.flatten(0, 1)[order_S].float()
-        for call in calls:
-            experts.exchange.asked.setdefault(call.holder, set()).add(call.layer)
-        answers = experts.exchange.backward(calls, [gradient_SD[part] for part in rows]) if calls else ()
+        gradients = [gradient_SD[part] for part in rows]
+        answers = experts.exchange.backward(calls, gradients) if calls else ()
+        experts.exchange.records.extend(zip(calls, gradients, strict=True))
         found_SD = _gathered(calls, rows, answers, experts, len(order_S)).to(hidden_TD)
         return torch.zeros_like(hidden_TD).index_add_(0, order_S // ctx.chosen, found_SD), None, None, None
 

@@ -21,19 +21,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from p2p_llm_forge.codec import Update
-from p2p_llm_forge.errors import ModelError, UpdateError
+from p2p_llm_forge import codec
+from p2p_llm_forge.answer import leaves_root
+from p2p_llm_forge.blobs import blob_id, write_atomic
+from p2p_llm_forge.carry import file_name
+from p2p_llm_forge.errors import ModelError, RequestError, UpdateError
 from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.flat import flatten, precision
 from p2p_llm_forge.memory import quiet
 from p2p_llm_forge.model import from_config
-from p2p_llm_forge.settings import TrainingSpec
+from p2p_llm_forge.recent import keep_newest
+from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.gate import Lost
 from p2p_llm_forge.stages.experts.groups import Serving
-from p2p_llm_forge.stages.experts.held import Held
-from p2p_llm_forge.stages.experts.parts import Part
 from p2p_llm_forge.stages.experts.remote import Exchange, install
-from p2p_llm_forge.state import State
+from p2p_llm_forge.stages.held import Held, Settled
+from p2p_llm_forge.stages.tags import Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,44 +99,67 @@ def objective(model: nn.Module, tokens_BL: Tensor) -> Objective:
 class Driven:
     """What came of a microbatch."""
 
-    losses_B: Tensor
-    """Mean token loss of each sequence in nats."""
+    tokens: int
+    """Its tokens."""
+    losses: tuple[int, ...]
+    """Mean token loss of each sequence in micro-nats."""
     balance: float
     """The load-balance loss; 0 where the model has none."""
     lost: dict[int, Lost]
     """What dead experts cost, by layer."""
-    asked: dict[str, frozenset[int]]
-    """By holder, the layers of its backward calls: what its manifest has to hold of this microbatch."""
+    records: tuple[tuple[Call, Tensor], ...]
+    """The backward calls with their gradients: enough to have another replica count them."""
+
+    def layers(self, holder: str) -> frozenset[int]:
+        """In which this holder was asked: what its manifest has to hold of this microbatch."""
+        return frozenset(call.layer for call, _ in self.records if call.holder == holder)
 
 
 class Trunk:
-    """A driver's trunk; belongs to one thread. Nothing changes when a method raises."""
+    """A driver's trunk. All methods belong to one thread; nothing changes when one raises."""
 
-    def __init__(
-        self, *, config: Any, part: Part, state: State, spec: TrainingSpec, exchange: Exchange, folder: Path,
-        device: torch.device,
-    ) -> None:  # fmt: skip
-        self.held = Held(part=part, state=state, spec=spec, folder=folder)
-        self._model = build(config, exchange).to(device).train()
-        self._exchange, self._device = exchange, device
-        self._local_P = flatten(self._model, part.layout, device)
-        self._local_P.copy_(state.weights_P)
-        named = dict(self._model.named_parameters())
-        self._parameters = [named[name] for name in part.layout.names]
-        self._precision = precision(spec.precision, device)
-        self._sum_P = torch.zeros_like(self._local_P)
+    def __init__(self, *, config: Any, held: Held, exchange: Exchange, device: torch.device, folder: Path) -> None:
+        """Drive this trunk.
 
-    def open(self) -> None:
-        """Begin a round with nothing added up."""
-        self._sum_P.zero_()
-
-    def run(self, tokens_BL: Tensor, serving: Serving, seed: int) -> Driven:
-        """Forward and backward of a microbatch, tokens [B, L + 1]; adds up the gradients of the trunk.
+        Args:
+            held: its state.
+            exchange: how experts are asked.
+            folder: where updates go.
 
         Raises:
-            HolderError: a holder failed. What others added up of this microbatch is to be undone before it runs again.
-            UpdateError: diverged.
+            ModelError: as `build`.
         """
+        self.held, self._exchange, self._device, self._folder = held, exchange, device, folder
+        self._model = build(config, exchange).to(device).train()
+        self._local_P = flatten(self._model, held.layout, device)
+        self._local_P.copy_(held.state.weights_P)
+        named = dict(self._model.named_parameters())
+        self._parameters = [named[name] for name in held.layout.names]
+        self._precision = precision(held.spec.precision, device)
+        self._sum_P = torch.zeros_like(self._local_P)
+        self._driven: dict[int, tuple[int, Driven]] = {}
+
+    def begin(self) -> None:
+        """A round begins, with nothing driven."""
+        self._sum_P.zero_()
+        self._driven.clear()
+
+    def drive(self, number: int, start: int, tokens_BL: Tensor, serving: Serving, seed: int) -> Driven:
+        """Forward and backward of a microbatch; the gradients of the trunk are in the sum then.
+
+        Args:
+            number: of the microbatch in the round.
+            start: its first slot.
+            tokens_BL: [B, L + 1].
+            serving: who serves which expert.
+            seed: as `seeds.stage_seed` of stage 0.
+
+        Raises:
+            RequestError: it was driven already. HolderError: a holder failed; whatever others counted of this microbatch
+                is to be undone before it is driven again. UpdateError: diverged.
+        """
+        if number in self._driven:
+            raise RequestError(f"trunk: microbatch {number} was driven already")
         torch.manual_seed(seed)
         self._exchange.begin(serving)
         with self._precision:
@@ -141,26 +167,37 @@ class Trunk:
         gradients = torch.autograd.grad([found.total], self._parameters, allow_unused=True)
         if not all(part is None or is_finite(part) for part in gradients):
             raise UpdateError("trunk: the gradients are not finite, the training diverged; lower training.learning_rate")
-        for (start, end, _), part in zip(self.held.part.layout.spans(), gradients, strict=True):
+        for (first, last, _), part in zip(self.held.layout.spans(), gradients, strict=True):
             if part is not None:
-                self._sum_P[start:end].add_(part.reshape(-1))
-        return Driven(
-            losses_B=found.losses_B.cpu(),
+                self._sum_P[first:last].add_(part.reshape(-1))
+        driven = Driven(
+            tokens=tokens_BL[:, 1:].numel(),
+            losses=tuple(round(loss * 1e6) for loss in found.losses_B.tolist()),
             balance=found.balance,
             lost=dict(self._exchange.lost),
-            asked={holder: frozenset(layers) for holder, layers in self._exchange.asked.items()},
+            records=tuple(self._exchange.records),
         )
+        self._driven[number] = (start, driven)
+        return driven
 
-    def write_update(self) -> Path:
-        """Encode what is added up. Raises UpdateError, DiskError."""
-        return self.held.write_update(self._sum_P)
+    def write(self) -> Written:
+        """Write the update over what was driven. Raises RequestError where nothing was; UpdateError, DiskError."""
+        if not self._driven:
+            raise RequestError("write: no microbatch of this round was driven")
+        data, _ = codec.encode(self._sum_P.to("cpu", copy=True), self.held.spec.codec)
+        path = self._folder / file_name(blob_id(data))
+        write_atomic(path, [data])
+        keep_newest(self._folder, "*.update", path)
+        driven = [self._driven[number] for number in sorted(self._driven)]
+        leaves = [(start + row, loss) for start, item in driven for row, loss in enumerate(item.losses)]
+        return Written(
+            path=path, tokens=sum(item.tokens for _, item in driven), leaves=leaves_root(leaves),
+            loss=round(sum(loss for _, loss in leaves) / len(leaves)),
+        )  # fmt: skip
 
-    def norm(self, updates: Sequence[Update], tokens: int) -> float:
-        """As `Held.norm`."""
-        return self.held.norm(updates, tokens)
-
-    def apply(self, round_number: int, updates: Sequence[Update], tokens: int, norms: Sequence[float]) -> str:
-        """As `Held.apply`."""
-        name = self.held.apply(round_number, updates, tokens, norms)
+    def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str]) -> Path:
+        """Take the round's step, as `stages.held.Held.apply`."""
+        path = self.held.apply(state, round_number, own, (), norms)
         self._local_P.copy_(self.held.state.weights_P)
-        return name
+        self.begin()
+        return path

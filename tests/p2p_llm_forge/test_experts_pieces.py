@@ -9,7 +9,7 @@ from p2p_llm_forge.errors import StateError
 from p2p_llm_forge.settings import OuterSpec
 from p2p_llm_forge.stages.experts.fused import survey
 from p2p_llm_forge.stages.experts.groups import Groups
-from p2p_llm_forge.stages.experts.parts import Part, assemble, cut, estimate, parts, run_state
+from p2p_llm_forge.stages.experts.pieces import Piece, assemble, cut, estimate, pieces, run_state
 from p2p_llm_forge.state import Layout, State
 
 from .experts_case import FAMILIES, Whole, config_of
@@ -17,35 +17,35 @@ from .experts_case import FAMILIES, Whole, config_of
 GROUPS = (1, 3, 8)
 
 
-def trained(family: str) -> tuple[State, tuple[Part, ...]]:
+def trained(family: str) -> tuple[State, tuple[Piece, ...]]:
     """A state with values in all its moments, and how it is cut in 3."""
     config = config_of(family)
     state = Whole(config).state
     for moment in state.layout.moments:
         state.outer[moment].copy_(torch.rand(state.layout.parameters, generator=torch.Generator().manual_seed(9)))
     state.outer["steps"].fill_(7.0)
-    return state, parts(state.layout, survey(config), Groups.of(8, 3))
+    return state, pieces(state.layout, survey(config), Groups.of(8, 3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cut_state_goes_together_again_bit_for_bit_with_its_moments(family: str, tmp_path: Path) -> None:
     state, _ = trained(family)
     for groups in GROUPS:
-        pieces = parts(state.layout, survey(config_of(family)), Groups.of(8, groups))
-        held = cut(state, pieces)
-        assert sum(part.layout.parameters for part in pieces) == state.layout.parameters
-        for number, (part, own) in enumerate(zip(pieces, held, strict=True)):
+        into = pieces(state.layout, survey(config_of(family)), Groups.of(8, groups))
+        held = cut(state, into)
+        assert sum(piece.layout.parameters for piece in into) == state.layout.parameters
+        for number, (piece, own) in enumerate(zip(into, held, strict=True)):
             own.write(tmp_path / f"{number}.safetensors")
-            assert State.load(tmp_path / f"{number}.safetensors", part.layout).id() == own.id()
-        assert assemble(held, pieces, state.layout).id() == state.id()
+            assert State.load(tmp_path / f"{number}.safetensors", piece.layout).id() == own.id()
+        assert assemble(held, into, state.layout).id() == state.id()
 
 
 def test_a_slice_is_named_after_the_whole_tensor_and_its_experts_and_opens_as_safetensors(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    state, pieces = trained("mixtral")
-    assert pieces[2].what == "experts 2:5"
-    cut(state, pieces)[2].write(tmp_path / "shard.safetensors")
+    state, into = trained("mixtral")
+    assert into[2].what == "experts 2:5"
+    cut(state, into)[2].write(tmp_path / "shard.safetensors")
     found = load_file(tmp_path / "shard.safetensors")
     name = "model.layers.1.mlp.experts.down_proj"
     place = state.layout.names.index(name)
@@ -54,9 +54,9 @@ def test_a_slice_is_named_after_the_whole_tensor_and_its_experts_and_opens_as_sa
     assert torch.equal(found[f"{name}[2:5]"], whole[2:5])
 
 
-def test_the_run_state_id_is_the_root_over_the_ids_of_all_parts_in_their_order() -> None:
-    state, pieces = trained("olmoe")
-    ids = [held.id() for held in cut(state, pieces)]
+def test_the_run_state_id_is_the_root_over_the_ids_of_all_pieces_in_their_order() -> None:
+    state, into = trained("olmoe")
+    ids = [held.id() for held in cut(state, into)]
     assert len(set(ids)) == 4
     size = sum(int(name.split("-")[1]) for name in ids)
     assert run_state(ids).endswith(f"-{size}")
@@ -66,31 +66,31 @@ def test_the_run_state_id_is_the_root_over_the_ids_of_all_parts_in_their_order()
     assert run_state(["a-1", "b-2"]) == "b18bb55219fd4eacf2053c99ea69c3cd7adb42a0ea0470ddb3cd2c595c1f8c8a-3"
 
 
-def test_a_part_that_stepped_less_gives_its_weights_but_not_its_moments() -> None:
-    state, pieces = trained("qwen2_moe")
-    held = cut(state, pieces)
+def test_a_piece_that_stepped_less_gives_its_weights_but_not_its_moments() -> None:
+    state, into = trained("qwen2_moe")
+    held = cut(state, into)
     held[3].outer["steps"].fill_(4.0)
     with pytest.raises(StateError, match=r"experts 5:8: outer\.steps is 4, that of the trunk 7; assemble the weights only"):
-        assemble(held, pieces, state.layout)
-    weights = assemble(held, pieces, state.layout, weights_only=True)
+        assemble(held, into, state.layout)
+    weights = assemble(held, into, state.layout, weights_only=True)
     assert torch.equal(weights.weights_P, state.weights_P)
     assert not any(values.any() for values in weights.outer.values())
 
 
-def test_a_missing_or_foreign_part_is_refused_by_name() -> None:
-    state, pieces = trained("qwen3_moe")
-    held = cut(state, pieces)
-    with pytest.raises(StateError, match="state: 3 parts, wanted 4: the trunk and every group of experts"):
-        assemble(held[:3], pieces, state.layout)
-    with pytest.raises(StateError, match="state of experts 0:2: holds other tensors than this part"):
-        assemble([held[0], held[2], held[1], held[3]], pieces, state.layout)
+def test_a_missing_or_foreign_piece_is_refused_by_name() -> None:
+    state, into = trained("qwen3_moe")
+    held = cut(state, into)
+    with pytest.raises(StateError, match="state: 3 pieces, wanted 4: the trunk and every group of experts"):
+        assemble(held[:3], into, state.layout)
+    with pytest.raises(StateError, match="state of experts 0:2: holds other tensors"):
+        assemble([held[0], held[2], held[1], held[3]], into, state.layout)
 
 
 def test_the_estimate_of_a_shard_counts_its_own_parameters_only() -> None:
     config = config_of("mixtral")
     fused, layout = survey(config), Layout.of(Whole(config).model, OuterSpec())
-    whole = estimate(parts(layout, fused, Groups.of(8, 1))[1], fused, tokens=64, chosen=2)
-    half = estimate(parts(layout, fused, Groups.of(8, 2))[1], fused, tokens=64, chosen=2)
+    whole = estimate(pieces(layout, fused, Groups.of(8, 1))[1], fused, tokens=64, microbatches=2, chosen=2)
+    half = estimate(pieces(layout, fused, Groups.of(8, 2))[1], fused, tokens=64, microbatches=2, chosen=2)
     assert whole.parameters == 2 * half.parameters == 2 * 8 * 3 * 32 * 48
     assert whole.weights_bytes == 8 * whole.parameters
-    assert whole.activation_bytes == half.activation_bytes == 4 * 64 * 2 * (6 * 48 + 3 * 64)
+    assert whole.activation_bytes == half.activation_bytes == 4 * 64 * 2 * (6 * 48 + 2 * 3 * 64)

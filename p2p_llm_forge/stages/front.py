@@ -1,0 +1,63 @@
+"""The worker's door to its stage: nothing of torch is imported before a stage is opened.
+
+IO: as `desk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from p2p_llm_forge.errors import RequestError
+from p2p_llm_forge.stages.requests import StageCheck, StageOpen, StageRequest, Tagged
+from p2p_llm_forge.stages.window import Window
+
+if TYPE_CHECKING:
+    import torch
+
+    from p2p_llm_forge.stages.desk import Desk
+
+MOST_WAITING = 16
+"""With so many requests waiting, another pass is told to come back."""
+
+
+class Front:
+    """Holds the stage of one worker, if one is open."""
+
+    def __init__(self, folder: Path, device: torch.device, tensors: int | None, waiting: Callable[[], int]) -> None:
+        """Hold none.
+
+        Args:
+            tensors: descriptor of the memory shared with the daemon.
+            waiting: how many requests wait.
+        """
+        self._folder, self._device, self._waiting = folder, device, waiting
+        self._window = Window(tensors)
+        self._desk: Desk | None = None  # Written only by the main thread.
+
+    def do(self, request: StageRequest) -> dict[str, Any]:
+        """Answer a request. Raises EngineError."""
+        if not isinstance(request, StageOpen):
+            return self._opened().do(request)
+        from p2p_llm_forge.stages.desk import Desk
+
+        self._desk = None  # The memory of the stage before is free again for this one.
+        self._desk = Desk(request, self._folder, self._device, self._window, self._waiting)
+        return self._desk.opened()
+
+    def check(self, request: StageCheck) -> dict[str, Any]:
+        """Answer it beside the main thread. Raises EngineError."""
+        return self._opened().check(request)
+
+    def turned_away(self, request: object) -> dict[str, Any] | None:
+        """The answer to a pass for which too many wait already; None if it may wait too. For any thread."""
+        waiting, desk = self._waiting(), self._desk
+        if desk is None or not isinstance(request, Tagged) or waiting < MOST_WAITING:
+            return None
+        return desk.busy(waiting)
+
+    def _opened(self) -> Desk:
+        if self._desk is None:
+            raise RequestError("no stage is open; send stage_open first")
+        return self._desk

@@ -1,0 +1,81 @@
+"""A stage's passes on what travels: bytes are checked and decoded, the pass runs under its seed, and what it found is
+looked at before anybody uses it.
+
+Shapes: B sequences of a microbatch, L tokens of a sequence, D hidden size.
+
+Pure: but for the module that `Passes` holds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from p2p_llm_forge.errors import ActivationError
+from p2p_llm_forge.settings import TrainingSpec
+from p2p_llm_forge.stages import activations
+from p2p_llm_forge.stages.activations import NO_TARGET
+from p2p_llm_forge.stages.passes import Backward, Passes
+from p2p_llm_forge.stages.seeds import stage_seed
+from p2p_llm_forge.stages.tags import Part
+from p2p_llm_forge.state import Layout
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+
+class Work:
+    """One stage's. Its methods raise ActivationError where what was given, or what it leads to, cannot be used."""
+
+    def __init__(self, part: Part, passes: Passes, layout: Layout, spec: TrainingSpec) -> None:
+        self._part, self._passes = part, passes
+        self._largest_rms = spec.max_update_rms * math.sqrt(layout.parameters)
+
+    def forward(self, round_number: int, microbatch: int, x: Buffer) -> bytes:
+        """The stage's output."""
+        out = self._passes.forward(self._input(x), self._seed(round_number, microbatch))
+        return activations.encode(out, self._part.activations)
+
+    def backward(self, round_number: int, microbatch: int, x: Buffer, gradient: Buffer, tokens: int) -> Backward:
+        """The gradients of a microbatch, finite and within `training.max_update_rms` for so many tokens."""
+        part, values, seed = self._part, self._input(x), self._seed(round_number, microbatch)
+        if part.last:
+            targets = self._tokens(gradient, "targets", NO_TARGET)
+            if (counted := int((targets != NO_TARGET).sum())) != tokens:
+                raise ActivationError(f"targets: got {counted} of them, the tag says {tokens}")
+            found = self._passes.loss(values, seed, targets)
+        else:
+            shape = (part.sequences, part.length, part.width)
+            found = self._passes.backward(
+                values, seed, activations.decode(gradient, part.activations, shape, "gradient")
+            )
+        norm, limit = found.norm(), self._largest_rms * tokens
+        if not norm <= limit:
+            raise ActivationError(
+                f"microbatch {microbatch}: its gradient's norm is {norm:.6g}, wanted at most {limit:.6g} "
+                "(training.max_update_rms)"
+            )
+        return found
+
+    def answer(self, found: Backward) -> bytes:
+        """The gradient of the input; nothing where the input is tokens."""
+        return b"" if found.input_BLD is None else activations.encode(found.input_BLD, self._part.activations)
+
+    def _seed(self, round_number: int, microbatch: int) -> int:
+        return stage_seed(self._part.seed, round_number, microbatch, self._part.index)
+
+    def _input(self, x: Buffer) -> Tensor:
+        part = self._part
+        if part.first:
+            return self._tokens(x, "input", 0)
+        return activations.decode(x, part.activations, (part.sequences, part.length, part.width), "input")
+
+    def _tokens(self, data: Buffer, what: str, lowest: int) -> Tensor:
+        part = self._part
+        tokens_BL = activations.decode(data, "tokens", (part.sequences, part.length), what)
+        least, most = int(tokens_BL.min()), int(tokens_BL.max())
+        if least < lowest or most >= part.vocabulary:
+            raise ActivationError(f"{what}: got tokens {least} … {most}, wanted {lowest} … {part.vocabulary - 1}")
+        return tokens_BL
