@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from p2p_llm_forge import specfile
+from p2p_llm_forge import settings_pipeline, specfile
 from p2p_llm_forge.errors import SpecError
 from p2p_llm_forge.settings import (
     MAX_INT,
@@ -28,6 +28,7 @@ from p2p_llm_forge.settings import (
     Section,
     TrainingSpec,
 )
+from p2p_llm_forge.settings_pipeline import PipelineSpec
 
 
 class RunSpec(Section):
@@ -53,6 +54,8 @@ class RunSpec(Section):
     """Which states are kept."""
     credits: CreditsSpec = CreditsSpec()
     """What the run pays."""
+    pipeline: PipelineSpec | None = None
+    """How the model is cut into stages that different peers hold; every member holds all of it when left out."""
 
     @property
     def max_update_rms(self) -> float:
@@ -70,6 +73,8 @@ class RunSpec(Section):
                 raise ValueError(f"{name} needs held-out losses; set evaluation.every to 1 or more")
             if not self.data.held_out:
                 raise ValueError(f"{name} needs held-out samples; set data.held_out above 0")
+        if self.pipeline is not None:
+            settings_pipeline.check(self.pipeline, self.training, self.members, self.model.layers)
         return self
 
     @classmethod

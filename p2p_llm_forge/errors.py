@@ -12,6 +12,7 @@
     ├── RequestError        FP-109  a request to the worker that is malformed or out of order
     ├── DiskError           FP-110  the disk is full, read-only or failing
     ├── DeviceError         FP-111  the accelerator is missing or ran out of memory
+    ├── SplitError          FP-112  a model that cannot be cut into these stages
     ├── ActivationError     FP-113  what travels between stages, malformed, misshapen, not finite or out of bounds
     └── HolderError         FP-114  a peer that serves experts answered what it must not, or is gone
 
@@ -99,6 +100,12 @@ class DeviceError(EngineError):
     """The accelerator cannot do the work."""
 
     code = "FP-111"
+
+
+class SplitError(EngineError):
+    """A model that cannot be cut into these stages."""
+
+    code = "FP-112"
 
 
 class ActivationError(EngineError):

@@ -49,7 +49,7 @@ def estimate(
         own_steps: whether a member takes AdamW steps of its own; not in mode synchronous.
         overlap: whether a change waits for the settlement of the round before it.
     """
-    with torch.device("meta"), quiet():
+    with torch.device("meta"), _quiet():
         model = from_config(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     hidden = int(getattr(config, "hidden_size", 0) or 0)
@@ -68,8 +68,7 @@ def estimate(
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leave the random numbers as they would have been without what is done meanwhile."""
+def _quiet() -> Iterator[None]:
     state = torch.random.get_rng_state()
     try:
         yield

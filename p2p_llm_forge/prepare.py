@@ -14,6 +14,7 @@ from p2p_llm_forge.blobs import blob_id, write_atomic
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data import corpus, shards, tokenize
 from p2p_llm_forge.errors import ModelError, SpecError, TokenizerError
+from p2p_llm_forge.stages import start
 from p2p_llm_forge.state import Layout, State
 
 
@@ -25,14 +26,17 @@ class Prepared:
     parameters: int
     manifest: shards.Manifest
     paths: dict[str, Path]
-    """model, tokenizer, manifest, state."""
+    """model, tokenizer, manifest, state; a pipeline run has state.0, state.1, … in its place."""
     ids: dict[str, str]
-    """Their blob ids."""
+    """Their blob ids; `state` is always there."""
     shard_paths: list[Path]
+    stages: dict[str, Any] | None = None
+    """What the ledger is told of a pipeline run: each stage's share of the work in parts per million, the stages'
+    initial states, sequences of a microbatch."""
 
     def reply(self) -> dict[str, Any]:
         """The worker's answer to `prepare`."""
-        return {
+        reply: dict[str, Any] = {
             "parameters": self.parameters,
             "slots_per_epoch": self.manifest.train_slots,
             "held_out_slots": self.manifest.held_out_slots,
@@ -47,13 +51,14 @@ class Prepared:
             "ids": {**self.ids, "shards": list(self.manifest.shards)},
             "config": self.spec.canonical(),
         }
+        return reply if self.stages is None else {**reply, "stages": self.stages}
 
 
 def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Progress) -> Prepared:
     """Make all blobs of a run in `out`.
 
     Raises:
-        CorpusError, TokenizerError, ModelError, DoesNotFit, SpecError, DiskError: before the slow part where possible.
+        CorpusError, TokenizerError, ModelError, SplitError, DoesNotFit, SpecError, DiskError: before the slow part where possible.
     """
     if spec.data.path is None or not Path(spec.data.path).is_absolute():
         raise SpecError(f"data.path: {spec.data.path!r}; give the absolute path of the text file")
@@ -61,6 +66,46 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     corpus.size(text)
     tokenizer = tokenize.make(spec.data.tokenizer, corpus.pieces(text, progress, "tokenizer"))
     config = _model_config(spec, tokenizer)
+    plan = None if spec.pipeline is None else start.plan(spec, config, [available_bytes])
+    if plan is None:
+        _check_fits(spec, config, available_bytes)
+    else:
+        spec = _pinned(spec, plan)
+    manifest, shard_paths = shards.pack(
+        tokenizer.encode_pieces(corpus.pieces(text, progress, "tokens")),
+        folder=out / "shards",
+        sequence_length=spec.data.sequence_length,
+        held_out=spec.data.held_out,
+        vocab_size=tokenizer.vocab_size,
+        corpus=str(text),
+    )
+    progress("state", 0, 1)
+    blobs: dict[str, tuple[str, bytes | memoryview]] = {
+        "model": ("model.json", model.blob_from_config(config)),
+        "tokenizer": ("tokenizer.json", tokenizer.blob()),
+        "manifest": ("manifest.json", manifest.encode()),
+    }
+    if plan is None:
+        parameters, state = _initial_state(spec, config)
+        blobs["state"] = ("state.safetensors", state.data)
+    for name, data in blobs.values():
+        write_atomic(out / name, [data])
+    paths = {kind: out / name for kind, (name, _) in blobs.items()}
+    ids = {kind: blob_id(data) for kind, (_, data) in blobs.items()}
+    stages = None
+    if plan is not None:
+        written = start.write(spec, config, plan, out)
+        parameters, paths, ids = plan.costs.parameters, {**paths, **written.paths}, {**ids, **written.ids}
+        stages = _told(spec, plan, written)
+    progress("state", 1, 1)
+    return Prepared(
+        spec=spec, parameters=parameters, manifest=manifest, paths=paths, ids=ids, shard_paths=shard_paths,
+        stages=stages,
+    )  # fmt: skip
+
+
+def _check_fits(spec: RunSpec, config: Any, available_bytes: int) -> None:
+    """Refuse a model that this machine cannot train. Raises DoesNotFit."""
     training = spec.training
     need = memory.estimate(
         config,
@@ -71,35 +116,28 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
         overlap=training.overlap,
     )
     memory.check_fits(need, available_bytes)
-    manifest, shard_paths = shards.pack(
-        tokenizer.encode_pieces(corpus.pieces(text, progress, "tokens")),
-        folder=out / "shards",
-        sequence_length=spec.data.sequence_length,
-        held_out=spec.data.held_out,
-        vocab_size=tokenizer.vocab_size,
-        corpus=str(text),
-    )
-    progress("state", 0, 1)
+
+
+def _initial_state(spec: RunSpec, config: Any) -> tuple[int, State]:
+    """Parameters, and the state of a run whose members hold the whole model."""
     built = model.from_folder(spec.model.path) if spec.model.path else model.build(config, spec.seed)
     layout = Layout.of(built, spec.training.outer)
-    state = State.of_model(built, layout)
-    blobs: dict[str, tuple[str, bytes | memoryview]] = {
-        "model": ("model.json", model.blob_from_config(config)),
-        "tokenizer": ("tokenizer.json", tokenizer.blob()),
-        "manifest": ("manifest.json", manifest.encode()),
-        "state": ("state.safetensors", state.data),
+    return layout.parameters, State.of_model(built, layout)
+
+
+def _pinned(spec: RunSpec, plan: start.Plan) -> RunSpec:
+    """The spec that says where the model is cut, so that nobody reckons it anew."""
+    assert spec.pipeline is not None
+    return spec.model_copy(update={"pipeline": spec.pipeline.model_copy(update={"layers": plan.layers})})
+
+
+def _told(spec: RunSpec, plan: start.Plan, written: start.Written) -> dict[str, Any]:
+    assert spec.pipeline is not None
+    return {
+        "shares": plan.costs.shares(plan.cut),
+        "states": [written.ids[name] for name in written.paths],
+        "microbatch": spec.pipeline.microbatch_size,
     }
-    for name, data in blobs.values():
-        write_atomic(out / name, [data])
-    progress("state", 1, 1)
-    return Prepared(
-        spec=spec,
-        parameters=layout.parameters,
-        manifest=manifest,
-        paths={kind: out / name for kind, (name, _) in blobs.items()},
-        ids={kind: blob_id(data) for kind, (_, data) in blobs.items()},
-        shard_paths=shard_paths,
-    )
 
 
 def _model_config(spec: RunSpec, tokenizer: tokenize.TextCodec) -> Any:

@@ -117,8 +117,9 @@ def _is_union_tag(part: object) -> bool:
 def _keys(model: type[BaseModel], location: Location) -> list[str]:
     for part in location:
         field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        kinds = (field.annotation, *typing.get_args(field.annotation)) if field else ()
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
             return []
-        model = inner
+        model = inner[0]
     return list(model.model_fields)

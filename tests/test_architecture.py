@@ -31,10 +31,12 @@ ORDER = {
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings specfile config blobs finite
+        errors settings settings_pipeline specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
+        stages/shrink stages/anatomy stages/cut stages/skeleton stages/stubs stages/split stages/costs stages/fit
+        stages/tied stages/parity stages/whole stages/initial stages/timing stages/start
         outer ahead microbatch inner kept
         protocol carry channel answer recent engine isolation measure prepare produce worker
     """.split(),

@@ -236,3 +236,39 @@ def test_the_default_price_is_a_micro_credit_per_gflop() -> None:
 def test_importing_the_spec_does_not_import_torch() -> None:
     code = "import sys, p2p_llm_forge.config; sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+PIPELINE = GOOD.replace("layers: 2", "layers: 6") + "training:\n  mode: synchronous\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD + "pipeline: {stages: 2}\n", "pipeline shares one batch a round between the stages; set training.mode: syn"),
+        (PIPELINE + "pipeline: {stages: 7}\n", "pipeline.stages 7 is more than model.layers 6; set 6 stages or fewer"),
+        (PIPELINE + "pipeline: {stages: 1}\n", "x.yaml:11: pipeline.stages: input should be greater than or equal to 2"),
+        (PIPELINE + "pipeline: {replicas: 2}\n", "x.yaml:11: pipeline.stages: missing; add it"),
+        (PIPELINE + "pipeline:\n  stages: 2\n  replica: 1\n", "x.yaml:13: pipeline.replica: unknown key; did you mean replicas?"),
+        (PIPELINE + "pipeline: {stages: 2, activations: fp8}\n", "x.yaml:11: pipeline.activations: input should be 'int8'"),
+        (PIPELINE + "pipeline: {stages: 2, microbatch_size: 3}\n", "microbatch_size 3 does not divide a driver's 40 sequences"),
+        (PIPELINE + "pipeline: {stages: 5, replicas: 13}\n", "pipeline needs 65 members (5 stages times 13 replicas), mem"),
+        (PIPELINE + "pipeline: {stages: 2, layers: [6]}\n", "x.yaml:11: pipeline: layers names 1 stages, stages is 2"),
+        (PIPELINE + "pipeline: {stages: 2, layers: [6, 0]}\n", "every stage has at least one layer; set fewer stages"),
+        (PIPELINE + "pipeline: {stages: 2, layers: [2, 3]}\n", "pipeline.layers adds up to 5, model.layers is 6"),
+    ],
+)
+def test_a_pipeline_that_cannot_be_is_refused_with_the_way_out(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, text)
+
+
+def test_the_canonical_form_holds_a_pipeline_and_leaves_out_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(GOOD)
+    assert "pipeline" not in RunSpec.load(path).canonical()
+    path.write_text(PIPELINE + "pipeline: {stages: 2, layers: [4, 2]}\n")
+    spec = RunSpec.load(path)
+    assert spec.canonical()["pipeline"] == {
+        "stages": 2, "replicas": 2, "microbatch_size": 4, "in_flight": 4, "activations": "bf16", "layers": [4, 2],
+        "costs": "estimated",
+    }  # fmt: skip
+    assert RunSpec.from_canonical(spec.canonical()).canonical() == spec.canonical()

@@ -7,7 +7,7 @@ norm of its own) is refused by name rather than computed wrongly.
 
 Shapes: E experts of a layer, D hidden size, I inner size, N tokens of one expert.
 
-Pure: `survey` builds a model without weights; nothing is allocated.
+Pure: `survey` builds a model without memory for its weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from p2p_llm_forge.errors import ModelError
-from p2p_llm_forge.memory import quiet
-from p2p_llm_forge.model import from_config
+from p2p_llm_forge.stages.skeleton import skeleton
 
 TENSORS = ("down_proj", "gate_up_proj")
 """The parameters of a fused module, in order of name."""
@@ -93,5 +91,4 @@ def _read(name: str, module: nn.Module) -> Fused:
 
 def survey(config: Any) -> tuple[Fused, ...]:
     """The fused modules of a configuration's model, from the shapes alone. Raises ModelError."""
-    with torch.device("meta"), quiet():
-        return find(from_config(config))
+    return find(skeleton(config))

@@ -1,8 +1,8 @@
 """Cuts a whole model's state into that of the trunk and those of the expert shards, and puts it together again.
 
 The trunk is all but the experts; a shard holds one group's slices `NAME[first:last]` of every fused tensor NAME, and
-of its moments. Each piece is a canonical state file with an id of its own; the run's state id is the Merkle root over
-these, the trunk's first. Slices run along the first dimension, so every piece is one span of the whole's flat vectors.
+of its moments. Each piece is a canonical state file with an id of its own; the run's state id is `run_state_id`
+over these, the trunk's first. Slices run along the first dimension, so every piece is one span of the whole's flat vectors.
 
 A group that nobody served for a while has taken fewer steps than the trunk. Its weights belong to the whole model all
 the same; only the optimizer's state of such pieces does not go together.
@@ -19,7 +19,6 @@ from itertools import islice
 
 from torch import Tensor
 
-from p2p_llm_forge.blobs import leaf_hash, merkle_root
 from p2p_llm_forge.errors import StateError
 from p2p_llm_forge.memory import Estimate
 from p2p_llm_forge.stages.experts.fused import TENSORS, Fused
@@ -132,12 +131,6 @@ def _vectors(left: State, right: State) -> Iterator[tuple[Tensor, Tensor]]:
     yield left.weights_P, right.weights_P
     for name in left.layout.moments:
         yield left.outer[name], right.outer[name]
-
-
-def run_state(ids: Sequence[str]) -> str:
-    """The run's state id over those of its pieces: the RFC 6962 root over their ASCII bytes, and all their bytes."""
-    root = merkle_root(leaf_hash(name.encode("ascii")) for name in ids)
-    return f"{root.hex()}-{sum(int(name.rpartition('-')[2]) for name in ids)}"
 
 
 def estimate(piece: Piece, fused: Sequence[Fused], *, tokens: int, microbatches: int, chosen: int) -> Estimate:

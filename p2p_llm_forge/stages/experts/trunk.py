@@ -25,17 +25,16 @@ from p2p_llm_forge import codec
 from p2p_llm_forge.answer import leaves_root
 from p2p_llm_forge.blobs import blob_id, write_atomic
 from p2p_llm_forge.carry import file_name
-from p2p_llm_forge.errors import ModelError, RequestError, UpdateError
+from p2p_llm_forge.errors import RequestError, UpdateError
 from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.flat import flatten, precision
-from p2p_llm_forge.memory import quiet
-from p2p_llm_forge.model import from_config
 from p2p_llm_forge.recent import keep_newest
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.gate import Lost
 from p2p_llm_forge.stages.experts.groups import Serving
 from p2p_llm_forge.stages.experts.remote import Exchange, install
 from p2p_llm_forge.stages.held import Held, Settled
+from p2p_llm_forge.stages.skeleton import materialise, skeleton
 from p2p_llm_forge.stages.tags import Written
 
 
@@ -52,34 +51,11 @@ class Objective:
 
 
 def build(config: Any, exchange: Exchange) -> nn.Module:
-    """The model with `RemoteExperts`, its parameters zero until a state is loaded; no expert is ever allocated.
-
-    Raises:
-        ModelError: a model without fused experts, or with values of its own that cannot be made again.
-    """
-    with torch.device("meta"), quiet():
-        model = from_config(config)
-        install(model, exchange)
-    made: dict[nn.Parameter, nn.Parameter] = {}  # tied parameters stay one
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter not in made:
-                made[parameter] = nn.Parameter(torch.zeros(parameter.shape))
-            setattr(module, name, made[parameter])
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            model.set_submodule(name, _again(name, module, config))
+    """The model with `RemoteExperts`, all parameters zero; no expert is ever allocated. Raises ModelError."""
+    model = skeleton(config)
+    install(model, exchange)
+    materialise(model)
     return model
-
-
-def _again(name: str, module: nn.Module, config: Any) -> nn.Module:
-    """A module that computes its buffers from the configuration, such as rotary embeddings, with real ones."""
-    if list(module.parameters()) or list(module.children()):
-        raise ModelError(f"model: {name} ({type(module).__name__}) has buffers that a trunk cannot make again")
-    try:
-        return type(module)(config)
-    except TypeError as exc:
-        raise ModelError(f"model: {name} ({type(module).__name__}) is not made from the configuration alone") from exc
 
 
 def objective(model: nn.Module, tokens_BL: Tensor) -> Objective:

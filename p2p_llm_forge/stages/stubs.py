@@ -1,0 +1,83 @@
+"""What stands in a stage for the modules that other stages hold.
+
+The model's own forward runs in every stage, so that it makes its masks and rotary embeddings as ever. Layers before
+the stage's own let their input pass, and the last of them gives what arrived from the stage before; what an embedding
+would have given is zeros until then. The first layer after the stage's own notes what leaves.
+
+Shapes: B sequences, L tokens, D hidden size.
+
+Pure: but for what the edge carries during one forward pass.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn, zeros_like
+
+
+class Edge:
+    """What arrives at a stage and what leaves it, during one forward pass."""
+
+    def __init__(self) -> None:
+        self.arriving: Tensor | None = None
+        self.leaving: Tensor | None = None
+
+
+class Blank(nn.Module):
+    """In place of an embedding, or of a norm or dropout of it: zeros [B, L, D], which nobody looks at."""
+
+    def __init__(self, edge: Edge) -> None:
+        super().__init__()
+        self._edge = edge
+
+    def forward(self, *_: object, **__: object) -> Tensor:
+        """Zeros like what arrived."""
+        assert self._edge.arriving is not None
+        return zeros_like(self._edge.arriving)
+
+
+class Through(nn.Module):
+    """In place of a layer, with its plain attributes: hands on what it got, in the form in which the layer does."""
+
+    def __init__(self, layer: nn.Module, returns: int | None) -> None:
+        super().__init__()
+        self._returns = returns
+        for name, value in vars(layer).items():
+            if not name.startswith("_") and isinstance(value, (str, int, float, type(None))):
+                setattr(self, name, value)
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        """Like the layer's: hidden states [B, L, D] come first."""
+        hidden_BLD = args[0] if args else kwargs["hidden_states"]
+        assert isinstance(hidden_BLD, Tensor)
+        hidden_BLD = self.carry(hidden_BLD)
+        return hidden_BLD if self._returns is None else (hidden_BLD, *[None] * (self._returns - 1))
+
+    def carry(self, hidden_BLD: Tensor) -> Tensor:
+        """What becomes of the hidden states."""
+        return hidden_BLD
+
+
+class Enter(Through):
+    """The last layer before the stage: from here on it is what arrived."""
+
+    def __init__(self, layer: nn.Module, returns: int | None, edge: Edge) -> None:
+        super().__init__(layer, returns)
+        self._edge = edge
+
+    def carry(self, hidden_BLD: Tensor) -> Tensor:
+        """What arrived."""
+        assert self._edge.arriving is not None
+        return self._edge.arriving
+
+
+class Leave(Through):
+    """The first layer after the stage: what it is given leaves."""
+
+    def __init__(self, layer: nn.Module, returns: int | None, edge: Edge) -> None:
+        super().__init__(layer, returns)
+        self._edge = edge
+
+    def carry(self, hidden_BLD: Tensor) -> Tensor:
+        """The same, noted."""
+        self._edge.leaving = hidden_BLD
+        return hidden_BLD

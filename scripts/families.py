@@ -1,0 +1,171 @@
+"""Which `transformers` families can be cut into stages: tries every one, and writes docs/families.md.
+
+    python scripts/families.py               writes the table (several minutes)
+    python scripts/families.py gpt2 llama    prints the rows of these
+
+Each family's default configuration is made small (`stages.shrink`), once with tied and once with untied embeddings,
+cut into 2, 3 and 5 stages, and compared with the whole model: loss and every gradient, bit for bit. Then the same with
+dropout 0.1 wherever the family has some, both seeded alike where a stage begins.
+
+IO: writes the one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from p2p_llm_forge import model
+from p2p_llm_forge.errors import ModelError, SplitError
+from p2p_llm_forge.stages import anatomy, cut, parity
+from p2p_llm_forge.stages.anatomy import Anatomy
+
+TABLE = ROOT / "docs" / "families.md"
+STAGES = (2, 3, 5)
+DROPOUT = 0.1
+YES, NONE = "exact", "·"
+HEAD = f"""\
+# Families that can be cut into stages
+
+Written by `scripts/families.py`; `tests/p2p_llm_forge/test_stages_families.py` checks it. Each family's default
+configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the loss and
+every gradient are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the other kind). With
+dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
+
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What was found of one family."""
+
+    family: str
+    tied: str
+    untied: str
+    dropout: str
+    reason: str
+    """Why it cannot be cut; empty if it can."""
+
+    def line(self) -> str:
+        """Of the table that it belongs to."""
+        if self.reason:
+            return f"| {self.family} | {self.reason} |"
+        return f"| {self.family} | {self.tied} | {self.untied} | {self.dropout} |"
+
+
+def families() -> list[str]:
+    """All causal language models that `transformers` knows, in order of name."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def examine(family: str) -> Row:
+    """Try one family."""
+    from transformers import AutoConfig
+
+    try:
+        known = anatomy.of(AutoConfig.for_model(family), max(STAGES))
+        found = {tie: _compare_tied(known, tie) for tie in (True, False)}
+        dropout = _compare_dropout(known)
+    except (SplitError, ModelError) as exc:
+        return Row(family=family, tied="", untied="", dropout="", reason=_reason(exc))
+    except anatomy.FAULTS as exc:
+        return Row(family=family, tied="", untied="", dropout="", reason=anatomy.first_line(exc).replace("|", "/"))
+    return Row(family=family, tied=found[True], untied=found[False], dropout=dropout, reason="")
+
+
+def _reason(exc: SplitError | ModelError) -> str:
+    return exc.message.removeprefix("model: ").removesuffix(f"; {anatomy.WAY_OUT}").replace("|", "/")
+
+
+def _changed(config: Any, **changes: Any) -> Any:
+    from transformers import AutoConfig
+
+    values = {**config.to_dict(), **changes}
+    for name in ("transformers_version", "architectures", "torch_dtype", "dtype", "name_or_path"):
+        values.pop(name, None)
+    return AutoConfig.for_model(**values)
+
+
+def _compare_tied(known: Anatomy, tie: bool) -> str:
+    """Compare with embeddings tied or not; raises SplitError where they differ."""
+    config = _changed(known.specimen, tie_word_embeddings=tie)
+    whole: Any = model.build(config, 0)
+    head = whole.get_output_embeddings()
+    if (head is not None and head.weight is whole.get_input_embeddings().weight) != tie:
+        return NONE
+    for stages in STAGES:
+        _compare(whole, known, config, stages)
+    return YES
+
+
+def _compare(whole: Any, known: Anatomy, config: Any, stages: int, reseed: Callable[[int], None] | None = None) -> None:
+    layers = cut.even(len(whole.get_submodule(known.layers)), stages)
+    if reseed is None:
+        parity.compare(whole, known, layers, config)
+    else:
+        parity.compare(whole, known, layers, config, reseed)
+
+
+def _compare_dropout(known: Anatomy) -> str:
+    rates = [
+        name
+        for name, value in known.specimen.to_dict().items()
+        if isinstance(value, float) and value == 0.0 and ("dropout" in name or "pdrop" in name) and "layer" not in name
+    ]
+    if not rates:
+        return NONE
+    config = _changed(known.specimen, **dict.fromkeys(rates, DROPOUT))
+    _compare(model.build(config, 0), known, config, 3, lambda stage: void(torch.manual_seed(1000 + stage)))
+    return YES
+
+
+def void(_: object) -> None:
+    """Nothing."""
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The whole document."""
+    good, bad = [row for row in rows if not row.reason], [row for row in rows if row.reason]
+    lines = [f"{len(good)} families:", "", "| family | tied | untied | dropout |", "|---|---|---|---|"]
+    lines += [row.line() for row in good]
+    lines += ["", f"{len(bad)} cannot be cut, and are refused with the reason (FP-112):", "", "| family | reason |"]
+    lines += ["|---|---|", *(row.line() for row in bad)]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def examined(names: Sequence[str]) -> Iterator[Row]:
+    """Row after row."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in names:
+        row = examine(name)
+        print(row.line(), file=sys.stderr, flush=True)
+        yield row
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("family", nargs="*", help="only print these")
+    given = parser.parse_args(arguments)
+    rows = list(examined(given.family or families()))
+    if not given.family:
+        TABLE.write_text(table(rows), "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
