@@ -31,14 +31,18 @@ ORDER = {
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings settings_pipeline specfile config blobs finite
+        errors settings settings_pipeline settings_experts specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state
         codec/update codec/dense codec/grouped codec/topk codec/codec
         stages/shrink stages/anatomy stages/cut stages/skeleton stages/stubs stages/split stages/costs stages/fit
         stages/tied stages/parity stages/whole stages/initial stages/timing stages/start
         outer ahead microbatch inner kept
-        protocol carry channel answer recent engine isolation measure prepare produce worker
+        protocol carry channel answer recent
+        stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
+        stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/shard stages/experts/trunk
+        stages/experts/parity
+        engine isolation measure prepare produce worker
     """.split(),
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from p2p_llm_forge.errors import HolderError, ModelError
+from p2p_llm_forge.errors import HolderError, ModelError, SpecError, SplitError
 from p2p_llm_forge.model import build
+from p2p_llm_forge.stages.experts import parity
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import find, survey
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
@@ -191,3 +192,23 @@ def test_the_layers_are_found_in_their_order_with_their_sizes() -> None:
     found = find(build(config_of("qwen2_moe", num_hidden_layers=12), 1))
     assert [fused.name for fused in found] == [f"model.layers.{layer}.mlp.experts" for layer in range(12)]
     assert {(fused.experts, fused.hidden, fused.inner) for fused in found} == {(8, 32, 24)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_check_at_a_runs_start_passes_for_large_models_of_the_families(family: str) -> None:
+    from transformers import AutoConfig
+
+    parity.check(AutoConfig.for_model(family, output_router_logits=True), groups=4)
+
+
+def test_the_check_names_the_module_that_does_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = RemoteExperts.forward
+
+    def other(self: RemoteExperts, *inputs: torch.Tensor) -> torch.Tensor:
+        return forward(self, *inputs) * (1.001 if self.layer == 1 else 1.0)
+
+    monkeypatch.setattr(RemoteExperts, "forward", other)
+    with pytest.raises(SplitError, match=r"model\.layers\.1\.mlp\.experts of OlmoeForCausalLM gives something else"):
+        parity.check(config_of("olmoe"), groups=2)
+    with pytest.raises(SpecError, match=r"experts\.groups: 9, but a layer of this model has 8 experts"):
+        parity.check(config_of("olmoe"), groups=9)
