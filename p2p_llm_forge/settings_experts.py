@@ -39,7 +39,9 @@ class ExpertsSpec(Section):
 def check(experts: ExpertsSpec, training: TrainingSpec) -> None:
     """Refuse what does not go with the way the members train. Raises ValueError."""
     if training.mode != "synchronous":
-        raise ValueError("experts on several peers share one batch; set training.mode: synchronous, or leave experts out")
+        raise ValueError(
+            "experts on several peers share one batch; set training.mode: synchronous, or leave experts out"
+        )
     quota = training.inner_steps * training.batch_size
     if quota % experts.microbatch_size:
         raise ValueError(

@@ -75,7 +75,7 @@ class Whole:
         self.model.zero_grad(set_to_none=True)
         found = objective(self.model, tokens)
         found.total.backward()  # type: ignore[no-untyped-call]
-        return self.flat_gradient(), float(found.total)
+        return self.flat_gradient(), float(found.total.detach())
 
     def flat_gradient(self) -> Tensor:
         """What `backward` left, in the order of the state."""

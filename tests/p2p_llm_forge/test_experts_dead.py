@@ -52,7 +52,9 @@ def test_what_was_lost_is_counted_and_adds_up() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 30), st.integers(2, 12), st.data())
-def test_sums_are_kept_zeros_stay_with_the_dead_and_the_choice_repeats(seed: int, experts: int, data: st.DataObject) -> None:
+def test_sums_are_kept_zeros_stay_with_the_dead_and_the_choice_repeats(
+    seed: int, experts: int, data: st.DataObject
+) -> None:
     chosen = data.draw(st.integers(1, experts))
     dead = data.draw(st.sets(st.integers(0, experts - 1)))
     generator = torch.Generator().manual_seed(seed)
@@ -71,7 +73,9 @@ def test_sums_are_kept_zeros_stay_with_the_dead_and_the_choice_repeats(seed: int
 def masked_locally(whole: Whole, dead: set[int], tokens: Tensor) -> Tensor:
     """The gradient of the local model whose routers give dead experts no weight and the living the rest."""
 
-    def renormalise(module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def renormalise(
+        module: object, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, ...]:
         logits, weights, index = output
         alive = torch.tensor([[int(e) not in dead for e in row] for row in index])
         kept = weights * alive
@@ -87,7 +91,9 @@ def masked_locally(whole: Whole, dead: set[int], tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_masked_experts_equal_a_local_model_that_masks_them_and_its_load_balance_loss_stays(tmp_path: Path, family: str) -> None:
+def test_masked_experts_equal_a_local_model_that_masks_them_and_its_load_balance_loss_stays(
+    tmp_path: Path, family: str
+) -> None:
     config = config_of(family, output_router_logits=True, router_aux_loss_coef=0.1)
     whole, tokens = Whole(config), tokens_of(4, seed=8)
     swarm = Swarm(config, whole.state, tmp_path, groups=4)
@@ -150,7 +156,9 @@ def test_a_replica_that_dies_between_forward_and_backward_is_replaced_without_a_
         driven = swarm.run(0, tokens)
         found.append([driven.losses, *(swarm.shards["g1r1" if dies else "g1r0"].manifest().values())])
         swarm.exchange.backward = ask
-        found[-1].extend(part.tolist() for part in [swarm.trunk._sum_P, swarm.shards["g1r1" if dies else "g1r0"]._sum_P])
+        found[-1].extend(
+            part.tolist() for part in [swarm.trunk._sum_P, swarm.shards["g1r1" if dies else "g1r0"]._sum_P]
+        )
     assert found[0] == found[1]
 
 
@@ -183,7 +191,9 @@ def test_an_expert_that_dies_within_a_microbatch_has_it_driven_again_without_it(
         return answers
 
     swarm.exchange.backward = backward
-    with pytest.raises(HolderError, match=r"model\.layers\.0\.mlp\.experts: expert \d died within a microbatch; run the"):
+    with pytest.raises(
+        HolderError, match=r"model\.layers\.0\.mlp\.experts: expert \d died within a microbatch; run the"
+    ):
         swarm.run(0, tokens)
     assert not swarm.trunk._sum_P.any()
     swarm.exchange.backward = ask

@@ -60,7 +60,9 @@ def test_shared_experts_belong_to_the_trunk(tmp_path: Path) -> None:
     whole = Whole(config_of("qwen2_moe"))
     cut_into = Swarm(config_of("qwen2_moe"), whole.state, tmp_path, groups=2).pieces
     assert any(".shared_expert." in name for name in cut_into[0].layout.names)
-    assert all(".experts." in name and name.endswith((":4]", ":8]")) for part in cut_into[1:] for name in part.layout.names)
+    assert all(
+        ".experts." in name and name.endswith((":4]", ":8]")) for part in cut_into[1:] for name in part.layout.names
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

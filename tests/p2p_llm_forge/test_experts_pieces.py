@@ -67,7 +67,9 @@ def test_a_piece_that_stepped_less_gives_its_weights_but_not_its_moments() -> No
     state, into = trained("qwen2_moe")
     held = cut(state, into)
     held[3].outer["steps"].fill_(4.0)
-    with pytest.raises(StateError, match=r"experts 5:8: outer\.steps is 4, that of the trunk 7; assemble the weights only"):
+    with pytest.raises(
+        StateError, match=r"experts 5:8: outer\.steps is 4, that of the trunk 7; assemble the weights only"
+    ):
         assemble(held, into, state.layout)
     weights = assemble(held, into, state.layout, weights_only=True)
     assert torch.equal(weights.weights_P, state.weights_P)

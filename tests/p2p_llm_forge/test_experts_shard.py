@@ -84,7 +84,9 @@ def test_the_same_backward_call_again_gets_the_same_reply_and_adds_nothing(shard
 def test_another_backward_call_in_the_place_of_one_is_refused_until_that_is_undone(shard: ExpertShard) -> None:
     count(shard, 0, 0, seed=1)
     once = added(shard)
-    with pytest.raises(RequestError, match="experts 2:5, layer 0, microbatch 0: another backward call is counted; undo it"):
+    with pytest.raises(
+        RequestError, match="experts 2:5, layer 0, microbatch 0: another backward call is counted; undo it"
+    ):
         count(shard, 0, 0, seed=3)
     assert torch.equal(added(shard), once)
     assert shard.undo(tag(shard)).kind == "done"
@@ -122,7 +124,9 @@ def test_freezing_undoes_what_is_not_in_the_manifest_and_says_what_is_lacking(sh
     assert shard.freeze(wanted) == [2, 4]
     assert shard.manifest() == {0: {0}}
     assert distance(added(shard), kept) <= 1e-6
-    with pytest.raises(RequestError, match="experts 2:5: calls of 1 microbatches are done, wanted exactly those of 3; freeze"):
+    with pytest.raises(
+        RequestError, match="experts 2:5: calls of 1 microbatches are done, wanted exactly those of 3; freeze"
+    ):
         shard.write(wanted)
     count(shard, 2, 1, seed=7)
     count(shard, 4, 0, seed=9)
@@ -201,7 +205,9 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fields", "fault"), FAULTS)
-def test_a_call_that_cannot_be_served_is_refused_in_one_line(shard: ExpertShard, fields: dict[str, Any], fault: str) -> None:
+def test_a_call_that_cannot_be_served_is_refused_in_one_line(
+    shard: ExpertShard, fields: dict[str, Any], fault: str
+) -> None:
     bad = replace(call(), **fields)
     for ask in (lambda: shard.forward(tag(shard), bad), lambda: shard.backward(tag(shard), bad, values(5, 2))):
         with pytest.raises((ActivationError, RequestError), match=fault) as caught:
@@ -229,7 +235,9 @@ def test_values_that_overflow_or_gradients_out_of_bounds_are_refused_and_add_not
         shard.forward(tag(shard), huge)
     with pytest.raises(ActivationError, match=r"the gradient's norm is (nan|inf), wanted at most"):
         shard.backward(tag(shard), huge, values(5, 2) * 1e30)
-    with pytest.raises(ActivationError, match=r"the gradient's norm is \d.*, wanted at most .* \(training.max_update_rms\)"):
+    with pytest.raises(
+        ActivationError, match=r"the gradient's norm is \d.*, wanted at most .* \(training.max_update_rms\)"
+    ):
         shard.backward(tag(shard), call(), values(5, 2) * 1e6)
     assert not added(shard).any()
     assert shard.manifest() == {}

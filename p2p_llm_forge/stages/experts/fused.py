@@ -24,7 +24,13 @@ from p2p_llm_forge.stages.skeleton import skeleton
 
 TENSORS = ("down_proj", "gate_up_proj")
 """The parameters of a fused module, in order of name."""
-_KIND = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True, "has_post_expert_norm": False}
+_KIND = {
+    "has_gate": True,
+    "has_bias": False,
+    "is_transposed": False,
+    "is_concatenated": True,
+    "has_post_expert_norm": False,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +67,7 @@ def find(model: nn.Module) -> tuple[Fused, ...]:
         ModelError: there are none, one is of another kind, or layers differ in their experts.
     """
     family = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    found = tuple(
-        _read(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] == "experts"
-    )
+    found = tuple(_read(name, module) for name, module in model.named_modules() if name.rpartition(".")[2] == "experts")
     if not found:
         raise ModelError(f"model: {family} has no experts to place on peers; leave experts out of the spec")
     for fused in found:
@@ -81,7 +85,9 @@ def _read(name: str, module: nn.Module) -> Fused:
     gate = getattr(type(module), "_apply_gate", None)
     plain = gate is not None and gate.__module__ == "transformers.integrations.moe"
     if set(shapes) != set(TENSORS) or kind != _KIND or not plain:
-        raise ModelError(f"model: {name} ({type(module).__name__}) is no fused expert module of a kind that can be split")
+        raise ModelError(
+            f"model: {name} ({type(module).__name__}) is no fused expert module of a kind that can be split"
+        )
     experts, hidden, inner = shapes["down_proj"]
     fused = Fused(name=name, experts=experts, hidden=hidden, inner=inner, activation=module.act_fn)  # type: ignore[arg-type]
     if shapes["gate_up_proj"] != (wanted := fused.shape("gate_up_proj", experts)):

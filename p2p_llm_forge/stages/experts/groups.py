@@ -26,7 +26,9 @@ class Groups:
     def of(cls, experts: int, groups: int) -> Groups:
         """Cut so many experts into so many groups. Raises SpecError where a group would be empty."""
         if not 1 <= groups <= experts:
-            raise SpecError(f"experts.groups: {groups}, but a layer of this model has {experts} experts; set 1…{experts}")
+            raise SpecError(
+                f"experts.groups: {groups}, but a layer of this model has {experts} experts; set 1…{experts}"
+            )
         return cls(edges=tuple(experts * group // groups for group in range(groups + 1)))
 
     @property
@@ -53,7 +55,12 @@ class Serving:
 
     @classmethod
     def of(
-        cls, groups: Groups, holders: Sequence[str | None], *, layers: int, dead: Mapping[int, Collection[int]] | None = None
+        cls,
+        groups: Groups,
+        holders: Sequence[str | None],
+        *,
+        layers: int,
+        dead: Mapping[int, Collection[int]] | None = None,
     ) -> Serving:
         """One holder for each group, None where no replica lives.
 

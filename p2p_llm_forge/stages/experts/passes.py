@@ -55,7 +55,9 @@ class ExpertPasses:
     def _views(self, values_P: Tensor, layer: int) -> list[Tensor]:
         """A layer's tensors [experts held, out, in] as views of a vector."""
         shapes = [self._fused[layer].shape(tensor, self._last - self._first) for tensor in TENSORS]
-        return [values_P[start:end].view(shape) for (start, end), shape in zip(self._places[layer], shapes, strict=True)]
+        return [
+            values_P[start:end].view(shape) for (start, end), shape in zip(self._places[layer], shapes, strict=True)
+        ]
 
     def take(self, weights_P: Tensor) -> None:
         """Go on with these weights."""

@@ -67,7 +67,9 @@ class RemoteExperts(nn.Module):
         if alive_TK is not None:
             top_k_weights = gate.renormalised(top_k_weights, alive_TK)
         if torch.is_grad_enabled() and not hidden_states.requires_grad:
-            hidden_states = hidden_states.detach().requires_grad_()  # the experts learn even where nothing before them does
+            hidden_states = (
+                hidden_states.detach().requires_grad_()
+            )  # the experts learn even where nothing before them does
         outputs_TKD = _Elsewhere.apply(hidden_states, top_k_index, alive_TK, self)
         return (outputs_TKD * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden_states.dtype)
 
@@ -76,7 +78,9 @@ class _Elsewhere(torch.autograd.Function):
     """Tokens [T, D] → the outputs of their chosen experts [T, K, D], 0 for dead ones."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, index_TK: Tensor, alive_TK: Tensor | None, experts: RemoteExperts) -> Tensor:
+    def forward(
+        ctx: Any, hidden_TD: Tensor, index_TK: Tensor, alive_TK: Tensor | None, experts: RemoteExperts
+    ) -> Tensor:
         order_S, counts_E = _sorted_pairs(index_TK, alive_TK, experts.fused)
         ctx.save_for_backward(hidden_TD, order_S)
         ctx.counts_E, ctx.chosen, ctx.experts = counts_E, index_TK.shape[1], experts
@@ -121,13 +125,17 @@ def _calls(ctx: Any, hidden_TD: Tensor, order_S: Tensor) -> tuple[list[Call], li
         starts.append(at)
         at += count
         if count and holder is None:
-            raise HolderError(f"{name}: expert {expert} died within a microbatch; run the microbatch again", holder=None)
+            raise HolderError(
+                f"{name}: expert {expert} died within a microbatch; run the microbatch again", holder=None
+            )
         if count and holder is not None:
             held.setdefault(holder, []).append(expert)
     calls, rows = [], []
     for holder, chosen in held.items():
         counts = tuple(ctx.counts_E[expert] for expert in chosen)
-        spans = [torch.arange(starts[e], starts[e] + n, device=order_S.device) for e, n in zip(chosen, counts, strict=True)]
+        spans = [
+            torch.arange(starts[e], starts[e] + n, device=order_S.device) for e, n in zip(chosen, counts, strict=True)
+        ]
         part = torch.cat(spans)
         tokens_SD = hidden_TD[order_S[part] // ctx.chosen].float()
         calls.append(Call(layer=layer, holder=holder, experts=tuple(chosen), counts=counts, tokens_SD=tokens_SD))

@@ -188,7 +188,9 @@ class ExpertShard:
         path = self._folder / file_name(blob_id(data))
         write_atomic(path, [data])
         keep_newest(self._folder, "*.update", path)
-        slots = [self.start + number * self._sequences + row for number in sorted(manifest) for row in range(self._sequences)]
+        slots = [
+            self.start + number * self._sequences + row for number in sorted(manifest) for row in range(self._sequences)
+        ]
         tokens = sum(asked.tokens for asked in manifest.values())
         return Written(path=path, tokens=tokens, loss=0, leaves=leaves_root([(slot, 0) for slot in slots]))
 

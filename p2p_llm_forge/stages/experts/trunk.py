@@ -142,7 +142,9 @@ class Trunk:
             found = objective(self._model, tokens_BL.to(self._device))
         gradients = torch.autograd.grad([found.total], self._parameters, allow_unused=True)
         if not all(part is None or is_finite(part) for part in gradients):
-            raise UpdateError("trunk: the gradients are not finite, the training diverged; lower training.learning_rate")
+            raise UpdateError(
+                "trunk: the gradients are not finite, the training diverged; lower training.learning_rate"
+            )
         for (first, last, _), part in zip(self.held.layout.spans(), gradients, strict=True):
             if part is not None:
                 self._sum_P[first:last].add_(part.reshape(-1))
