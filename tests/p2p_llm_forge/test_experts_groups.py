@@ -20,7 +20,7 @@ def test_groups_are_even_and_hold_every_expert_once(sizes: tuple[int, int]) -> N
     experts, count = sizes
     groups = Groups.of(experts, count)
     held = [list(range(*groups.span(group))) for group in range(groups.count)]
-    assert sum(held, []) == list(range(experts))
+    assert [expert for part in held for expert in part] == list(range(experts))
     assert max(map(len, held)) - min(map(len, held)) <= 1
 
 
@@ -72,7 +72,7 @@ def test_settings_out_of_bounds_are_refused(fields: dict[str, Any]) -> None:
 def test_experts_need_one_shared_batch_cut_into_whole_microbatches() -> None:
     spec = ExpertsSpec(groups=4, microbatch_size=4)
     check(spec, TrainingSpec(mode="synchronous", inner_steps=2, batch_size=6))
-    with pytest.raises(ValueError, match="set training.mode: synchronous, or leave experts out"):
+    with pytest.raises(ValueError, match=r"set training\.mode: synchronous, or leave experts out"):
         check(spec, TrainingSpec())
     with pytest.raises(ValueError, match="microbatch_size 4 does not divide a driver's 6 sequences"):
         check(spec, TrainingSpec(mode="synchronous", inner_steps=1, batch_size=6))

@@ -111,7 +111,7 @@ def _sorted_pairs(index_TK: Tensor, alive_TK: Tensor | None, fused: Fused) -> tu
             raise ModelError(f"{fused.name}: the router chose expert {chosen}, wanted 0…{fused.experts - 1}")
     if alive_TK is not None:
         flat = torch.where(alive_TK.reshape(-1), flat, fused.experts)
-    order = torch.sort(flat, stable=True).indices
+    order = torch.sort(flat).indices  # as `transformers` does it: the same order of tokens adds up to the same bits
     counts_E = torch.bincount(flat, minlength=fused.experts + 1)[: fused.experts].tolist()
     return order[: sum(counts_E)], counts_E
 
