@@ -18,7 +18,7 @@ class ExpertsSpec(Section):
     """How a mixture of experts is shared out: the trunk to its drivers, each group of experts to its replicas."""
 
     groups: int = Field(ge=1, le=1024)
-    """Groups of neighbouring experts; a peer holds one group, of every layer. At most as many as a layer has experts."""
+    """Groups of neighbouring experts, at most as many as a layer has; a peer holds one group, of every layer."""
     replicas: int = Field(default=2, ge=1, le=1024)
     """So many live replicas of each group before a run starts. Where all replicas of a group die later, the run goes on
     without its experts, and shows what that costs."""

@@ -18,7 +18,7 @@ from p2p_llm_forge.stages.experts.fused import Fused, survey
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
 from p2p_llm_forge.stages.experts.manifest import Asked
 from p2p_llm_forge.stages.experts.pieces import Piece, cut, pieces
-from p2p_llm_forge.stages.experts.remote import Exchange
+from p2p_llm_forge.stages.experts.remote import Exchange, Passage
 from p2p_llm_forge.stages.experts.shard import ExpertShard, Reply
 from p2p_llm_forge.stages.experts.trunk import Driven, Trunk, objective
 from p2p_llm_forge.stages.held import Held
@@ -125,7 +125,7 @@ class Swarm:
         }  # fmt: skip
         self.driven: dict[int, Driven] = {}
         self.manifests: dict[str, dict[int, Asked]] = {}
-        self._round = self._microbatch = 0
+        self._round = 0
 
     def _held(self, index: int, name: str) -> Held:
         path = self.folder / name / "initial.safetensors"
@@ -144,10 +144,10 @@ class Swarm:
         """Everybody who lives."""
         return Serving.of(self.groups, self.holders(turn), layers=len(self.fused))
 
-    def tag(self, holder: str, microbatch: int | None = None) -> Tag:
-        """Of a call to this holder, in the microbatch under way."""
-        number = self._microbatch if microbatch is None else microbatch
-        return Tag(round=self._round, microbatch=number, state=self.shards[holder].held.id, tokens=SEQUENCES * LENGTH)
+    def tag(self, holder: str, microbatch: int) -> Tag:
+        """Of a call to this holder."""
+        held = self.shards[holder].held
+        return Tag(round=self._round, microbatch=microbatch, state=held.id, tokens=SEQUENCES * LENGTH)
 
     def begin(self, number: int, microbatches: int = 2) -> None:
         """Begin a round."""
@@ -159,12 +159,12 @@ class Swarm:
 
     def run(self, microbatch: int, tokens: Tensor, serving: Serving | None = None) -> Driven:
         """One microbatch, which each group's manifest holds then."""
-        self._microbatch = microbatch
         serving = serving or self.serving(microbatch)
         driven = self.trunk.drive(microbatch, microbatch * SEQUENCES, tokens, serving, seed=microbatch)
-        for name in self.holders(microbatch):
+        for group, name in enumerate(self.holders(microbatch)):
             if name is not None:
-                self.manifests[name][microbatch] = Asked(layers=driven.layers(name), tokens=driven.tokens)
+                layers = driven.layers(self.groups.span(group))
+                self.manifests[name][microbatch] = Asked(layers=layers, tokens=driven.tokens)
         self.driven[microbatch] = driven
         return driven
 
@@ -174,14 +174,16 @@ class Swarm:
                 raise HolderError(f"{call.holder}: gone", holder=call.holder)
             self.calls.append((kind, call))
 
-    def _forward(self, calls: Sequence[Call]) -> list[Tensor]:
+    def _forward(self, passage: Passage, calls: Sequence[Call]) -> list[Tensor]:
         self._asked("forward", calls)
-        return [done(self.shards[call.holder].forward(self.tag(call.holder), call)) for call in calls]
+        return [
+            done(self.shards[call.holder].forward(self.tag(call.holder, passage.microbatch), call)) for call in calls
+        ]
 
-    def _backward(self, calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Tensor]:
+    def _backward(self, passage: Passage, calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Tensor]:
         self._asked("backward", calls)
         return [
-            done(self.shards[call.holder].backward(self.tag(call.holder), call, gradient))
+            done(self.shards[call.holder].backward(self.tag(call.holder, passage.microbatch), call, gradient))
             for call, gradient in zip(calls, gradients, strict=True)
         ]
 

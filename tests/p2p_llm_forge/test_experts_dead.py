@@ -145,12 +145,14 @@ def test_a_replica_that_dies_between_forward_and_backward_is_replaced_without_a_
         swarm.begin(1)
         ask = swarm.exchange.backward
 
-        def backward(calls: Any, gradients: Any, swarm: Swarm = swarm, ask: Any = ask, dies: bool = dies) -> Any:
+        def backward(
+            passage: Any, calls: Any, gradients: Any, swarm: Swarm = swarm, ask: Any = ask, dies: bool = dies
+        ) -> Any:
             if dies and not swarm.dead:
                 swarm.dead = {"g1r0"}
-                swarm.exchange.serving = swarm.serving()
+                passage.serving = swarm.serving()
                 calls = [replace(call, holder=call.holder.replace("g1r0", "g1r1")) for call in calls]
-            return ask(calls, gradients)
+            return ask(passage, calls, gradients)
 
         swarm.exchange.backward = backward
         driven = swarm.run(0, tokens)
@@ -173,7 +175,7 @@ def test_what_a_dead_replica_had_counted_is_counted_at_another_from_the_drivers_
     assert other.freeze(swarm.manifests["g1r1"]) == [0]
     for call, gradient in driven.records:
         if call.holder == "g1r0":
-            done(other.backward(swarm.tag("g1r1"), replace(call, holder="g1r1"), gradient))
+            done(other.backward(swarm.tag("g1r1", 0), replace(call, holder="g1r1"), gradient))
     assert other.freeze(swarm.manifests["g1r1"]) == []
     assert torch.equal(other._sum_P, counted)
 
@@ -184,10 +186,10 @@ def test_an_expert_that_dies_within_a_microbatch_has_it_driven_again_without_it(
     swarm.begin(1)
     ask = swarm.exchange.backward
 
-    def backward(calls: Any, gradients: Any) -> Any:
-        answers = ask(calls, gradients)
+    def backward(passage: Any, calls: Any, gradients: Any) -> Any:
+        answers = ask(passage, calls, gradients)
         swarm.dead = {"g3r0"}
-        swarm.exchange.serving = swarm.serving()
+        passage.serving = swarm.serving()
         return answers
 
     swarm.exchange.backward = backward
@@ -201,4 +203,4 @@ def test_an_expert_that_dies_within_a_microbatch_has_it_driven_again_without_it(
         shard.undo(swarm.tag(name, 0))
     driven = swarm.run(0, tokens)
     assert driven.lost[0].weakened > 0
-    assert not driven.layers("g3r0")
+    assert not driven.layers(swarm.groups.span(3))

@@ -1,23 +1,26 @@
-"""With all experts alive, experts on other peers are the local model: loss, and gradients of trunk and experts, to the bit."""
+"""With all experts alive, experts on other peers are the local model: loss and all gradients, to the bit."""
 
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from p2p_llm_forge.errors import HolderError, ModelError, SpecError, SplitError
+from p2p_llm_forge.errors import HolderError, ModelError, RequestError, SpecError, SplitError
 from p2p_llm_forge.model import build
 from p2p_llm_forge.stages.experts import parity
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import find, survey
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
 from p2p_llm_forge.stages.experts.pieces import cut
-from p2p_llm_forge.stages.experts.remote import Exchange, RemoteExperts, install
+from p2p_llm_forge.stages.experts.remote import Exchange, Passage, RemoteExperts, install
 from p2p_llm_forge.stages.experts.trunk import build as build_trunk
 from p2p_llm_forge.stages.experts.trunk import objective
 
-from .experts_case import FAMILIES, Swarm, Whole, config_of, tokens_of
+from .experts_case import FAMILIES, Swarm, Whole, config_of, done, tokens_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,7 +95,62 @@ def test_every_holder_is_asked_once_per_layer_and_direction(tmp_path: Path) -> N
     for direction in ("forward", "backward"):
         asked = [(call.holder, call.layer) for kind, call in swarm.calls if kind == direction]
         assert sorted(asked) == [(f"g{group}r0", layer) for group in range(4) for layer in range(3)]
-    assert all(driven.layers(f"g{group}r0") == frozenset(range(3)) for group in range(4))
+    assert all(driven.layers(swarm.groups.span(group)) == frozenset(range(3)) for group in range(4))
+
+
+def sums(swarm: Swarm, parts: Sequence[torch.Tensor], *, at_once: bool) -> list[Any]:
+    """The losses and gradients of a round with these microbatches."""
+    swarm.begin(1)
+    if not at_once:
+        for number, part in enumerate(parts):
+            swarm.run(number, part)
+    else:
+        ask, answer = swarm.exchange.forward, swarm.exchange.backward
+        all_there, taking_turns = threading.Barrier(len(parts), timeout=60), threading.Lock()
+
+        def forward(passage: Passage, calls: Sequence[Call]) -> Sequence[torch.Tensor]:
+            all_there.wait()  # nobody goes on before all microbatches are in this layer
+            with taking_turns:
+                return ask(passage, calls)
+
+        def backward(passage: Passage, calls: Sequence[Call], gradients: Sequence[torch.Tensor]) -> Any:
+            with taking_turns:
+                return answer(passage, calls, gradients)
+
+        swarm.exchange.forward, swarm.exchange.backward = forward, backward
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(swarm.run, range(len(parts)), parts))
+    losses = [swarm.driven[number].losses for number in range(len(parts))]
+    return [*losses, *map(torch.Tensor.tolist, swarm.gradients())]
+
+
+def test_microbatches_that_are_under_way_at_once_come_to_the_same_sum(tmp_path: Path) -> None:
+    config, parts = config_of("qwen2_moe"), tokens_of(8, seed=7).split(4)
+    state = Whole(config).state
+    found = [
+        sums(Swarm(config, state, tmp_path / str(at_once), groups=2), parts, at_once=at_once)
+        for at_once in (False, True)
+    ]
+    assert found[0] == found[1]
+
+
+def test_an_evaluation_is_that_of_the_local_model_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    config, tokens = config_of("mixtral"), tokens_of(4, seed=14)
+    whole = Whole(config)
+    swarm = Swarm(config, whole.state, tmp_path, groups=2)
+    swarm.begin(1)
+    swarm.exchange.forward = lambda passage, calls: [
+        done(swarm.shards[call.holder].forward(swarm.tag(call.holder, 0), call)) for call in calls
+    ]
+    with torch.no_grad():
+        wanted = objective(whole.model.eval(), tokens).losses_B
+    assert torch.equal(swarm.trunk.evaluate(tokens, swarm.serving()), wanted)
+    assert all(not shard.manifest() for shard in swarm.shards.values())
+    with pytest.raises(RequestError, match="write: no microbatch of this round was driven"):
+        swarm.trunk.write()
+    swarm.run(0, tokens)
+    with pytest.raises(RequestError, match="trunk: microbatch 0 was driven already"):
+        swarm.run(0, tokens)
 
 
 def test_experts_without_tokens_are_not_asked_and_learn_nothing(tmp_path: Path) -> None:
@@ -106,7 +164,7 @@ def test_experts_without_tokens_are_not_asked_and_learn_nothing(tmp_path: Path) 
     wanted = whole.state.copy()
     wanted.weights_P.copy_(gradient_P)
     for group, (own, state) in enumerate(zip(swarm.gradients()[1:], cut(wanted, swarm.pieces)[1:], strict=True)):
-        if driven.layers(f"g{group}r0"):
+        if driven.layers(swarm.groups.span(group)):
             assert torch.equal(own, state.weights_P)
         else:
             silent += 1
@@ -117,7 +175,7 @@ def test_experts_without_tokens_are_not_asked_and_learn_nothing(tmp_path: Path) 
 
 def test_a_trunk_is_built_without_any_expert_and_knows_its_place() -> None:
     config = config_of("olmoe", tie_word_embeddings=True)
-    trunk = build_trunk(config, Exchange(lambda calls: [], lambda calls, gradients: []))
+    trunk = build_trunk(config, Exchange(lambda passage, calls: [], lambda passage, calls, gradients: []))
     local = Whole(config)
     own = {name for name in local.layout.names if ".experts." not in name}
     assert {name for name, _ in trunk.named_parameters()} == own
@@ -149,14 +207,14 @@ class Answers:
     def model(self) -> RemoteExperts:
         """A layer that asks them."""
         built = build(config_of("mixtral"), 1)
-        exchange = Exchange(self.forward, lambda calls, gradients: [])
+        exchange = Exchange(self.forward, lambda passage, calls, gradients: [])
         install(built, exchange)
-        exchange.begin(Serving.of(Groups.of(8, 2), ["a", "b"], layers=2))
+        exchange.begin(0, Serving.of(Groups.of(8, 2), ["a", "b"], layers=2))
         layer = built.get_submodule("model.layers.1.mlp.experts")
         assert isinstance(layer, RemoteExperts)
         return layer
 
-    def forward(self, calls: list[Call]) -> list[torch.Tensor]:
+    def forward(self, passage: Passage, calls: Sequence[Call]) -> list[torch.Tensor]:
         """One of them lies."""
         return [self.answer(call) if call.holder == "b" else call.tokens_SD for call in calls]
 

@@ -27,7 +27,7 @@ from p2p_llm_forge.stages.experts.fused import Fused, find
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
 from p2p_llm_forge.stages.experts.passes import ExpertPasses
 from p2p_llm_forge.stages.experts.pieces import Piece, cut, pieces
-from p2p_llm_forge.stages.experts.remote import Exchange
+from p2p_llm_forge.stages.experts.remote import Exchange, Passage
 from p2p_llm_forge.stages.experts.trunk import build, objective
 from p2p_llm_forge.stages.parity import sample
 from p2p_llm_forge.stages.skeleton import skeleton
@@ -127,7 +127,7 @@ def _apart(
         shards[-1].take(state.weights_P)
         sums.append(shards[-1].zeros())
 
-    def backward(calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Tensor]:
+    def backward(_passage: Passage, calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Tensor]:
         answers = []
         for call, gradient_SD in zip(calls, gradients, strict=True):
             found = shards[int(call.holder)].backward(call, gradient_SD)
@@ -135,8 +135,8 @@ def _apart(
             answers.append(found.tokens_SD)
         return answers
 
-    exchange = Exchange(lambda calls: [shards[int(call.holder)].forward(call) for call in calls], backward)
-    exchange.begin(Serving.of(cut_in, [str(group) for group in range(groups)], layers=len(fused)))
+    exchange = Exchange(lambda _passage, calls: [shards[int(call.holder)].forward(call) for call in calls], backward)
+    exchange.begin(0, Serving.of(cut_in, [str(group) for group in range(groups)], layers=len(fused)))
     trunk = build(config, exchange).train()
     weights, named = _named(into[0].layout, states[0].weights_P), dict(trunk.named_parameters())
     with torch.no_grad():

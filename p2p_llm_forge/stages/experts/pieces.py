@@ -1,8 +1,8 @@
 """Cuts a whole model's state into that of the trunk and those of the expert shards, and puts it together again.
 
 The trunk is all but the experts; a shard holds one group's slices `NAME[first:last]` of every fused tensor NAME, and
-of its moments. Each piece is a canonical state file with an id of its own; the run's state id is `run_state_id`
-over these, the trunk's first. Slices run along the first dimension, so every piece is one span of the whole's flat vectors.
+of its moments. Each piece is a canonical state file with an id of its own; the run's state id is `run_state_id` over
+these, the trunk's first. Slices run along the first dimension, so every tensor is one span of the whole's flat vectors.
 
 A group that nobody served for a while has taken fewer steps than the trunk. Its weights belong to the whole model all
 the same; only the optimizer's state of such pieces does not go together.

@@ -12,6 +12,7 @@ IO: `Trunk` writes updates and states into its own folder; holders are asked thr
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +87,15 @@ class Driven:
     records: tuple[tuple[Call, Tensor], ...]
     """The backward calls with their gradients: enough to have another replica count them."""
 
-    def layers(self, holder: str) -> frozenset[int]:
-        """In which this holder was asked: what its manifest has to hold of this microbatch."""
-        return frozenset(call.layer for call, _ in self.records if call.holder == holder)
+    def layers(self, span: tuple[int, int]) -> frozenset[int]:
+        """In which experts of this span were asked: what a manifest of their group has to hold of this microbatch."""
+        return frozenset(
+            call.layer for call, _ in self.records if any(span[0] <= expert < span[1] for expert in call.experts)
+        )
 
 
 class Trunk:
-    """A driver's trunk. All methods belong to one thread; nothing changes when one raises."""
+    """A driver's trunk. Several threads may drive microbatches at once; nothing changes when a method raises."""
 
     def __init__(self, *, config: Any, held: Held, exchange: Exchange, device: torch.device, folder: Path) -> None:
         """Drive this trunk.
@@ -111,9 +114,9 @@ class Trunk:
         self._local_P.copy_(held.state.weights_P)
         named = dict(self._model.named_parameters())
         self._parameters = [named[name] for name in held.layout.names]
-        self._precision = precision(held.spec.precision, device)
         self._sum_P = torch.zeros_like(self._local_P)
         self._driven: dict[int, tuple[int, Driven]] = {}
+        self._adding = threading.Lock()
 
     def begin(self) -> None:
         """A round begins, with nothing driven."""
@@ -128,35 +131,45 @@ class Trunk:
             start: its first slot.
             tokens_BL: [B, L + 1].
             serving: who serves which expert.
-            seed: as `seeds.stage_seed` of stage 0.
+            seed: as `seeds.stage_seed` of stage 0; dropout repeats by it as long as one thread drives.
 
         Raises:
-            RequestError: it was driven already. HolderError: a holder failed; whatever others counted of this microbatch
-                is to be undone before it is driven again. UpdateError: diverged.
+            RequestError: it was driven already. HolderError: a holder failed; whatever others counted of this
+                microbatch is to be undone before it is driven again. UpdateError: diverged.
         """
         if number in self._driven:
             raise RequestError(f"trunk: microbatch {number} was driven already")
         torch.manual_seed(seed)
-        self._exchange.begin(serving)
-        with self._precision:
+        passage = self._exchange.begin(number, serving)
+        with precision(self.held.spec.precision, self._device):
             found = objective(self._model, tokens_BL.to(self._device))
         gradients = torch.autograd.grad([found.total], self._parameters, allow_unused=True)
         if not all(part is None or is_finite(part) for part in gradients):
-            raise UpdateError(
-                "trunk: the gradients are not finite, the training diverged; lower training.learning_rate"
-            )
-        for (first, last, _), part in zip(self.held.layout.spans(), gradients, strict=True):
-            if part is not None:
-                self._sum_P[first:last].add_(part.reshape(-1))
+            raise UpdateError("trunk: the gradients are not finite, training diverged; lower training.learning_rate")
         driven = Driven(
             tokens=tokens_BL[:, 1:].numel(),
             losses=tuple(round(loss * 1e6) for loss in found.losses_B.tolist()),
             balance=found.balance,
-            lost=dict(self._exchange.lost),
-            records=tuple(self._exchange.records),
+            lost=passage.lost,
+            records=tuple(passage.records),
         )
-        self._driven[number] = (start, driven)
+        with self._adding:
+            for (first, last, _), part in zip(self.held.layout.spans(), gradients, strict=True):
+                if part is not None:
+                    self._sum_P[first:last].add_(part.reshape(-1))
+            self._driven[number] = (start, driven)
         return driven
+
+    @torch.no_grad()
+    def evaluate(self, tokens_BL: Tensor, serving: Serving) -> Tensor:
+        """Mean token loss of each sequence [B] in nats, without dropout. Raises HolderError."""
+        self._exchange.begin(-1, serving)
+        self._model.eval()
+        try:
+            with precision(self.held.spec.precision, self._device):
+                return objective(self._model, tokens_BL.to(self._device)).losses_B.cpu()
+        finally:
+            self._model.train()
 
     def write(self) -> Written:
         """Write the update over what was driven. Raises RequestError where nothing was; UpdateError, DiskError."""
