@@ -144,7 +144,7 @@ def step(state: State, mean_P: Tensor, spec: TrainingSpec, round_number: int) ->
 
 
 def clip_factor(limit: float, found: float) -> float:
-    """What a gradient of this norm is multiplied by so that its norm is within the limit; a limit of 0 does not clip."""
+    """What a gradient of this norm is multiplied by so that its norm is within the limit; a limit of 0 is none."""
     return limit / found if 0.0 < limit < found else 1.0
 
 

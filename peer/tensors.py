@@ -1,4 +1,4 @@
-"""The memory that a daemon shares with one of its workers: tensors are copied into it once, and looked at where they lie.
+"""The memory that a daemon shares with a worker: tensors are copied into it once, and looked at where they lie.
 
 It is anonymous, made before the worker, which inherits its descriptor, and gone with the last of the two. It can grow,
 and nobody can shrink it: a worker that was taken over cannot take pages away from under the daemon. It is dealt out in
@@ -122,6 +122,8 @@ class Slot:
 
         if self._call is None:
             then()
+        elif self._call.done():
+            done(self._call)
         else:
             self._call.add_done_callback(done)
 
@@ -134,7 +136,8 @@ class Slot:
     def _put(self, name: str, data: Buffer) -> Fields:
         view = memoryview(data).cast("B")
         if view.nbytes > self._part_bytes:
-            raise WorkerRefused("FP-113", f"{name}: oversize: got {view.nbytes} bytes, wanted {self._part_bytes} or less")
+            most = self._part_bytes
+            raise WorkerRefused("FP-113", f"{name}: oversize: got {view.nbytes} bytes, wanted {most} or less")
         start = self._start(name)
         self._memory[start : start + view.nbytes] = view
         return self._place(name, view.nbytes)

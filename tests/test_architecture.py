@@ -33,12 +33,14 @@ ORDER = {
     "p2p_llm_forge": """
         errors settings settings_pipeline settings_experts specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
-        schedule model memory state
+        schedule model memory state flat
         codec/update codec/dense codec/grouped codec/topk codec/codec
         stages/shrink stages/anatomy stages/cut stages/skeleton stages/stubs stages/split stages/costs stages/fit
         stages/tied stages/parity stages/whole stages/initial stages/timing stages/start
         outer ahead microbatch inner kept
         protocol carry channel answer recent
+        stages/activations stages/seeds stages/shelf stages/tags stages/passes stages/work stages/step stages/held
+        stages/replica stages/requests stages/window stages/desk stages/front
         stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
         stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/shard stages/experts/trunk
         stages/experts/parity
@@ -50,7 +52,7 @@ ORDER = {
         network/contacts network/hello network/clock network/uplink network/validator network/network
         blobs/chunks blobs/plan blobs/pieces blobs/spread blobs/partial blobs/pins blobs/store blobs/serving
         blobs/wanted blobs/fetcher
-        supervisor
+        supervisor tensors
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits

@@ -1,1 +1,1 @@
-"""A model across peers: pipeline stages, what travels between them, and what a replica of one does."""
+"""A model cut into stages that different peers hold."""

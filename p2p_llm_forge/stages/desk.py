@@ -13,19 +13,17 @@ from typing import Any
 
 import torch
 
-from p2p_llm_forge import model
+from p2p_llm_forge import microbatch, model
 from p2p_llm_forge.blobs import read_blob
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
-from p2p_llm_forge.errors import BlobError, RequestError, UpdateError
-from p2p_llm_forge.stages import activations, requests
-from p2p_llm_forge.stages.cut import Cut
+from p2p_llm_forge.errors import BlobError, DeviceError, RequestError, UpdateError
+from p2p_llm_forge.stages import activations, anatomy, requests, start
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.replica import Replica
 from p2p_llm_forge.stages.requests import Place, Tagged
 from p2p_llm_forge.stages.split import build, layouts
-from p2p_llm_forge.stages.step import Tie
 from p2p_llm_forge.stages.tags import Answer, Part, Tag
 from p2p_llm_forge.stages.window import Window
 
@@ -52,8 +50,9 @@ class Desk:
     """The stage of one worker. All methods but `busy` and `check` belong to the main thread."""
 
     def __init__(
-        self, request: requests.StageOpen, folder: Path, device: torch.device, window: Window, waiting: Callable[[], int]
-    ) -> None:
+        self, request: requests.StageOpen, folder: Path, device: torch.device, window: Window,
+        waiting: Callable[[], int],
+    ) -> None:  # fmt: skip
         """Build the stage and load its state.
 
         Args:
@@ -66,11 +65,9 @@ class Desk:
         spec = RunSpec.from_canonical(request.config)
         if spec.pipeline is None:
             raise RequestError("stage_open: the run has no pipeline; send open")
-        if not request.stage < len(request.layers) == spec.pipeline.stages or min(request.layers) < 1:
-            raise RequestError(
-                f"stage_open: stage {request.stage} of layers {request.layers}, the run has {spec.pipeline.stages} stages"
-            )
-        self._window, self._waiting, self._pace = window, waiting, Pace()
+        if request.stage >= spec.pipeline.stages:
+            raise RequestError(f"stage_open: stage {request.stage}, the run has {spec.pipeline.stages}, from 0")
+        self._window, self._waiting, self._pace, self._device = window, waiting, Pace(), device
         config = model.config_from_blob(read_blob(Path(request.model), model.LIMIT_BYTES, "model blob"))
         self._manifest = load_manifest(Path(request.manifest))
         if self._manifest.sequence_length != spec.data.sequence_length:
@@ -86,15 +83,13 @@ class Desk:
         self.replica = self._open(request, config, folder, device)
 
     def _open(self, request: requests.StageOpen, config: Any, folder: Path, device: torch.device) -> Replica:
-        cut, index, training = Cut.of_counts(request.layers), request.stage, self._spec.training
-        self._layouts = layouts(config, cut, training.outer)
-        other = {0: -1, cut.stages() - 1: 0}.get(index)
-        own = self._layouts[index]
-        tie = None if other is None else Tie.of(own, self._layouts[other], first=index == 0)
-        held = Held(Path(request.state), own, index=index, tie=tie, spec=training, folder=folder / "states")
+        cut, index, training = start.cut_of(self._spec), request.stage, self._spec.training
+        known = anatomy.of(config, cut.stages())
+        self._layouts = layouts(config, cut, training.outer, known)
+        held = Held(Path(request.state), self._layouts, index=index, spec=training, folder=folder / "states")
         return Replica(
-            build(config, cut, index), self.part, held,
-            device=device, keep_bytes=request.keep_bytes, folder=folder / "updates",
+            build(config, cut, index, known), self.part, held,
+            device=device, keep_bytes=request.keep_bytes, keep_passes=request.keep_passes, folder=folder / "updates",
         )  # fmt: skip
 
     def opened(self) -> Reply:
@@ -102,11 +97,22 @@ class Desk:
         held = self.replica.held
         return {
             "state": held.id, "parameters": held.layout.parameters, "tensor_bytes": self.part.tensor_bytes,
-            "tied": int(held.tie is not None),
+            "tied": int(held.partner is not None),
         }  # fmt: skip
 
     def do(self, request: requests.StageRequest) -> Reply:
         """Answer one request. Raises EngineError."""
+        try:
+            return self._do(request)
+        except (RuntimeError, MemoryError) as exc:
+            if not microbatch.out_of_memory(exc):
+                raise
+            fault = exc
+        self.replica.spare()
+        microbatch.free_again(self._device)
+        raise DeviceError("stage: out of memory; use a smaller pipeline.microbatch_size, or more stages") from fault
+
+    def _do(self, request: requests.StageRequest) -> Reply:
         replica = self.replica
         match request:
             case requests.StageForward() | requests.StageBackward() | requests.StageUndo():
@@ -117,14 +123,14 @@ class Desk:
                 replica.load(Path(request.state))
                 return {"state": replica.held.id}
             case requests.StageBegin():
-                replica.begin(request.round, request.start, request.microbatches)
+                replica.begin(request.round, request.start, request.microbatches, anew=bool(request.anew))
                 return {"state": replica.held.id, "done": replica.manifest()}
             case requests.StageManifest():
                 return {"round": replica.round, "state": replica.held.id, "done": replica.manifest()}
             case requests.StageApply():
                 return self._apply(request)
             case requests.StageNorm():
-                return {"norm": replica.held.norm(request.state, request.updates, request.tied)}
+                return {"norm": self._norm(request)}
         return self._end(request)
 
     def _end(self, request: requests.StageRequest) -> Reply:
@@ -159,9 +165,11 @@ class Desk:
                 found = self.replica.undo(tag, self._given(request.x), self._given(request.gradient))
         written = 0 if isinstance(request, requests.StageUndo) else self._window.put(request.reply, found.data)
         kind = "forward_s" if isinstance(request, requests.StageForward) else "backward_s"
+        took = time.perf_counter() - began
         if found.kind == "done":
-            self._pace.took(kind, time.perf_counter() - began)
-        return {**self._told(found, getattr(self._pace, kind)), "bytes": written, "loss": found.loss}
+            self._pace.took(kind, took)
+        told = self._told(found, getattr(self._pace, kind))
+        return {**told, "took_us": round(took * 1e6), "bytes": written, "loss": found.loss}
 
     def _given(self, place: Place | None) -> memoryview | None:
         return None if place is None else self._window.part(place)
@@ -183,16 +191,34 @@ class Desk:
         return {"answer": "busy", "queue": waiting, "service_us": 0, "wait_s": self._wait_s(waiting)}
 
     def _read(self, request: requests.StageRead) -> Reply:
+        tokens, targets = self.microbatch(request.start)
+        read = self._window.put(request.reply, tokens)
+        return {
+            "bytes": read, "targets": self._window.put(request.targets, targets),
+            "tokens": self.part.sequences * self.part.length,
+        }  # fmt: skip
+
+    def microbatch(self, first_slot: int) -> tuple[bytes, bytes]:
+        """Tokens and targets of the microbatch that begins there, as they travel. Raises RequestError, BlobError."""
         if self._shards is None:
             raise RequestError("this stage was opened without shards; open it with them to read")
         manifest = self._manifest
         sampler = Sampler(
             seed=self._spec.seed, train_slots=manifest.train_slots, held_out_slots=manifest.held_out_slots
         )
-        tokens = torch.from_numpy(self._shards.read(sampler.windows(request.start, self.part.sequences)))
-        inputs = self._window.put(request.reply, activations.encode(tokens[:, :-1], "tokens"))
-        targets = self._window.put(request.targets, activations.encode(tokens[:, 1:], "tokens"))
-        return {"bytes": inputs, "targets": targets, "tokens": self.part.sequences * self.part.length}
+        tokens = torch.from_numpy(self._shards.read(sampler.windows(first_slot, self.part.sequences)))
+        return activations.encode(tokens[:, :-1], "tokens"), activations.encode(tokens[:, 1:], "tokens")
+
+    def _norm(self, request: requests.StageNorm) -> str:
+        held = self.replica.held
+        if request.stage is None or request.stage == self.part.index:
+            return held.norm(request.state, request.updates, request.tied)
+        self._check_stage(request.stage)
+        return held.norm_of(request.stage, request.updates, request.tied)
+
+    def _check_stage(self, stage: int) -> None:
+        if stage >= self.part.stages:
+            raise RequestError(f"stage {stage}: the run has {self.part.stages}, from 0")
 
     def _apply(self, request: requests.StageApply) -> Reply:
         replica = self.replica
@@ -203,8 +229,7 @@ class Desk:
 
     def check(self, request: requests.StageCheck) -> Reply:
         """Decode an update strictly; safe beside the rest."""
-        if request.stage >= len(self._layouts):
-            raise RequestError(f"stage_check: stage {request.stage}, the run has {len(self._layouts)}")
+        self._check_stage(request.stage)
         found = decode(request.update, self._layouts[request.stage], self._spec.training)
         if not found.values.any():
             raise UpdateError(f"update {Path(request.update.path).name}: empty: all of its values are zero")

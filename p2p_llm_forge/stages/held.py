@@ -19,7 +19,7 @@ from p2p_llm_forge.protocol import Contribution
 from p2p_llm_forge.recent import keep_newest
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.stages import step
-from p2p_llm_forge.stages.step import Mean, Tie
+from p2p_llm_forge.stages.step import Mean, Partner
 from p2p_llm_forge.state import Layout, State
 
 Settled = Sequence[Contribution]
@@ -29,18 +29,19 @@ Settled = Sequence[Contribution]
 class Held:
     """A stage's state and its id."""
 
-    def __init__(self, path: Path, layout: Layout, *, index: int, tie: Tie | None, spec: TrainingSpec, folder: Path):
+    def __init__(self, path: Path, layouts: Sequence[Layout], *, index: int, spec: TrainingSpec, folder: Path) -> None:
         """Load the state.
 
         Args:
+            layouts: of all stages in order.
             index: which stage.
-            tie: what it shares with another stage.
             folder: where new states go.
 
         Raises:
             StateError, DiskError: no state of this stage.
         """
-        self.layout, self.index, self.tie, self.spec = layout, index, tie, spec
+        self.layout, self.index, self.spec = layouts[index], index, spec
+        self._layouts = layouts
         self._folder = folder
         self._mean: tuple[object, Mean] | None = None
         self.load(path)
@@ -50,6 +51,11 @@ class Held:
         self.state = State.load(path, self.layout)
         self.id = self.state.id(torch.get_num_threads())
         self._mean = None
+
+    @property
+    def partner(self) -> Partner | None:
+        """The stage that shares a tensor with this one."""
+        return Partner.of(self._layouts, self.index)
 
     def norm(self, state: str, own: Settled, theirs: Settled) -> str:
         """The norm of the stage's mean gradient, as 16 hex digits.
@@ -64,7 +70,11 @@ class Held:
                 should be.
         """
         self._check(state)
-        return step.norm_hex(self._found(own, theirs).norm)
+        return step.norm_hex(self._kept(own, theirs).norm)
+
+    def norm_of(self, index: int, own: Settled, theirs: Settled) -> str:
+        """The same of any stage, whose state need not be here. Raises as `norm`."""
+        return step.norm_hex(self._found(index, own, theirs).norm)
 
     def apply(self, state: str, round_number: int, own: Settled, theirs: Settled, norms: Sequence[str]) -> Path:
         """Take the round's step and write the new state; returns its file.
@@ -76,7 +86,7 @@ class Held:
             As `norm`, with state and files as before.
         """
         self._check(state)
-        found, told = self._found(own, theirs), [step.norm_of_hex(norm) for norm in norms]
+        found, told = self._kept(own, theirs), [step.norm_of_hex(norm) for norm in norms]
         if not self.index < len(told) or told[self.index] != found.norm:
             here = norms[self.index] if self.index < len(told) else "none"
             raise UpdateError(f"norms: stage {self.index} is told {here}, found {step.norm_hex(found.norm)}")
@@ -96,23 +106,24 @@ class Held:
         if state != self.id:
             raise StateError(f"stage {self.index}: holds state {self.id[:16]}, wanted {state[:16]}; load it")
 
-    def _found(self, own: Settled, theirs: Settled) -> Mean:
-        """The mean gradient, as long as nothing else is asked for from memory."""
+    def _kept(self, own: Settled, theirs: Settled) -> Mean:
+        """Our own stage's mean gradient: `norm` has just asked for what `apply` asks for again."""
         key = [(item.path, item.tokens) for item in (*own, *theirs)], len(own)
-        if self._mean is not None and self._mean[0] == key:
-            return self._mean[1]
-        if not own or bool(theirs) != (self.tie is not None):
-            wanted = "the updates of both stages that share a tensor" if self.tie else "its own updates only"
-            raise RequestError(f"stage {self.index}: {len(own)} own updates, {len(theirs)} others, wanted {wanted}")
-        tokens = sum(item.tokens for item in own)
-        if theirs and tokens != sum(item.tokens for item in theirs):
-            other = sum(item.tokens for item in theirs)
-            raise UpdateError(f"stage {self.index}: its updates are over {tokens} tokens, the others over {other}")
-        mine = [decode(item, self.layout, self.spec) for item in own]
-        others = [decode(item, self.tie.other, self.spec) for item in theirs] if self.tie else []
-        found = step.mean(mine, others, tokens, self.layout, self.tie)
-        self._mean = (key, found)
-        return found
+        if self._mean is None or self._mean[0] != key:
+            self._mean = (key, self._found(self.index, own, theirs))
+        return self._mean[1]
+
+    def _found(self, index: int, own: Settled, theirs: Settled) -> Mean:
+        partner = Partner.of(self._layouts, index)
+        if not own or bool(theirs) != (partner is not None):
+            wanted = "the updates of both stages that share a tensor" if partner else "its own updates only"
+            raise RequestError(f"stage {index}: {len(own)} own updates, {len(theirs)} others, wanted {wanted}")
+        tokens, other = sum(item.tokens for item in own), sum(item.tokens for item in theirs)
+        if theirs and tokens != other:
+            raise UpdateError(f"stage {index}: its updates are over {tokens} tokens, the others over {other}")
+        mine = [decode(item, self._layouts[index], self.spec) for item in own]
+        others = [decode(item, partner.layout, self.spec) for item in theirs] if partner else []
+        return step.mean(mine, others, tokens, partner)
 
 
 def decode(item: Contribution, layout: Layout, spec: TrainingSpec) -> codec.Update:

@@ -69,8 +69,6 @@ def compare(whole: nn.Module, known: Anatomy, layers: Cut, config: Any, reseed: 
         alone = run_whole(whole.train(), known, layers, tokens_BL, reseed)
         chained = run_stages(parts, tokens_BL, reseed, known, layers)
     except FAULTS as exc:
-        if isinstance(exc, SplitError):
-            raise
         raise SplitError(f"model: the stages of {type(whole).__name__} do not run ({first_line(exc)}); {WAY_OUT}") from exc
     name = type(whole).__name__
     for path, output in alone.outputs.items():

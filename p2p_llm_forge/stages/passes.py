@@ -1,5 +1,8 @@
 """A stage's passes: forward under a seed, and backward, which runs forward again under the same seed.
 
+What a few forward passes went through may be kept, so that their backward need not run forward again; the values are
+the same either way, so it hangs on nothing but memory.
+
 A backward pass returns the gradients of the parameters instead of adding them up anywhere, so that whoever asked looks
 at them first, and one that fails has changed nothing. Gradients are of the SUM of token losses.
 
@@ -44,11 +47,18 @@ class Passes:
     """Owns a stage's module, in training mode, whose parameters are views of one vector."""
 
     def __init__(
-        self, stage: nn.Module, layout: Layout, *, first: bool, setting: str, device: torch.device
+        self, stage: nn.Module, layout: Layout, *, first: bool, setting: str, room: int, device: torch.device
     ) -> None:
-        """Take over the module; `setting` is `training.precision`."""
+        """Take over the module.
+
+        Args:
+            first: whether it takes tokens.
+            setting: `training.precision`.
+            room: so many forward passes are kept.
+        """
         self._stage = stage.to(device).train()
-        self._first, self._device = first, device
+        self._first, self._room, self._device = first, room, device
+        self._walked: dict[int | None, tuple[Tensor, Tensor]] = {}  # Input and output of what is kept, oldest first.
         self._local_P = flatten(stage, layout, device)
         named = dict(stage.named_parameters())
         self._parameters = [named[name] for name in layout.names]
@@ -57,17 +67,43 @@ class Passes:
 
     def take(self, weights_P: Tensor) -> None:
         """Go on with these weights."""
+        self._walked.clear()
         self._local_P.copy_(weights_P)
 
-    @torch.no_grad()
-    def forward(self, x: Tensor, seed: int) -> Tensor:
-        """The stage's output, fp32 on the CPU, for hidden values fp32 [B, L, D] or tokens int64 [B, L]."""
-        return self._run(x.to(self._device), seed).cpu()
+    def forward(self, x: Tensor, seed: int, keep: int | None = None) -> Tensor:
+        """The stage's output, fp32 on the CPU, for hidden values fp32 [B, L, D] or tokens int64 [B, L].
 
-    def backward(self, x: Tensor, seed: int, gradient: Tensor) -> Backward:
-        """From the gradient of the output, fp32 of its shape."""
+        Args:
+            keep: the number under which `backward` finds it again, if it is to be kept.
+        """
+        if keep is None or not self._room:
+            with torch.no_grad():
+                return self._run(x.to(self._device), seed).cpu()
         x = self._input(x)
-        return self._gradients(x, self._run(x, seed), gradient.to(self._device))
+        out = self._run(x, seed)
+        self._walked.pop(keep, None)
+        while len(self._walked) >= self._room:
+            self._walked.pop(next(iter(self._walked)))
+        self._walked[keep] = (x, out)
+        return out.detach().cpu()
+
+    def forget(self, kept: int | None = None) -> None:
+        """Keep this forward pass no longer, or none at all."""
+        if kept is None:
+            self._walked.clear()
+        self._walked.pop(kept, None)
+
+    def backward(self, x: Tensor, seed: int, gradient: Tensor, kept: int | None = None) -> Backward:
+        """From the gradient of the output, fp32 of its shape.
+
+        Args:
+            kept: the number of a forward pass of the same input under the same seed, which may be kept still.
+        """
+        walked = None if kept is None else self._walked.pop(kept, None)
+        if walked is None:
+            x = self._input(x)
+            walked = x, self._run(x, seed)
+        return self._gradients(*walked, gradient.to(self._device))
 
     def loss(self, x: Tensor, seed: int, targets_BL: Tensor) -> Backward:
         """From the targets: of the last stage; `NO_TARGET` where there is nothing to predict."""

@@ -42,17 +42,23 @@ if TYPE_CHECKING:
 class Replica:
     """One stage in this process. All methods belong to one thread."""
 
-    def __init__(self, stage: nn.Module, part: Part, held: Held, *, device: torch.device, keep_bytes: int, folder: Path):
+    def __init__(
+        self, stage: nn.Module, part: Part, held: Held, *,
+        device: torch.device, keep_bytes: int, keep_passes: int, folder: Path,
+    ) -> None:  # fmt: skip
         """Serve this stage.
 
         Args:
             stage: its module, whose parameters are those of the state's layout.
             keep_bytes: for inputs, replies and records of the round under way.
+            keep_passes: so many forward passes are kept whole, so that their backward need not run them again.
             folder: where updates go.
         """
         self.part, self.held = part, held
         self.round = self.start = self.microbatches = 0
-        self._passes = Passes(stage, held.layout, first=part.first, setting=held.spec.precision, device=device)
+        self._passes = Passes(
+            stage, held.layout, first=part.first, setting=held.spec.precision, room=keep_passes, device=device
+        )
         self._passes.take(held.state.weights_P)
         self._work = Work(part, self._passes, held.layout, held.spec)
         self._sum_P = self._passes.zeros()
@@ -64,11 +70,12 @@ class Replica:
 
     # ------------------------------------------------------------------ rounds
 
-    def begin(self, round_number: int, start: int, microbatches: int) -> None:
+    def begin(self, round_number: int, start: int, microbatches: int, *, anew: bool = False) -> None:
         """Serve these microbatches from now on, the first of which begins at slot `start`; once again: go on."""
-        if (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
+        if anew or (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
             self._reset()
             self._shelf.clear()
+            self._passes.forget()
             self.round, self.start, self.microbatches = round_number, start, microbatches
 
     def _reset(self) -> None:
@@ -77,6 +84,10 @@ class Replica:
         for number in self._done:
             self._shelf.forget(number)
         self._done.clear()
+
+    def spare(self) -> None:
+        """Memory is short: keep no forward pass whole."""
+        self._passes.forget()
 
     def manifest(self) -> list[int]:
         """The microbatches that are done."""
@@ -96,12 +107,12 @@ class Replica:
         if self.part.last:
             raise RequestError("forward: the last stage only answers backward, with targets")
         number = tag.microbatch
-        output = self._shelf.get(What.OUTPUT, number)
-        if output is not None and self._shelf.get(What.INPUT, number) == x:
+        known, output = self._shelf.get(What.INPUT, number), self._shelf.get(What.OUTPUT, number)
+        if output is not None and _same(known, x):
             return Answer(kind="done", data=output)
-        if number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
+        if known is None and number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
-        data = self._work.forward(self.round, number, x)
+        data = self._work.forward(self.round, number, x, keep=number not in self._done)
         if number not in self._done:
             self._shelf.put(What.INPUT, number, x, Rank.NEEDED)
             self._shelf.put(What.OUTPUT, number, data, Rank.REPLY)
@@ -123,10 +134,11 @@ class Replica:
         number = tag.microbatch
         if number in self._done:
             return self._again(number, x, gradient)
-        given = self._shelf.get(What.INPUT, number) if x is None else x
+        known = self._shelf.get(What.INPUT, number)
+        given = known if x is None else x
         if given is None:
             return Answer(kind="missing")
-        found = self._work.backward(self.round, number, given, gradient, tag.tokens)
+        found = self._work.backward(self.round, number, given, gradient, tag.tokens, kept=x is None or _same(known, x))
         data = self._work.answer(found)
         losses = [0.0] * self.part.sequences if found.losses_B is None else found.losses_B.tolist()
         done = Done(
@@ -188,11 +200,13 @@ class Replica:
         if spec.kind != "f32":
             sent.subtract_from(sum_P)
             self._owed = (name, sum_P)
-        done = [self._done[number] for number in self.manifest()]
-        first = [self.start + number * self.part.sequences for number in self.manifest()]
-        leaves = [(at + row, loss) for at, item in zip(first, done, strict=True) for row, loss in enumerate(item.losses)]
+        leaves = [
+            (self.start + number * self.part.sequences + row, loss)
+            for number in self.manifest()
+            for row, loss in enumerate(self._done[number].losses)
+        ]
         return Written(
-            path=path, tokens=sum(item.tokens for item in done), leaves=leaves_root(leaves),
+            path=path, tokens=sum(done.tokens for done in self._done.values()), leaves=leaves_root(leaves),
             loss=round(sum(loss for _, loss in leaves) / len(leaves)),
         )  # fmt: skip
 
@@ -260,6 +274,10 @@ class Replica:
         if not self._done:
             self._sum_P.zero_()  # of the roundings nothing is left behind either
         return True
+
+
+def _same(kept: bytes | None, x: Buffer) -> bool:
+    return kept is not None and kept == bytes(x)  # byte strings are compared far quicker than views are
 
 
 def _digest(x: Buffer, gradient: Buffer) -> bytes:

@@ -1,9 +1,9 @@
 """What a daemon asks of its worker about a stage; tensors lie in the memory that both share, at a `Place`.
 
 Every pass is answered with {"answer": "done" | "stale" | "busy" | "missing", "queue": requests waiting, "service_us":
-mean time of such a pass, …}: done with "bytes" at the place of the reply and "loss" in micro-nats a token; stale with
-"round" and "state" as they are held; busy with "wait_s", after which it may go better; missing where the input, or
-input and gradient, have to be sent again. Anything else is an error.
+mean time of such a pass, "took_us": time of this one, …}: done with "bytes" at the place of the reply and "loss" in
+micro-nats a token; stale with "round" and "state" as they are held; busy with "wait_s", after which it may go better;
+missing where the input, or input and gradient, have to be sent again. Anything else is an error.
 
 Pure: definitions only.
 """
@@ -43,21 +43,22 @@ class StageOpen(StageRequest):
 
     do: Literal["stage_open"]
     config: dict[str, Any]
-    """`RunSpec.canonical()`, with a section `pipeline`."""
+    """`RunSpec.canonical()`, with `pipeline.layers`."""
     model: str
     """Path of the model blob."""
     manifest: str
     """Path of the manifest blob."""
     shards: list[str]
     """Paths of the shards in the manifest's order; may be empty where nothing is read."""
-    layers: list[int] = Field(min_length=2, max_length=64)
-    """How many layers each stage has, in order."""
     stage: int = Field(ge=0, lt=64)
     """Which one to hold."""
     state: str
     """Path of its state."""
     keep_bytes: int = Field(default=256 << 20, ge=0)
     """For inputs, replies and records of the round under way."""
+    keep_passes: int = Field(default=0, ge=0, le=1024)
+    """Forward passes that are kept whole, which takes the memory of their activations and spares their backward a
+    forward pass."""
 
 
 class StageLoad(StageRequest):
@@ -69,7 +70,7 @@ class StageLoad(StageRequest):
 
 
 class StageBegin(StageRequest):
-    """Serve a round; asked again, nothing that was done is lost."""
+    """Serve a round; asked again, nothing that was done is lost unless it is to begin anew."""
 
     do: Literal["stage_begin"]
     round: int = Round
@@ -77,6 +78,8 @@ class StageBegin(StageRequest):
     """First slot of microbatch 0."""
     microbatches: int = Field(ge=1, le=MOST_MICROBATCHES)
     """How many the round has."""
+    anew: Literal[0, 1] = 0
+    """1: with nothing done."""
 
 
 class StageRead(StageRequest):
@@ -175,6 +178,8 @@ class StageNorm(Settling):
     """The norm of the stage's mean gradient, 16 hex digits."""
 
     do: Literal["stage_norm"]
+    stage: int | None = Field(default=None, ge=0, lt=64)
+    """Whose `updates` and `tied` these are, if not our own stage's; `state` is ours all the same."""
 
 
 class StageApply(Settling):

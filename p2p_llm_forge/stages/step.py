@@ -25,31 +25,27 @@ from p2p_llm_forge import outer
 from p2p_llm_forge.codec import Update
 from p2p_llm_forge.errors import UpdateError
 from p2p_llm_forge.settings import TrainingSpec
+from p2p_llm_forge.stages.tied import Tie, sum_gradients, ties
 from p2p_llm_forge.state import Layout, State
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tie:
-    """What the first and the last stage share, seen from one of them."""
+class Partner:
+    """The stage that shares tensors with this one: the last stage's is the first, and the other way round."""
 
-    other: Layout
-    """The other's layout."""
-    first: bool
-    """Whether the one that sees it is the first stage."""
-    spans: tuple[tuple[int, int, int], ...]
-    """Where each tensor lies: start and end in our own vector, start in the other's."""
+    layout: Layout
+    """Its layout."""
+    stage: int
+    """Which stage this one is."""
+    ties: tuple[Tie, ...]
+    """What they share; something."""
 
     @classmethod
-    def of(cls, own: Layout, other: Layout, *, first: bool) -> Self | None:
-        """What these two stages share; None if nothing."""
-        places = dict(zip(other.names, zip(other.spans(), other.shapes, strict=True), strict=True))
-        spans = []
-        for name, (start, end, _), shape in zip(own.names, own.spans(), own.shapes, strict=True):
-            if name in places:
-                (there, _, _), theirs = places[name]
-                assert theirs == shape
-                spans.append((start, end, there))
-        return cls(other=other, first=first, spans=tuple(spans)) if spans else None
+    def of(cls, layouts: Sequence[Layout], stage: int) -> Self | None:
+        """That of a stage of these layouts; None if it shares nothing."""
+        other = {0: -1, len(layouts) - 1: 0}.get(stage)
+        shared = ties(layouts)
+        return None if other is None or not shared else cls(layout=layouts[other], stage=stage, ties=shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,36 +58,23 @@ class Mean:
     """Its norm; what is shared counts in the first stage only."""
 
 
-def mean(own: Sequence[Update], theirs: Sequence[Update], tokens: int, layout: Layout, tie: Tie | None) -> Mean:
+def mean(own: Sequence[Update], theirs: Sequence[Update], tokens: int, partner: Partner | None) -> Mean:
     """The mean gradient over the round's tokens.
 
     Args:
-        own: updates of the stage's replicas in receipt order; dense.
-        theirs: those of the stage with which it shares tensors; none if there is no such stage.
+        own: updates of the stage's replicas in receipt order; at least one, dense.
+        theirs: those of the partner's replicas; none if there is no partner.
         tokens: of the round, positive.
     """
-    sum_P = torch.zeros(layout.parameters)
-    for update in own:
-        assert update.indices is None
-        sum_P.add_(update.values)
-    for start, end, there in tie.spans if tie else ():
-        before, after = (own, theirs) if tie and tie.first else (theirs, own)
-        starts = (start, there) if tie and tie.first else (there, start)
-        shared = sum_P[start:end].zero_()
-        for updates, at in zip((before, after), starts, strict=True):
-            for update in updates:
-                shared.add_(update.values[at : at + end - start])
+    stage, shared = (partner.stage, partner.ties) if partner else (0, ())
+    sum_P = sum_gradients(
+        stage, [update.values for update in own], [update.values for update in theirs], shared, own[0].parameters
+    )
     sum_P.div_(torch.tensor(tokens, dtype=torch.float32))
-    return Mean(values_P=sum_P, norm=_norm(sum_P, tie))
-
-
-def _norm(values_P: Tensor, tie: Tie | None) -> float:
-    counted_P = values_P
-    if tie and not tie.first:
-        counted_P = values_P.clone()
-        for start, end, _ in tie.spans:
-            counted_P[start:end].zero_()
-    return outer.norm(Update(parameters=counted_P.numel(), values=counted_P, indices=None))
+    counted_P = sum_P if stage == 0 or not shared else sum_P.clone()
+    for tie in shared if stage else ():
+        counted_P[tie.last].zero_()
+    return Mean(values_P=sum_P, norm=outer.norm(Update(parameters=sum_P.numel(), values=counted_P, indices=None)))
 
 
 def whole_norm(norms: Sequence[float]) -> float:

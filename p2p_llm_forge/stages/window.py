@@ -32,9 +32,7 @@ class Window:
         if place.at + place.bytes > size:
             size = 0 if self._descriptor is None else os.fstat(self._descriptor).st_size
             if place.at + place.bytes > size:
-                raise RequestError(
-                    f"place: {place.bytes} bytes at {place.at}, but the shared memory has {size} bytes"
-                )
+                raise RequestError(f"place: {place.bytes} bytes at {place.at}, but the shared memory has {size} bytes")
             assert self._descriptor is not None
             self._map = mmap.mmap(self._descriptor, size)  # whoever looks at the old map keeps it
         if self._map is None:

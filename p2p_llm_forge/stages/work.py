@@ -33,13 +33,24 @@ class Work:
         self._part, self._passes = part, passes
         self._largest_rms = spec.max_update_rms * math.sqrt(layout.parameters)
 
-    def forward(self, round_number: int, microbatch: int, x: Buffer) -> bytes:
-        """The stage's output."""
-        out = self._passes.forward(self._input(x), self._seed(round_number, microbatch))
-        return activations.encode(out, self._part.activations)
+    def forward(self, round_number: int, microbatch: int, x: Buffer, *, keep: bool) -> bytes:
+        """The stage's output; with `keep` its backward may be spared the forward pass."""
+        seed = self._seed(round_number, microbatch)
+        out = self._passes.forward(self._input(x), seed, microbatch if keep else None)
+        try:
+            return activations.encode(out, self._part.activations)
+        except ActivationError:
+            self._passes.forget(microbatch)
+            raise
 
-    def backward(self, round_number: int, microbatch: int, x: Buffer, gradient: Buffer, tokens: int) -> Backward:
-        """The gradients of a microbatch, finite and within `training.max_update_rms` for so many tokens."""
+    def backward(
+        self, round_number: int, microbatch: int, x: Buffer, gradient: Buffer, tokens: int, *, kept: bool = False
+    ) -> Backward:
+        """The gradients of a microbatch, finite and within `training.max_update_rms` for so many tokens.
+
+        Args:
+            kept: whether this input is the one that forward was given last.
+        """
         part, values, seed = self._part, self._input(x), self._seed(round_number, microbatch)
         if part.last:
             targets = self._tokens(gradient, "targets", NO_TARGET)
@@ -48,9 +59,8 @@ class Work:
             found = self._passes.loss(values, seed, targets)
         else:
             shape = (part.sequences, part.length, part.width)
-            found = self._passes.backward(
-                values, seed, activations.decode(gradient, part.activations, shape, "gradient")
-            )
+            given = activations.decode(gradient, part.activations, shape, "gradient")
+            found = self._passes.backward(values, seed, given, microbatch if kept else None)
         norm, limit = found.norm(), self._largest_rms * tokens
         if not norm <= limit:
             raise ActivationError(

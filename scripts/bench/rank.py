@@ -3,7 +3,8 @@
 `ddp`: torch.distributed DistributedDataParallel over gloo with its defaults: gradients of every step are averaged in
 buckets while the backward pass goes on. `hivemind`: hivemind.Optimizer, matchmaking as in its quick start, everything
 else by default; with `--local-steps 1` it averages the gradients of every step, with more it lets each peer step alone
-and averages their weights. After a first line, each line on standard input is a number of steps (ddp) or seconds.
+and averages their weights. `pipeline`: torch.distributed.pipelining, 1F1B over gloo, the same two stages that two of
+our replicas serve. After a first line, each line on standard input is a number of steps (ddp, pipeline) or seconds.
 
 IO: standard input and output, the network.
 """
@@ -74,17 +75,69 @@ def hivemind(given: argparse.Namespace) -> Burst:
     return burst
 
 
+def pipeline(given: argparse.Namespace) -> Burst:
+    """A rank of 1F1B; rank 0 has the first stage and listens at `meet`. A step is `--microbatches` microbatches."""
+    os.environ["GLOO_SOCKET_IFNAME"] = given.device
+    whole = plain.build(given)
+    import torch
+    from torch import distributed
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    from p2p_llm_forge.stages import split
+    from p2p_llm_forge.stages.cut import Cut
+
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://{given.meet}", rank=given.rank, world_size=2, timeout=timedelta(seconds=GIVE_UP_S)
+    )
+    cut = Cut.of_counts([int(count) for count in given.cut.split(",")])
+    stage = split.build(whole.config, cut, given.rank).train()
+    weights = dict(whole.named_parameters())
+    with torch.no_grad():
+        for name, parameter in stage.named_parameters():
+            parameter.copy_(weights[name])
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=given.learning_rate, **plain.ADAMW)
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    schedule = Schedule1F1B(
+        PipelineStage(stage, given.rank, 2, torch.device("cpu")), n_microbatches=given.microbatches, loss_fn=loss
+    )
+    tokens = torch.randint(given.vocabulary, (given.microbatches * given.batch, given.length + 1))
+    plain.tell({"parameters": sum(parameter.numel() for parameter in whole.parameters())})
+
+    def burst(steps: float) -> dict[str, float]:
+        started = time.perf_counter()
+        for _ in range(int(steps)):
+            optimizer.zero_grad(set_to_none=True)
+            if given.rank == 0:
+                schedule.step(tokens[:, :-1])
+            else:
+                schedule.step(target=tokens[:, 1:])
+            torch.nn.utils.clip_grad_norm_(stage.parameters(), 1.0)
+            optimizer.step()
+        taken = time.perf_counter() - started
+        return {"tokens": steps * tokens[:, 1:].numel() / 2, "seconds": taken}
+
+    return burst
+
+
+KINDS: dict[str, Callable[[argparse.Namespace], Burst]] = {"ddp": ddp, "hivemind": hivemind, "pipeline": pipeline}
+
+
 def main() -> None:
     """Train in bursts until the end of input."""
     parser = plain.options()
-    parser.add_argument("--kind", choices=("ddp", "hivemind"), required=True)
+    parser.add_argument("--kind", choices=tuple(KINDS), required=True)
     parser.add_argument("--rank", type=int, required=True)
     parser.add_argument("--meet", default="", help="where the first one is: ADDRESS:PORT, or a multiaddress")
     parser.add_argument("--address", required=True, help="where to listen")
     parser.add_argument("--device", required=True, help="the network interface")
     parser.add_argument("--local-steps", type=int, default=1)
+    parser.add_argument("--cut", default="", help="pipeline: layers of each stage, as 3,3")
+    parser.add_argument("--microbatches", type=int, default=1, help="pipeline: of a step")
     given = parser.parse_args()
-    burst = (ddp if given.kind == "ddp" else hivemind)(given)
+    burst = KINDS[given.kind](given)
     for line in sys.stdin:
         plain.tell(burst(float(line)))
     os._exit(0)  # the other one may be gone: no farewell that waits for it

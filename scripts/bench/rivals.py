@@ -37,7 +37,7 @@ class Burst:
     seconds: float
     """Until the later one was done."""
     epochs: int
-    """How often they averaged; for DDP the steps."""
+    """How often they averaged; for DDP and pipelines the steps."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -87,7 +87,7 @@ class Pair:
         self.parameters = parameters
 
     def burst(self, much: float, patience_s: float) -> Burst:
-        """So many steps (ddp) or seconds (hivemind). Raises DemoFailed."""
+        """So many steps (ddp, pipeline) or seconds (hivemind). Raises DemoFailed."""
         for rank in self._ranks:
             rank.write(f"{much:g}")
         done = [rank.read(patience_s) for rank in self._ranks]
@@ -105,7 +105,7 @@ def pair(
     """Start both and wait until they have found each other.
 
     Args:
-        kind: `ddp` or `hivemind`.
+        kind: `ddp`, `pipeline` or `hivemind`.
         words: the options of `plain.words`.
         folder: for their logs.
         sides: the machine of each.
@@ -113,7 +113,7 @@ def pair(
     """
     more = ("--kind", kind, "--local-steps", str(local_steps))
     with ExitStack() as stack:
-        meet = f"{sides[0].address}:{_free_port()}" if kind == "ddp" else ""
+        meet = f"{sides[0].address}:{_free_port()}" if kind != "hivemind" else ""
         ranks, facts = [], []
         for number, side in enumerate(sides):
             log = folder / f"{kind}-{local_steps}-{side.namespace or 'loopback'}-{number}.log"
