@@ -130,7 +130,8 @@ class Swarm:
     def _held(self, index: int, name: str) -> Held:
         path = self.folder / name / "initial.safetensors"
         self._states[index].write(path)
-        return Held(path, self.pieces[index].layout, index=index, tie=None, spec=self.spec, folder=self.folder / name)
+        layouts = [piece.layout for piece in self.pieces]
+        return Held(path, layouts, index=index, spec=self.spec, folder=self.folder / name)
 
     def holders(self, turn: int = 0) -> list[str | None]:
         """A living replica of each group, in turn; None where there is none."""

@@ -7,9 +7,10 @@ import torch
 
 from p2p_llm_forge.errors import StateError
 from p2p_llm_forge.settings import OuterSpec
+from p2p_llm_forge.stages.costs import estimate as estimate_costs
 from p2p_llm_forge.stages.experts.fused import survey
 from p2p_llm_forge.stages.experts.groups import Groups
-from p2p_llm_forge.stages.experts.pieces import Piece, assemble, cut, estimate, pieces
+from p2p_llm_forge.stages.experts.pieces import Piece, assemble, cut, estimate, pieces, shares
 from p2p_llm_forge.stages.whole import run_state_id
 from p2p_llm_forge.state import Layout, State
 
@@ -93,3 +94,16 @@ def test_the_estimate_of_a_shard_counts_its_own_parameters_only() -> None:
     assert whole.parameters == 2 * half.parameters == 2 * 8 * 3 * 32 * 48
     assert whole.weights_bytes == 8 * whole.parameters
     assert whole.activation_bytes == half.activation_bytes == 4 * 64 * 2 * (6 * 48 + 2 * 3 * 64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shares_add_up_to_the_whole_model_and_equal_groups_earn_alike(family: str) -> None:
+    config = config_of(family)
+    fused, layout = survey(config), Layout.of(Whole(config).model, OuterSpec())
+    costs = estimate_costs(config, sequence_length=16)
+    found = shares(pieces(layout, fused, Groups.of(8, 4)), costs, chosen=2, experts=8)
+    assert sum(found) == 1_000_000
+    assert max(found[1:]) - min(found[1:]) <= 1
+    experts = 6 * 2 * sum(3 * layer.hidden * layer.inner for layer in fused)  # two of them for every token and layer
+    work = sum(cost.work for cost in (costs.embedding, *costs.layers, costs.head))
+    assert sum(found[1:]) == pytest.approx(1e6 * experts / work, abs=2)

@@ -33,7 +33,8 @@ def shard(tmp_path: Path) -> ExpertShard:
     fused, state, groups = survey(config), Whole(config).state, Groups.of(8, 3)
     into = pieces(state.layout, fused, groups)
     cut(state, into)[2].write(tmp_path / "initial")
-    held = Held(tmp_path / "initial", into[2].layout, index=2, tie=None, spec=SPEC, folder=tmp_path / "states")
+    layouts = [piece.layout for piece in into]
+    held = Held(tmp_path / "initial", layouts, index=2, spec=SPEC, folder=tmp_path / "states")
     made = ExpertShard(
         held=held, span=groups.span(1), fused=fused, sequences=2, keep_bytes=1 << 20, device=CPU, folder=tmp_path
     )

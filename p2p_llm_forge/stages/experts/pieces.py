@@ -21,6 +21,7 @@ from torch import Tensor
 
 from p2p_llm_forge.errors import StateError
 from p2p_llm_forge.memory import Estimate
+from p2p_llm_forge.stages.costs import Costs, per_million
 from p2p_llm_forge.stages.experts.fused import TENSORS, Fused
 from p2p_llm_forge.stages.experts.groups import Groups
 from p2p_llm_forge.state import Layout, State
@@ -152,3 +153,18 @@ def estimate(piece: Piece, fused: Sequence[Fused], *, tokens: int, microbatches:
         state_bytes=size * (20 + 8 * len(piece.layout.moments)),
         activation_bytes=4 * pairs * values,
     )
+
+
+def shares(of: Sequence[Piece], costs: Costs, *, chosen: int, experts: int) -> list[int]:
+    """Each piece's part of the whole model's work in parts per million, the trunk's first; they add up to a million.
+
+    Every expert counts as chosen equally often, which is what the load-balance loss drives at: a run's prices are fixed
+    before anybody knows which ones will be popular.
+
+    Args:
+        costs: of the whole model, estimated.
+        chosen: experts that the router chooses for a token, of so many `experts` of a layer.
+    """
+    groups = [6 * piece.layout.parameters * chosen // experts for piece in of[1:]]
+    whole = sum(cost.work for cost in (costs.embedding, *costs.layers, costs.head))
+    return per_million([whole - sum(groups), *groups])
