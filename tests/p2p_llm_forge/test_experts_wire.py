@@ -1,5 +1,6 @@
 """Calls as they travel: what was sent arrives, and nothing else is taken."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2p_llm_forge.errors import ActivationError, EngineError, RequestError
+from p2p_llm_forge.errors import ActivationError, RequestError
 from p2p_llm_forge.stages.activations import Kind
 from p2p_llm_forge.stages.experts import wire
 from p2p_llm_forge.stages.experts.call import Call
@@ -37,10 +38,10 @@ def test_a_call_arrives_as_it_was_sent_but_for_rounding(kind: Kind) -> None:
     [
         ([], "wanted the keys layer, experts and counts"),
         ({"layer": 0, "experts": [1]}, "wanted the keys layer, experts and counts"),
-        ({"layer": True, "experts": [2, 7], "counts": [3, 2]}, r"layer are \[True\], wanted whole numbers"),
-        ({"layer": 0, "experts": [2, -7], "counts": [3, 2]}, r"experts are \[2, -7\], wanted whole numbers, 0 or more"),
-        ({"layer": 0, "experts": [2, 7], "counts": [3, 2.0]}, r"counts are \[3, 2\.0\], wanted whole numbers"),
-        ({"layer": 0, "experts": "27", "counts": [3, 2]}, r"experts are 27, wanted whole numbers"),
+        ({"layer": True, "experts": [2, 7], "counts": [3, 2]}, r"layer: \[True\], wanted whole numbers"),
+        ({"layer": 0, "experts": [2, -7], "counts": [3, 2]}, r"experts: \[2, -7\], wanted whole numbers, 0 or more"),
+        ({"layer": 0, "experts": [2, 7], "counts": [3, 2.0]}, r"counts: \[3, 2\.0\], wanted whole numbers"),
+        ({"layer": 0, "experts": "27", "counts": [3, 2]}, r"experts: 27, wanted whole numbers"),
         ({"layer": 0, "experts": [2, 7], "counts": [3, 3]}, r"tokens: got f32 \[5, 64\], wanted f32 \[6, 64\]"),
         (
             {"layer": 0, "experts": [2, 7], "counts": [3, 1 << 30]},
@@ -63,10 +64,7 @@ def test_a_mutated_call_is_refused_or_well_formed(data: st.DataObject) -> None:
     changed = bytearray(raw)
     changed[at] ^= data.draw(st.integers(1, 255))
     cut = bytes(changed[: data.draw(st.integers(0, len(raw)))])
-    try:
+    with suppress(ActivationError, RequestError):
         found = wire.decode(numbers, cut, "bf16", hidden=64, most_pairs=8, holder="me")
-    except EngineError as exc:
-        assert "\n" not in exc.message
-    else:
         assert found.tokens_SD.shape == (5, 64)
         assert bool(found.tokens_SD.isfinite().all())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def encode(call: Call, kind: Kind) -> tuple[dict[str, object], bytes]:
-    """The numbers and the tokens of a call. Raises ActivationError: a value is not finite, or beyond the kind's range."""
+    """The numbers and the tokens of a call. Raises ActivationError: a value is not finite, or out of range."""
     numbers = {"layer": call.layer, "experts": list(call.experts), "counts": list(call.counts)}
     return numbers, activations.encode(call.tokens_SD, kind)
 
@@ -58,5 +58,5 @@ def decode_like(call: Call, data: Buffer, kind: Kind, what: str) -> Tensor:
 
 def _whole(values: object, name: str) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(value) is int and 0 <= value < 1 << 31 for value in values):
-        raise RequestError(f"call: {name} are {str(values)[:40]}, wanted whole numbers, 0 or more")
+        raise RequestError(f"call: {name}: {str(values)[:40]}, wanted whole numbers, 0 or more")
     return tuple(values)
