@@ -42,8 +42,8 @@ ORDER = {
         stages/activations stages/seeds stages/shelf stages/tags stages/passes stages/work stages/step stages/held
         stages/replica stages/requests stages/window stages/desk stages/front
         stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
-        stages/experts/wire stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/shard
-        stages/experts/trunk stages/experts/parity
+        stages/experts/wire stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/records
+        stages/experts/shard stages/experts/trunk stages/experts/parity
         engine isolation measure prepare produce worker
     """.split(),
     "peer": """

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from p2p_llm_forge import codec
@@ -17,6 +19,7 @@ from p2p_llm_forge.stages.experts.fused import survey
 from p2p_llm_forge.stages.experts.groups import Groups
 from p2p_llm_forge.stages.experts.manifest import Asked
 from p2p_llm_forge.stages.experts.pieces import cut, pieces
+from p2p_llm_forge.stages.experts.records import Records
 from p2p_llm_forge.stages.experts.shard import ExpertShard
 from p2p_llm_forge.stages.held import Held
 from p2p_llm_forge.stages.tags import Tag
@@ -100,7 +103,7 @@ def test_forward_leaves_nothing_behind(shard: ExpertShard) -> None:
     first = done(shard.forward(tag(shard), call()))
     assert torch.equal(done(shard.forward(tag(shard, 3), call())), first)
     assert not added(shard).any()
-    assert (shard.manifest(), shard.kept_bytes) == ({}, 0)
+    assert (shard.manifest(), shard._records.used_bytes) == ({}, 0)
 
 
 def test_what_is_undone_was_never_there(shard: ExpertShard) -> None:
@@ -113,7 +116,7 @@ def test_what_is_undone_was_never_there(shard: ExpertShard) -> None:
     shard.undo(tag(shard, 4))
     assert distance(added(shard), kept) <= 1e-6
     assert shard.manifest() == {0: {0, 1}}
-    assert shard.kept_bytes == 2 * 3 * 5 * 32 * 4
+    assert shard._records.used_bytes == 2 * 3 * 5 * 32 * 4
 
 
 def test_freezing_undoes_what_is_not_in_the_manifest_and_says_what_is_lacking(shard: ExpertShard) -> None:
@@ -180,12 +183,83 @@ def test_no_such_microbatch_is_refused(shard: ExpertShard, fields: dict[str, Any
         shard.backward(replace(tag(shard), **fields), call(), values(5, 2))
 
 
-def test_more_than_there_is_room_for_is_busy_and_changes_nothing(shard: ExpertShard) -> None:
-    shard.keep_bytes = 3 * 5 * 32 * 4
-    first, once = count(shard, 0, 0, seed=1), added(shard)
-    assert shard.backward(tag(shard), call(1), values(5, 2)).kind == "busy"
-    assert torch.equal(added(shard), once)
-    assert torch.equal(count(shard, 0, 0, seed=1), first)
+@pytest.fixture
+def forgetful(shard: ExpertShard) -> ExpertShard:
+    """Has room for the record of one call."""
+    shard._records = Records(3 * 5 * 32 * 4)
+    return shard
+
+
+def test_a_reply_that_is_no_longer_kept_is_made_again_and_adds_nothing(forgetful: ExpertShard) -> None:
+    first = count(forgetful, 0, 0, seed=1)
+    count(forgetful, 0, 1, seed=3)
+    once = added(forgetful)
+    assert torch.equal(count(forgetful, 0, 0, seed=1), first)
+    assert torch.equal(added(forgetful), once)
+    with pytest.raises(RequestError, match="another backward call is counted; undo it first"):
+        count(forgetful, 0, 1, seed=9)
+
+
+def test_what_is_no_longer_kept_is_undone_once_it_is_given_again(forgetful: ExpertShard) -> None:
+    count(forgetful, 1, 0, seed=1)
+    kept = added(forgetful)
+    calls = [(call(layer, seed=seed), values(5, seed + 1)) for layer, seed in ((0, 3), (1, 5))]
+    for item, gradient in calls:
+        forgetful.backward(tag(forgetful, 0), item, gradient)
+    before = added(forgetful)
+    others = [(item, gradient * 2.0) for item, gradient in calls]
+    for offered in ([], others, calls[1:]):
+        assert forgetful.undo(tag(forgetful, 0), offered).kind == "missing"
+        assert torch.equal(added(forgetful), before)
+    assert forgetful.undo(tag(forgetful, 0), calls).kind == "done"
+    assert forgetful.manifest() == {1: {0}}
+    assert distance(added(forgetful), kept) <= 1e-6
+
+
+def test_freezing_what_cannot_be_undone_forgets_everything_as_a_restart_would(forgetful: ExpertShard) -> None:
+    for microbatch, seed in ((0, 1), (1, 3)):
+        count(forgetful, microbatch, 0, seed=seed)
+    assert forgetful.freeze(asked(_1={0})) == [1]
+    assert (forgetful.manifest(), forgetful._records.used_bytes) == ({}, 0)
+    assert not added(forgetful).any()
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_is_repeated_undone_and_frozen_the_sum_is_that_of_the_manifest(
+    shard: ExpertShard, data: st.DataObject
+) -> None:
+    shard.begin(5, 0, 0)
+    shard.begin(5, 100, 5)
+    shard._records = Records(data.draw(st.sampled_from([0, 3, 1000])) * 3 * 5 * 32 * 4)
+    for _ in range(data.draw(st.integers(1, 12))):
+        microbatch, layer = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 1))
+        what = data.draw(st.sampled_from(["backward", "backward", "undo", "give", "freeze"]))
+        if what == "backward":
+            count(shard, microbatch, layer, seed=10 * microbatch + 2 * layer)
+        elif what == "freeze":
+            wanted = {microbatch: Asked(layers=frozenset({layer}), tokens=8)}
+            had = layer in shard.manifest().get(microbatch, ())
+            lacking = shard.freeze(wanted)
+            assert lacking in ([], [microbatch])
+            assert had or lacking
+            assert shard.manifest() in ({}, {microbatch: {layer}})
+        else:
+            calls = [
+                (call(at, seed=10 * microbatch + 2 * at), values(5, 10 * microbatch + 2 * at + 1)) for at in range(2)
+            ]
+            before = shard.manifest()
+            kind = shard.undo(tag(shard, microbatch), calls if what == "give" else ()).kind
+            assert kind == "done" or what == "undo"
+            assert (microbatch in shard.manifest()) == (kind == "missing")
+            assert kind == "done" or shard.manifest() == before
+    wanted_P = torch.zeros_like(shard._sum_P)
+    for microbatch, layers in shard.manifest().items():
+        for layer in layers:
+            seed = 10 * microbatch + 2 * layer
+            shard._passes.add(wanted_P, layer, shard._passes.backward(call(layer, seed=seed), values(5, seed + 1)), 1)
+    assert torch.allclose(added(shard), wanted_P, rtol=1e-4, atol=1e-4)
+    assert bool(added(shard).any()) == bool(shard.manifest())
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [

@@ -3,8 +3,8 @@
 As `stages.replica` does it for a stage: calls carry a tag, and one of another round or state is answered with `stale`.
 A forward call leaves nothing behind. A backward call carries the tokens as well; the gradients of the experts' weights
 of the SUM of token losses are added up once for each microbatch and layer. A repeat gets the same reply and adds
-nothing, until `undo` takes the microbatch out again: its passes run once more and are subtracted. What cannot be kept
-until the round ends is answered with `busy`.
+nothing, until `undo` takes the microbatch out again: its passes run once more and are subtracted. Where the calls of it
+are no longer kept, nor given again, `freeze` forgets all that was done, as a restart would, and tells what it lacks.
 
 A refusal changes nothing: gradients are looked at before they are added.
 
@@ -16,7 +16,7 @@ IO: reads and writes updates and states in its own folders, each whole or absent
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +34,7 @@ from p2p_llm_forge.stages.experts.call import Call, check, check_gradient
 from p2p_llm_forge.stages.experts.fused import Fused
 from p2p_llm_forge.stages.experts.manifest import Manifest
 from p2p_llm_forge.stages.experts.passes import ExpertPasses
+from p2p_llm_forge.stages.experts.records import Record, Records, digest
 from p2p_llm_forge.stages.held import Held, Settled
 from p2p_llm_forge.stages.tags import Tag, Written
 
@@ -42,27 +43,10 @@ from p2p_llm_forge.stages.tags import Tag, Written
 class Reply:
     """What comes back of a call that is well-formed."""
 
-    kind: Literal["done", "stale", "busy"]
-    """stale: another round or state is held · busy: no room now."""
+    kind: Literal["done", "stale", "missing"]
+    """stale: another round or state is held · missing: give the calls to undo again."""
     values_SD: Tensor | None = None
     """done: the outputs, or the gradients of the tokens; fp32 on the CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Done:
-    """A backward call that is in the sum."""
-
-    call: Call
-    gradient_SD: Tensor
-    reply_SD: Tensor
-
-    def is_of(self, call: Call, gradient_SD: Tensor) -> bool:
-        """Whether this is the same call again."""
-        return (
-            (self.call.experts, self.call.counts) == (call.experts, call.counts)
-            and torch.equal(self.call.tokens_SD, call.tokens_SD)
-            and torch.equal(self.gradient_SD, gradient_SD)
-        )
 
 
 class ExpertShard:
@@ -78,10 +62,10 @@ class ExpertShard:
             held: the shard's state.
             span: its experts, half-open.
             sequences: of a microbatch.
-            keep_bytes: for the tokens, gradients and replies of the round under way.
+            keep_bytes: for records of the round under way.
             folder: where updates go.
         """
-        self.held, self.span, self.keep_bytes = held, span, keep_bytes
+        self.held, self.span = held, span
         self.round = self.start = self.microbatches = 0
         self._sequences, self._fused, self._folder = sequences, tuple(fused), folder
         self._what = f"experts {span[0]}:{span[1]}"
@@ -89,7 +73,8 @@ class ExpertShard:
         self._passes.take(held.state.weights_P)
         self._largest_rms = held.spec.max_update_rms * math.sqrt(held.layout.parameters)
         self._sum_P = self._passes.zeros()
-        self._done: dict[int, dict[int, _Done]] = {}
+        self._done: dict[int, dict[int, bytes]] = {}  # of each microbatch the digests of its calls, by layer
+        self._records = Records(keep_bytes)
 
     # ------------------------------------------------------------------ rounds
 
@@ -97,17 +82,17 @@ class ExpertShard:
         """Serve these microbatches from now on, the first of which begins at slot `start`; once again: go on."""
         if (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
             self.round, self.start, self.microbatches = round_number, start, microbatches
-            self._done.clear()
-            self._sum_P.zero_()
+            self._reset()
+
+    def _reset(self) -> None:
+        """Nothing is done."""
+        self._sum_P.zero_()
+        self._done.clear()
+        self._records.clear()
 
     def manifest(self) -> dict[int, frozenset[int]]:
         """What is in the sum: of each microbatch the layers."""
         return {number: frozenset(layers) for number, layers in sorted(self._done.items())}
-
-    @property
-    def kept_bytes(self) -> int:
-        """What the round's calls take until it ends."""
-        return sum(3 * done.reply_SD.nbytes for layers in self._done.values() for done in layers.values())
 
     # ------------------------------------------------------------------ passes
 
@@ -139,12 +124,12 @@ class ExpertShard:
             return Reply(kind="stale")
         check(call, self._fused, self.span)
         check_gradient(call, gradient_SD, self._what)
-        if (done := self._done.get(tag.microbatch, {}).get(call.layer)) is not None:
-            if not done.is_of(call, gradient_SD):
-                raise RequestError(f"{self._where(tag, call)}: another backward call is counted; undo it first")
-            return Reply(kind="done", values_SD=done.reply_SD)
-        if self.kept_bytes + 3 * call.tokens_SD.nbytes > self.keep_bytes:
-            return Reply(kind="busy")
+        known, key = digest(call, gradient_SD), (tag.microbatch, call.layer)
+        counted = self._done.get(tag.microbatch, {}).get(call.layer)
+        if counted is not None and counted != known:
+            raise RequestError(f"{self._where(tag, call)}: another backward call is counted; undo it first")
+        if counted is not None and (record := self._records.get(key)) is not None:
+            return Reply(kind="done", values_SD=record.reply_SD)
         found = self._passes.backward(call, gradient_SD)
         norm, limit = found.norm(), self._largest_rms * tag.tokens
         if not norm <= limit or not bool(found.tokens_SD.isfinite().all()):
@@ -152,25 +137,34 @@ class ExpertShard:
                 f"{self._where(tag, call)}: the gradient's norm is {norm:.6g}, wanted at most {limit:.6g} "
                 "(training.max_update_rms)"
             )
-        self._passes.add(self._sum_P, call.layer, found, 1)
-        done = _Done(call=call, gradient_SD=gradient_SD, reply_SD=found.tokens_SD)
-        self._done.setdefault(tag.microbatch, {})[call.layer] = done
+        if counted is None:
+            self._passes.add(self._sum_P, call.layer, found, 1)
+            self._done.setdefault(tag.microbatch, {})[call.layer] = known
+        self._records.put(key, Record(call=call, gradient_SD=gradient_SD, reply_SD=found.tokens_SD))
         return Reply(kind="done", values_SD=found.tokens_SD)
 
-    def undo(self, tag: Tag) -> Reply:
-        """Take a microbatch out of the sum again, if it is in it. Raises RequestError: no such microbatch."""
+    def undo(self, tag: Tag, calls: Sequence[tuple[Call, Tensor]] = ()) -> Reply:
+        """Take a microbatch out of the sum again, if it is in it.
+
+        Args:
+            calls: its backward calls with their gradients, in case they are no longer kept here.
+
+        Raises:
+            RequestError: no such microbatch.
+        """
         if self._stale(tag):
             return Reply(kind="stale")
-        self._keep(tag.microbatch, ())
-        return Reply(kind="done")
+        return Reply(kind="done" if self._undo(tag.microbatch, frozenset(), calls) else "missing")
 
     # ------------------------------------------------------------------ the end of a round
 
     def freeze(self, manifest: Manifest) -> list[int]:
         """Undo what is done beyond this manifest; returns the microbatches of which something is not done."""
-        for number in list(self._done):
-            self._keep(number, manifest[number].layers if number in manifest else ())
-        return sorted(number for number, asked in manifest.items() if asked.layers - self._done.get(number, {}).keys())
+        wanted = {number: asked.layers for number, asked in manifest.items()}
+        kept = any(self._done[number].keys() & wanted.get(number, ()) for number in self._done)
+        if not kept or not all(self._undo(number, wanted.get(number, frozenset())) for number in list(self._done)):
+            self._reset()
+        return sorted(number for number, layers in wanted.items() if layers - self._done.get(number, {}).keys())
 
     def write(self, manifest: Manifest) -> Written:
         """Write the update over exactly this manifest.
@@ -224,14 +218,24 @@ class ExpertShard:
     def _where(self, tag: Tag, call: Call) -> str:
         return f"{self._what}, layer {call.layer}, microbatch {tag.microbatch}"
 
-    def _keep(self, number: int, layers: Collection[int]) -> None:
-        """Take all but these layers of a microbatch out of the sum."""
+    def _undo(self, number: int, layers: frozenset[int], calls: Sequence[tuple[Call, Tensor]] = ()) -> bool:
+        """Take all but these layers of a microbatch out of the sum; False, and nothing has changed: no record of it."""
         done = self._done.get(number, {})
-        for layer in [layer for layer in done if layer not in layers]:
-            found = self._passes.backward(done[layer].call, done[layer].gradient_SD)
-            self._passes.add(self._sum_P, layer, found, -1)
+        known = {digest(call, gradient_SD): (call, gradient_SD) for call, gradient_SD in calls}
+        surplus = {}
+        for layer in done.keys() - layers:
+            if (record := self._records.get((number, layer))) is not None:
+                surplus[layer] = record.call, record.gradient_SD
+            elif done[layer] in known:
+                surplus[layer] = known[done[layer]]
+            else:
+                return False
+        for layer, (call, gradient_SD) in surplus.items():
+            self._passes.add(self._sum_P, layer, self._passes.backward(call, gradient_SD), -1)
+            self._records.drop((number, layer))
             del done[layer]
         if not done:
             self._done.pop(number, None)
         if not self._done:
             self._sum_P.zero_()  # of the roundings nothing is left behind either
+        return True
