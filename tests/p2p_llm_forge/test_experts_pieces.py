@@ -7,14 +7,19 @@ import torch
 
 from p2p_llm_forge.errors import StateError
 from p2p_llm_forge.settings import OuterSpec
+from p2p_llm_forge.stages import anatomy, whole
+from p2p_llm_forge.stages import initial as stages_initial
 from p2p_llm_forge.stages.costs import estimate as estimate_costs
+from p2p_llm_forge.stages.cut import even
+from p2p_llm_forge.stages.experts import initial
 from p2p_llm_forge.stages.experts.fused import survey
 from p2p_llm_forge.stages.experts.groups import Groups
 from p2p_llm_forge.stages.experts.pieces import Piece, assemble, cut, estimate, pieces, shares
+from p2p_llm_forge.stages.skeleton import skeleton
 from p2p_llm_forge.stages.whole import run_state_id
 from p2p_llm_forge.state import Layout, State
 
-from .experts_case import FAMILIES, Whole, config_of
+from .experts_case import FAMILIES, SPEC, Whole, config_of
 
 GROUPS = (1, 3, 8)
 
@@ -52,8 +57,8 @@ def test_a_slice_is_named_after_the_whole_tensor_and_its_experts_and_opens_as_sa
     name = "model.layers.1.mlp.experts.down_proj"
     place = state.layout.names.index(name)
     start, end, _ = list(state.layout.spans())[place]
-    whole = state.weights_P[start:end].view(state.layout.shapes[place])
-    assert torch.equal(found[f"{name}[2:5]"], whole[2:5])
+    held = state.weights_P[start:end].view(state.layout.shapes[place])
+    assert torch.equal(found[f"{name}[2:5]"], held[2:5])
 
 
 def test_the_run_state_id_is_over_the_trunk_and_all_groups_in_their_order() -> None:
@@ -89,11 +94,11 @@ def test_a_missing_or_foreign_piece_is_refused_by_name() -> None:
 def test_the_estimate_of_a_shard_counts_its_own_parameters_only() -> None:
     config = config_of("mixtral")
     fused, layout = survey(config), Layout.of(Whole(config).model, OuterSpec())
-    whole = estimate(pieces(layout, fused, Groups.of(8, 1))[1], fused, tokens=64, microbatches=2, chosen=2)
+    all_of_them = estimate(pieces(layout, fused, Groups.of(8, 1))[1], fused, tokens=64, microbatches=2, chosen=2)
     half = estimate(pieces(layout, fused, Groups.of(8, 2))[1], fused, tokens=64, microbatches=2, chosen=2)
-    assert whole.parameters == 2 * half.parameters == 2 * 8 * 3 * 32 * 48
-    assert whole.weights_bytes == 8 * whole.parameters
-    assert whole.activation_bytes == half.activation_bytes == 4 * 64 * 2 * (6 * 48 + 2 * 3 * 64)
+    assert all_of_them.parameters == 2 * half.parameters == 2 * 8 * 3 * 32 * 48
+    assert all_of_them.weights_bytes == 8 * all_of_them.parameters
+    assert all_of_them.activation_bytes == half.activation_bytes == 4 * 64 * 2 * (6 * 48 + 2 * 3 * 64)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -107,3 +112,18 @@ def test_shares_add_up_to_the_whole_model_and_equal_groups_earn_alike(family: st
     experts = 6 * 2 * sum(3 * layer.hidden * layer.inner for layer in fused)  # two of them for every token and layer
     work = sum(cost.work for cost in (costs.embedding, *costs.layers, costs.head))
     assert sum(found[1:]) == pytest.approx(1e6 * experts / work, abs=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_initial_weights_are_the_same_whatever_the_model_is_cut_into(family: str) -> None:
+    config = config_of(family, tie_word_embeddings=True)
+    fused, layout = survey(config), Layout.of(skeleton(config), SPEC.outer)
+    found = []
+    for count in (1, 3):
+        groups = Groups.of(8, count)
+        into = pieces(layout, fused, groups)
+        found.append(assemble(list(initial.states(config, into, fused, groups, seed=5)), into, layout))
+    known = anatomy.of(config, 2)
+    found.append(whole.assemble(list(stages_initial.states(config, even(2, 2), SPEC.outer, 5, known))))
+    assert found[0].id() == found[1].id() == found[2].id()
+    assert 0.05 < float(found[0].weights_P.std()) < 0.3

@@ -31,7 +31,7 @@ class Call:
     counts: tuple[int, ...]
     """Tokens of each."""
     tokens_SD: Tensor
-    """fp32: the tokens of the first expert, then those of the second, …"""
+    """fp32 on the CPU: the tokens of the first expert, then those of the second, …"""
 
     def spans(self) -> Iterator[tuple[int, int, int]]:
         """Each expert with the rows of its tokens: expert, start, end."""

@@ -144,7 +144,7 @@ class _Elsewhere(torch.autograd.Function):
         pairs, passage, experts = ctx.pairs, ctx.passage, ctx.experts
         calls, rows = _calls(hidden_TD, pairs, passage, experts)
         gradient_SD = gradient_TKD.flatten(0, 1)[pairs.order_S].float()
-        gradients = [gradient_SD[part] for part in rows]
+        gradients = [gradient_SD[part].cpu() for part in rows]
         answers = experts.exchange.backward(passage, calls, gradients) if calls else ()
         found_SD = _gathered(calls, rows, answers, pairs, experts).to(hidden_TD)
         passage.records.extend(zip(calls, gradients, strict=True))
@@ -169,7 +169,7 @@ def _calls(
     for holder, held in spans.items():
         part = torch.cat([torch.arange(first, last, device=hidden_TD.device) for _, first, last in held])
         experts_held, counts = tuple(expert for expert, _, _ in held), tuple(last - first for _, first, last in held)
-        tokens_SD = hidden_TD[tokens_S[part]].float()
+        tokens_SD = hidden_TD[tokens_S[part]].float().cpu()
         calls.append(Call(layer=experts.layer, holder=holder, experts=experts_held, counts=counts, tokens_SD=tokens_SD))
         rows.append(part)
     return calls, rows
