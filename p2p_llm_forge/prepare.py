@@ -31,8 +31,7 @@ class Prepared:
     """Their blob ids; `state` is always there."""
     shard_paths: list[Path]
     stages: dict[str, Any] | None = None
-    """What the ledger is told of a pipeline run: each stage's share of the work in parts per million, the stages'
-    initial states, sequences of a microbatch."""
+    """What the ledger is told of a pipeline run (`stages.start.Written`)."""
 
     def reply(self) -> dict[str, Any]:
         """The worker's answer to `prepare`."""
@@ -58,7 +57,8 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     """Make all blobs of a run in `out`.
 
     Raises:
-        CorpusError, TokenizerError, ModelError, SplitError, DoesNotFit, SpecError, DiskError: before the slow part where possible.
+        CorpusError, TokenizerError, ModelError, SplitError, DoesNotFit, SpecError, DiskError: before the slow part
+            where possible.
     """
     if spec.data.path is None or not Path(spec.data.path).is_absolute():
         raise SpecError(f"data.path: {spec.data.path!r}; give the absolute path of the text file")
@@ -66,11 +66,12 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     corpus.size(text)
     tokenizer = tokenize.make(spec.data.tokenizer, corpus.pieces(text, progress, "tokenizer"))
     config = _model_config(spec, tokenizer)
-    plan = None if spec.pipeline is None else start.plan(spec, config, [available_bytes])
-    if plan is None:
+    plan = None
+    if spec.pipeline is None:
         _check_fits(spec, config, available_bytes)
     else:
-        spec = _pinned(spec, plan)
+        plan = start.plan(spec, config, [available_bytes])
+        spec = plan.pinned(spec)
     manifest, shard_paths = shards.pack(
         tokenizer.encode_pieces(corpus.pieces(text, progress, "tokens")),
         folder=out / "shards",
@@ -86,22 +87,21 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
         "manifest": ("manifest.json", manifest.encode()),
     }
     if plan is None:
-        parameters, state = _initial_state(spec, config)
+        state = _initial_state(spec, config)
         blobs["state"] = ("state.safetensors", state.data)
     for name, data in blobs.values():
         write_atomic(out / name, [data])
-    paths = {kind: out / name for kind, (name, _) in blobs.items()}
-    ids = {kind: blob_id(data) for kind, (_, data) in blobs.items()}
-    stages = None
-    if plan is not None:
-        written = start.write(spec, config, plan, out)
-        parameters, paths, ids = plan.costs.parameters, {**paths, **written.paths}, {**ids, **written.ids}
-        stages = _told(spec, plan, written)
+    written = None if plan is None else start.write(spec, config, plan, out)
     progress("state", 1, 1)
     return Prepared(
-        spec=spec, parameters=parameters, manifest=manifest, paths=paths, ids=ids, shard_paths=shard_paths,
-        stages=stages,
-    )  # fmt: skip
+        spec=spec,
+        parameters=state.layout.parameters if plan is None else plan.costs.parameters,
+        manifest=manifest,
+        paths={kind: out / name for kind, (name, _) in blobs.items()} | (written.paths if written else {}),
+        ids={kind: blob_id(data) for kind, (_, data) in blobs.items()} | (written.ids if written else {}),
+        shard_paths=shard_paths,
+        stages=written.stages if written else None,
+    )
 
 
 def _check_fits(spec: RunSpec, config: Any, available_bytes: int) -> None:
@@ -118,26 +118,10 @@ def _check_fits(spec: RunSpec, config: Any, available_bytes: int) -> None:
     memory.check_fits(need, available_bytes)
 
 
-def _initial_state(spec: RunSpec, config: Any) -> tuple[int, State]:
-    """Parameters, and the state of a run whose members hold the whole model."""
+def _initial_state(spec: RunSpec, config: Any) -> State:
+    """Of a run whose members hold the whole model."""
     built = model.from_folder(spec.model.path) if spec.model.path else model.build(config, spec.seed)
-    layout = Layout.of(built, spec.training.outer)
-    return layout.parameters, State.of_model(built, layout)
-
-
-def _pinned(spec: RunSpec, plan: start.Plan) -> RunSpec:
-    """The spec that says where the model is cut, so that nobody reckons it anew."""
-    assert spec.pipeline is not None
-    return spec.model_copy(update={"pipeline": spec.pipeline.model_copy(update={"layers": plan.layers})})
-
-
-def _told(spec: RunSpec, plan: start.Plan, written: start.Written) -> dict[str, Any]:
-    assert spec.pipeline is not None
-    return {
-        "shares": plan.costs.shares(plan.cut),
-        "states": [written.ids[name] for name in written.paths],
-        "microbatch": spec.pipeline.microbatch_size,
-    }
+    return State.of_model(built, Layout.of(built, spec.training.outer))
 
 
 def _model_config(spec: RunSpec, tokenizer: tokenize.TextCodec) -> Any:

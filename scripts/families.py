@@ -1,7 +1,7 @@
 """Which `transformers` families can be cut into stages: tries every one, and writes docs/families.md.
 
-    python scripts/families.py               writes the table (several minutes)
-    python scripts/families.py gpt2 llama    prints the rows of these
+    python -m scripts.families               writes the table (several minutes)
+    python -m scripts.families gpt2 llama    prints the rows of these
 
 Each family's default configuration is made small (`stages.shrink`), once with tied and once with untied embeddings,
 cut into 2, 3 and 5 stages, and compared with the whole model: loss and every gradient, bit for bit. Then the same with
@@ -22,26 +22,27 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-
 from p2p_llm_forge import model
 from p2p_llm_forge.errors import ModelError, SplitError
-from p2p_llm_forge.stages import anatomy, cut, parity
+from p2p_llm_forge.stages import anatomy, cut, parity, shrink
 from p2p_llm_forge.stages.anatomy import Anatomy
 
-TABLE = ROOT / "docs" / "families.md"
+TABLE = Path(__file__).parents[1] / "docs" / "families.md"
 STAGES = (2, 3, 5)
+LAYERS = shrink.FEW_LAYERS
 DROPOUT = 0.1
 YES, NONE = "exact", "·"
 HEAD = f"""\
 # Families that can be cut into stages
 
 Written by `scripts/families.py`; `tests/p2p_llm_forge/test_stages_families.py` checks it. Each family's default
-configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the loss and
-every gradient are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the other kind). With
-dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
+configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the
+loss and every gradient are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the
+other kind). With dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
+
+A run compares once more when it is submitted, with its own options and number of stages, on a small model of the same
+kind, and is refused (FP-112) with the first module whose output or gradient differs. Refused are also layers that run
+more than once, that share parameters, or that have modules with parameters between them.
 
 """
 
@@ -73,10 +74,8 @@ def families() -> list[str]:
 
 def examine(family: str) -> Row:
     """Try one family."""
-    from transformers import AutoConfig
-
     try:
-        known = anatomy.of(AutoConfig.for_model(family), max(STAGES))
+        known = anatomy.of(_default(family), max(STAGES))
         found = {tie: _compare_tied(known, tie) for tie in (True, False)}
         dropout = _compare_dropout(known)
     except (SplitError, ModelError) as exc:
@@ -84,6 +83,16 @@ def examine(family: str) -> Row:
     except anatomy.FAULTS as exc:
         return Row(family=family, tied="", untied="", dropout="", reason=anatomy.first_line(exc).replace("|", "/"))
     return Row(family=family, tied=found[True], untied=found[False], dropout=dropout, reason="")
+
+
+def _default(family: str) -> Any:
+    """The family's default configuration, with layers enough."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(family)
+    if getattr(config, "num_hidden_layers", LAYERS) < LAYERS:
+        return AutoConfig.for_model(family, num_hidden_layers=LAYERS)
+    return config
 
 
 def _reason(exc: SplitError | ModelError) -> str:
@@ -148,8 +157,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def examined(names: Sequence[str]) -> Iterator[Row]:
     """Row after row."""
+    from transformers.utils import logging
+
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
     for name in names:
         row = examine(name)
         print(row.line(), file=sys.stderr, flush=True)

@@ -20,7 +20,7 @@ from p2p_llm_forge import model
 from p2p_llm_forge.errors import ModelError, SplitError
 from p2p_llm_forge.stages import shrink
 
-LARGEST_SPECIMEN = 64 << 20
+LARGEST_SPECIMEN = 16 << 20
 """Parameters of a small model; one that does not get smaller is not built."""
 
 FAULTS = (

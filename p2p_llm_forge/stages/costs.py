@@ -150,8 +150,9 @@ def _layer(layer: nn.Module, active: tuple[int, int] | None, scores: int) -> Cos
 def _active(config: Any) -> tuple[int, int] | None:
     """How many experts a token meets, of how many."""
     text = config.get_text_config(decoder=True)
-    found = [next((value for name in names if (value := getattr(text, name, None))), None) for names in (_CHOSEN, _EXPERTS)]
-    chosen, experts = found
+    chosen, experts = (
+        next((value for name in names if (value := getattr(text, name, None))), None) for names in (_CHOSEN, _EXPERTS)
+    )
     if not (isinstance(chosen, int) and isinstance(experts, int) and 0 < chosen <= experts):
         return None
     return chosen, experts

@@ -3,7 +3,7 @@
 Among the cuts with the same dearest stage the one with the smallest sum of squares is taken, so that the others are
 even too. Integers only, so every machine cuts alike.
 
-Pure.
+Pure: integers in, a cut out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether the stages fit the peers, and if not, what would do.
 
-Pure.
+Pure: figures in, a refusal out.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def smallest_memory(config: Any, costs: Costs, cut: Cut, spec: RunSpec) -> int:
 
 
 def _way_out(config: Any, costs: Costs, cut: Cut, spec: RunSpec, most: int) -> str:
-    least = f"with this cut the smallest memory that would do is {_gib(smallest_memory(config, costs, cut, spec))} a peer"
+    needed = smallest_memory(config, costs, cut, spec)
+    least = f"with this cut the smallest memory that would do is {_gib(needed)} a peer"
     for stages in range(cut.stages() + 1, min(len(costs.layers), 64) + 1):
         if smallest_memory(config, costs, costs.cut(stages, costs.smallest_stage(stages)), spec) <= most:
             return f"{least}; set pipeline.stages: {stages}, or have peers with more memory"

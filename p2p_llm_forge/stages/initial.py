@@ -53,19 +53,27 @@ def _draw(built: nn.Module, seed: int) -> None:
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.fill_(torch.nan)
-        _visit(built, "", built, seed)
+        _visit(built, "", built, seed, set())
 
 
-def _visit(module: nn.Module, path: str, owner: Any, seed: int) -> None:
-    """Children first, as `transformers` does it; `owner` is the model whose rule holds here."""
+def _visit(module: nn.Module, path: str, owner: Any, seed: int, drawn: set[nn.Parameter]) -> None:
+    """Children first, as `transformers` does it; `owner` is the model whose rule holds here.
+
+    A tied tensor is drawn where it is met first.
+    """
     from transformers import PreTrainedModel
 
     if isinstance(module, PreTrainedModel):
         owner = module
     for name, child in module.named_children():
-        _visit(child, f"{path}.{name}" if path else name, owner, seed)
+        _visit(child, f"{path}.{name}" if path else name, owner, seed, drawn)
+    own = list(module.parameters(recurse=False))
+    before = [(parameter, parameter.clone()) for parameter in own if parameter in drawn]
     torch.manual_seed(_seed(seed, path))
     owner._init_weights(module)
+    for parameter, values in before:
+        parameter.copy_(values)
+    drawn.update(own)
 
 
 def _seed(seed: int, path: str) -> int:

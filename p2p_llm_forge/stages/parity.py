@@ -69,16 +69,31 @@ def compare(whole: nn.Module, known: Anatomy, layers: Cut, config: Any, reseed: 
         alone = run_whole(whole.train(), known, layers, tokens_BL, reseed)
         chained = run_stages(parts, tokens_BL, reseed, known, layers)
     except FAULTS as exc:
-        raise SplitError(f"model: the stages of {type(whole).__name__} do not run ({first_line(exc)}); {WAY_OUT}") from exc
-    name = type(whole).__name__
+        name = type(whole).__name__
+        raise SplitError(f"model: the stages of {name} do not run ({first_line(exc)}); {WAY_OUT}") from exc
+    _judge(type(whole).__name__, alone, chained)
+
+
+def _judge(name: str, alone: Run, chained: Run) -> None:
+    """Refuse the first difference, in the order in which it came about."""
+    if not bool(alone.loss.isfinite()):
+        raise SplitError(f"model: a small {name} gives a loss of {float(alone.loss)}, which proves nothing; {WAY_OUT}")
     for path, output in alone.outputs.items():
-        if path in chained.outputs and not torch.equal(output, chained.outputs[path]):
+        if path in chained.outputs and not same_bits(output, chained.outputs[path]):
             raise SplitError(f"model: {path} of {name} gives something else in its stage; {WAY_OUT}")
-    if not torch.equal(alone.loss, chained.loss):
+    if not same_bits(alone.loss, chained.loss):
         raise SplitError(f"model: the loss of {name} is another one with its stages; {WAY_OUT}")
     for path in reversed(alone.gradients):
-        if path not in chained.gradients or not torch.equal(alone.gradients[path], chained.gradients[path]):
+        if path not in chained.gradients or not same_bits(alone.gradients[path], chained.gradients[path]):
             raise SplitError(f"model: the gradient of {path} of {name} is another one in its stage; {WAY_OUT}")
+
+
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors are the same in shape, kind and every bit: -0 is not 0 here."""
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    bits = [side.contiguous().reshape(-1).view(torch.uint8) for side in (left, right)]
+    return torch.equal(*bits)
 
 
 def sample(config: Any) -> Tensor:

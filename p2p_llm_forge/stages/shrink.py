@@ -3,7 +3,7 @@
 Layers become few, vocabulary and widths small, dropout none; everything else stays as it is. What a family demands of
 its sizes differs, so there are several candidates: the first that can be built and run is the one to take.
 
-Pure.
+Pure: configurations in and out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 FEW_LAYERS = 8
 """Enough for the usual patterns of layer kinds."""
-HEADS, HEAD_SIZE, INNER, ROWS = 4, 16, 32, 128
+HEADS, HEAD_SIZE, INNER, EXPERTS, ROWS = 4, 16, 32, 32, 128
 _HIDDEN = HEADS * HEAD_SIZE
 _INNER_NAMES = ("intermediate", "ffn", "n_inner")
 _DROPOUT_NAMES = ("dropout", "pdrop", "drop_rate", "layerdrop", "jitter")
@@ -53,7 +53,9 @@ def _shallow(config: Any, values: dict[str, Any], most: int) -> dict[str, Any]:
     if name is None or values[name] <= most:
         return {}
     layers = values[name]
-    cut: dict[str, Any] = {key: most for key in (name, "num_layers") if values.get(key) == layers}
+    cut: dict[str, Any] = {name: most}
+    if isinstance(pairs := values.get("num_layers"), int):  # of several sublayers each, in some families
+        cut |= {"num_layers": most, name: most * max(layers // max(pairs, 1), 1)}
     for key, value in values.items():
         if isinstance(value, (list, tuple, str)) and len(value) == layers:
             cut[key] = value[:most]
@@ -78,19 +80,32 @@ def _narrow(config: Any, values: dict[str, Any]) -> dict[str, Any]:
     narrow: dict[str, Any] = {hidden: _HIDDEN}
     if heads is not None:
         narrow[heads] = HEADS
-    if values.get("head_dim"):
+    if values.get("head_dim") and "qk_rope_head_dim" not in values:
         narrow["head_dim"] = HEAD_SIZE
     for key in ("num_key_value_heads", "num_kv_heads", "n_head_kv"):
         if (groups := values.get(key)) and heads is not None:
             narrow[key] = HEADS if groups == values[heads] else min(groups, HEADS // 2)
     for key, value in values.items():
-        if isinstance(value, int) and value > INNER and any(part in key for part in _INNER_NAMES):
-            narrow[key] = INNER
-        elif key in ("rotary_dim", "word_embed_proj_dim", "embedding_size") and isinstance(value, int):
-            narrow[key] = HEAD_SIZE // 2 if key == "rotary_dim" else _HIDDEN
+        if isinstance(value, int) and (least := _least(key, value)) < value:
+            narrow[key] = least
     if isinstance(expand := values.get("mamba_expand", values.get("expand")), int):
         _narrow_scans(narrow, values, expand * _HIDDEN)
     return narrow
+
+
+def _least(key: str, value: int) -> int:
+    """How small a size of this name may become."""
+    if any(part in key for part in _INNER_NAMES):
+        return INNER
+    if key.endswith(("experts", "_lora_rank")):
+        return EXPERTS
+    if key.startswith("linear_num") and key.endswith("heads"):
+        return max(value // 8, 1)
+    if key.endswith("chunk_size") or (key.startswith("linear") and key.endswith("head_dim")):
+        return HEAD_SIZE
+    if key in ("word_embed_proj_dim", "embedding_size"):
+        return _HIDDEN
+    return HEAD_SIZE // 2 if key == "rotary_dim" else value
 
 
 def _narrow_scans(narrow: dict[str, Any], values: dict[str, Any], inner: int) -> None:

@@ -41,7 +41,8 @@ def _parameters_on_meta() -> Iterator[None]:
         torch.random.set_rng_state(drawn)
 
 
-def _to_meta(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+def _to_meta(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> Any:
+    """What is registered instead; None leaves it."""
     if parameter is None or parameter.is_meta:
         return None
     return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)

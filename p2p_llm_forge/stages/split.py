@@ -48,7 +48,7 @@ class Stage(nn.Module):
         """
         edge, tokens_BL = self._edge, x
         if not self.first:
-            edge.arriving = x
+            edge.arrive(x)
             tokens_BL = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
         try:
             if self.last:
@@ -60,7 +60,7 @@ class Stage(nn.Module):
             assert edge.leaving is not None
             return edge.leaving
         finally:
-            edge.arriving = edge.leaving = None
+            edge.clear()
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -98,11 +98,7 @@ def bare(config: Any, cut: Cut, index: int, known: Anatomy | None = None) -> Sta
     names = {id(parameter): name for name, parameter in whole.named_parameters()}
     edge = Edge()
     _replace(whole, known, cut, index, edge)
-    mine = {
-        name: names[id(parameter)]
-        for name, parameter in whole.named_parameters()
-        if names[id(parameter)] != name
-    }
+    mine = {name: names[id(parameter)] for name, parameter in whole.named_parameters() if names[id(parameter)] != name}
     return Stage(index=index, stages=cut.stages(), model=whole, edge=edge, names=mine)
 
 

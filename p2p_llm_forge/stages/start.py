@@ -28,10 +28,11 @@ class Plan:
     costs: Costs
     cut: Cut
 
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers of each stage: `pipeline.layers`."""
-        return tuple(end - start for start, end in self.cut.layers)
+    def pinned(self, spec: RunSpec) -> RunSpec:
+        """The spec that says where the model is cut, so that nobody reckons it anew."""
+        assert spec.pipeline is not None
+        layers = tuple(end - start for start, end in self.cut.layers)
+        return spec.model_copy(update={"pipeline": spec.pipeline.model_copy(update={"layers": layers})})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class Written:
     """state.0, state.1, …"""
     ids: dict[str, str]
     """Their ids, and under `state` that of them all."""
+    stages: dict[str, Any]
+    """What the ledger is told: each stage's share of the work in parts per million, the stages' states, sequences of a
+    microbatch."""
 
 
 def plan(spec: RunSpec, config: Any, budgets: list[int]) -> Plan:
@@ -84,7 +88,10 @@ def write(spec: RunSpec, config: Any, chosen: Plan, out: Path) -> Written:
         path = out / f"state.{index}.safetensors"
         state.write(path)
         paths[f"state.{index}"], ids[f"state.{index}"] = path, state.id()
-    return Written(paths=paths, ids={**ids, "state": whole.run_state_id(list(ids.values()))})
+    names = list(ids.values())
+    assert spec.pipeline is not None
+    told = {"shares": chosen.costs.shares(chosen.cut), "states": names, "microbatch": spec.pipeline.microbatch_size}
+    return Written(paths=paths, ids={**ids, "state": whole.run_state_id(names)}, stages=told)
 
 
 def _states(spec: RunSpec, config: Any, chosen: Plan) -> Iterator[State]:

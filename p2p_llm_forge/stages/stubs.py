@@ -11,7 +11,8 @@ Pure: but for what the edge carries during one forward pass.
 
 from __future__ import annotations
 
-from torch import Tensor, nn, zeros_like
+import torch
+from torch import Tensor, nn
 
 
 class Edge:
@@ -20,6 +21,30 @@ class Edge:
     def __init__(self) -> None:
         self.arriving: Tensor | None = None
         self.leaving: Tensor | None = None
+        self._drawn: Tensor | None = None  # The random state when it arrived.
+
+    def arrive(self, hidden_BLD: Tensor) -> None:
+        """A forward pass begins with this."""
+        self.arriving, self._drawn = hidden_BLD, _generator(hidden_BLD).get_state()
+
+    def enter(self) -> Tensor:
+        """What arrived, with the random state as it was then: what came before was no part of this stage."""
+        assert self.arriving is not None
+        assert self._drawn is not None
+        _generator(self.arriving).set_state(self._drawn)
+        return self.arriving
+
+    def clear(self) -> None:
+        """The pass is over."""
+        self.arriving = self.leaving = self._drawn = None
+
+
+def _generator(tensor: Tensor) -> torch.Generator:
+    """Torch's global one where this tensor is."""
+    if tensor.device.type == "cuda":
+        generator: torch.Generator = torch.cuda.default_generators[tensor.device.index or 0]
+        return generator
+    return torch.default_generator
 
 
 class Blank(nn.Module):
@@ -32,7 +57,7 @@ class Blank(nn.Module):
     def forward(self, *_: object, **__: object) -> Tensor:
         """Zeros like what arrived."""
         assert self._edge.arriving is not None
-        return zeros_like(self._edge.arriving)
+        return torch.zeros_like(self._edge.arriving)
 
 
 class Through(nn.Module):
@@ -66,8 +91,7 @@ class Enter(Through):
 
     def carry(self, hidden_BLD: Tensor) -> Tensor:
         """What arrived."""
-        assert self._edge.arriving is not None
-        return self._edge.arriving
+        return self._edge.enter()
 
 
 class Leave(Through):

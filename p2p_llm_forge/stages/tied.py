@@ -2,7 +2,7 @@
 
 Shapes: P parameters of a stage.
 
-Pure.
+Pure: layouts and tensors in and out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def spans(layout: Layout) -> dict[str, slice]:
 def sum_gradients(
     stage: int, own: Sequence[Tensor], other: Sequence[Tensor], tied: Sequence[Tie], parameters: int
 ) -> Tensor:
-    """The sum [P] of a stage's updates in receipt order, that of tied tensors over both stages', the first stage's first.
+    """The sum [P] of a stage's updates in receipt order; of tied tensors over both stages' updates, the first's first.
 
     Args:
         stage: 0 for the first stage, anything else for the last.

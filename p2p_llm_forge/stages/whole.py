@@ -5,7 +5,7 @@ their bytes. A state of a stage holds the moments of its own parameters, and the
 
 Shapes: P distinct parameters.
 
-Pure.
+Pure: states in and out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from p2p_llm_forge.blobs import leaf_hash, merkle_root
 from p2p_llm_forge.errors import StateError
+from p2p_llm_forge.stages.parity import same_bits
 from p2p_llm_forge.stages.skeleton import skeleton
 from p2p_llm_forge.stages.tied import spans
 from p2p_llm_forge.state import Layout, State
@@ -95,7 +96,7 @@ def assemble(parts: Sequence[State]) -> State:
             for source_P, target_P in _pairs(part, whole):
                 if name not in seen:
                     target_P[there[name]] = source_P[here]
-                elif not _same_bits(target_P[there[name]], source_P[here]):
+                elif not same_bits(target_P[there[name]], source_P[here]):
                     raise StateError(
                         f"stage {index}: its copy of {name} is not that of stage {seen[name]}; "
                         "take both stages' states of one round"
@@ -107,10 +108,6 @@ def assemble(parts: Sequence[State]) -> State:
                 raise StateError(f"stage {index}: outer.{counter} is {found}, in stage 0 {wanted}; take one round's")
             whole.outer[counter].copy_(part.outer[counter])
     return whole
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    return torch.equal(left.view(torch.int32), right.view(torch.int32))
 
 
 def model_of(config: Any, state: State) -> nn.Module:

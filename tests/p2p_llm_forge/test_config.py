@@ -244,21 +244,25 @@ PIPELINE = GOOD.replace("layers: 2", "layers: 6") + "training:\n  mode: synchron
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (GOOD + "pipeline: {stages: 2}\n", "pipeline shares one batch a round between the stages; set training.mode: syn"),
-        (PIPELINE + "pipeline: {stages: 7}\n", "pipeline.stages 7 is more than model.layers 6; set 6 stages or fewer"),
-        (PIPELINE + "pipeline: {stages: 1}\n", "x.yaml:11: pipeline.stages: input should be greater than or equal to 2"),
-        (PIPELINE + "pipeline: {replicas: 2}\n", "x.yaml:11: pipeline.stages: missing; add it"),
-        (PIPELINE + "pipeline:\n  stages: 2\n  replica: 1\n", "x.yaml:13: pipeline.replica: unknown key; did you mean replicas?"),
-        (PIPELINE + "pipeline: {stages: 2, activations: fp8}\n", "x.yaml:11: pipeline.activations: input should be 'int8'"),
-        (PIPELINE + "pipeline: {stages: 2, microbatch_size: 3}\n", "microbatch_size 3 does not divide a driver's 40 sequences"),
-        (PIPELINE + "pipeline: {stages: 5, replicas: 13}\n", "pipeline needs 65 members (5 stages times 13 replicas), mem"),
-        (PIPELINE + "pipeline: {stages: 2, layers: [6]}\n", "x.yaml:11: pipeline: layers names 1 stages, stages is 2"),
-        (PIPELINE + "pipeline: {stages: 2, layers: [6, 0]}\n", "every stage has at least one layer; set fewer stages"),
-        (PIPELINE + "pipeline: {stages: 2, layers: [2, 3]}\n", "pipeline.layers adds up to 5, model.layers is 6"),
+        ("{stages: 7}", "pipeline.stages 7 is more than model.layers 6; set 6 stages or fewer"),
+        ("{stages: 1}", "x.yaml:11: pipeline.stages: input should be greater than or equal to 2"),
+        ("{replicas: 2}", "x.yaml:11: pipeline.stages: missing; add it"),
+        ("{stages: 2, replica: 1}", "x.yaml:11: pipeline.replica: unknown key; did you mean replicas?"),
+        ("{stages: 2, activations: fp8}", "x.yaml:11: pipeline.activations: input should be 'int8'"),
+        ("{stages: 2, microbatch_size: 3}", "microbatch_size 3 does not divide a driver's 40 sequences a round"),
+        ("{stages: 5, replicas: 13}", "pipeline needs 65 members (5 stages times 13 replicas), members.max is 64; set"),
+        ("{stages: 2, layers: [6]}", "x.yaml:11: pipeline: layers names 1 stages, stages is 2; make them agree"),
+        ("{stages: 2, layers: [6, 0]}", "every stage has at least one layer; set fewer stages"),
+        ("{stages: 2, layers: [2, 3]}", "pipeline.layers adds up to 5, model.layers is 6; make them agree"),
     ],
 )
 def test_a_pipeline_that_cannot_be_is_refused_with_the_way_out(tmp_path: Path, text: str, expected: str) -> None:
-    assert expected in refusal(tmp_path, text)
+    assert expected in refusal(tmp_path, f"{PIPELINE}pipeline: {text}\n")
+
+
+def test_a_pipeline_needs_mode_synchronous(tmp_path: Path) -> None:
+    told = "pipeline shares one batch a round between the stages; set training.mode: synchronous"
+    assert told in refusal(tmp_path, GOOD + "pipeline: {stages: 2}\n")
 
 
 def test_the_canonical_form_holds_a_pipeline_and_leaves_out_none(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from p2p_llm_forge.stages.costs import Costs
 
 from .test_stages_split import config
 
+EXPERTS = {"first_k_dense_replace": 3, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+
 
 def estimate(built_from: Any) -> Costs:
     """With short sequences."""
@@ -60,7 +62,7 @@ def test_measured_seconds_take_the_place_of_operations() -> None:
 
 
 def test_parts_are_timed_one_layer_of_each_kind_at_a_time() -> None:
-    built_from = config("deepseek_v3", layers=6, options={"first_k_dense_replace": 3, "n_routed_experts": 8, "n_group": 2})
+    built_from = config("deepseek_v3", layers=6, options=EXPERTS)
     known = anatomy.of(built_from, 2)
     found = costs.estimate(built_from, sequence_length=12, known=known)
     ticks = iter(range(1000))
@@ -103,7 +105,8 @@ def test_stages_that_fit_no_peer_are_refused_with_the_memory_that_would_do() -> 
     fit.check(built_from, found, layers, spec(2), [1000, least, 5])
     with pytest.raises(DoesNotFit, match=r"stage \d of 2: .* the largest of 2 peers offers") as caught:
         fit.check(built_from, found, layers, spec(2), [1000, least - 1])
-    assert f"the smallest memory that would do is {least / 2**30:.2f} GiB a peer; set pipeline.stages: 3" in str(caught.value)
+    told = f"the smallest memory that would do is {least / 2**30:.2f} GiB a peer; set pipeline.stages: 3"
+    assert told in caught.value.message
     with pytest.raises(DoesNotFit, match="no number of stages fits; have peers with more memory"):
         fit.check(built_from, found, layers, spec(2), [1000])
 

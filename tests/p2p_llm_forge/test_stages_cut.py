@@ -16,9 +16,7 @@ extra = st.integers(0, 12)
 
 def every_cut(layers: int, stages: int) -> list[Cut]:
     """All there are."""
-    return [
-        Cut(layers=tuple(pairwise((0, *middle, layers)))) for middle in combinations(range(1, layers), stages - 1)
-    ]
+    return [Cut(layers=tuple(pairwise((0, *middle, layers)))) for middle in combinations(range(1, layers), stages - 1)]
 
 
 def sums(found: Cut, layers: list[int], first: int, last: int) -> list[int]:

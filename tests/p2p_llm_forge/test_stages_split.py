@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +78,7 @@ def test_stages_hold_every_parameter_once_under_its_name_in_the_whole_model_but_
     assert twice == set(layouts[0].names) & set(layouts[2].names)
     assert set(names) == set(whole)
     assert all(
-        whole[name] == shape
-        for layout in layouts
-        for name, shape in zip(layout.names, layout.shapes, strict=True)
+        whole[name] == shape for layout in layouts for name, shape in zip(layout.names, layout.shapes, strict=True)
     )
     stage = split.build(built_from, cut.even(5, 3), 2)
     assert split.layout_of(stage, outer) == layouts[2] == Layout.of(stage, outer)
@@ -214,9 +211,9 @@ class Broken:
 
 
 @pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broken]:
+def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
     """Breaks a stage."""
-    yield Broken(monkeypatch)
+    return Broken(monkeypatch)
 
 
 def test_another_output_is_refused_naming_the_module(broken: Broken) -> None:
