@@ -1,8 +1,7 @@
-"""A shard's replica: once, undone, frozen; and what it refuses in one line."""
+"""A shard's replica: every call is counted once, whatever is repeated, undone, frozen or forgotten."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,19 +11,14 @@ from torch import Tensor
 
 from p2p_llm_forge import codec
 from p2p_llm_forge.answer import leaves_root
-from p2p_llm_forge.errors import ActivationError, RequestError, UpdateError
+from p2p_llm_forge.errors import RequestError, UpdateError
 from p2p_llm_forge.protocol import Contribution
-from p2p_llm_forge.stages.experts.call import Call
-from p2p_llm_forge.stages.experts.fused import survey
-from p2p_llm_forge.stages.experts.groups import Groups
 from p2p_llm_forge.stages.experts.manifest import Asked
-from p2p_llm_forge.stages.experts.pieces import cut, pieces
 from p2p_llm_forge.stages.experts.records import Records
 from p2p_llm_forge.stages.experts.shard import ExpertShard
-from p2p_llm_forge.stages.held import Held
-from p2p_llm_forge.stages.tags import Tag
 
-from .experts_case import CPU, SPEC, Whole, config_of, distance, done
+from .experts_case import SPEC, distance, done
+from .shard_case import call, made, tag, values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,32 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def shard(tmp_path: Path) -> ExpertShard:
     """Experts 2, 3, 4 of 8, in two layers, in round 5 with five microbatches."""
-    config = config_of("mixtral")
-    fused, state, groups = survey(config), Whole(config).state, Groups.of(8, 3)
-    into = pieces(state.layout, fused, groups)
-    cut(state, into)[2].write(tmp_path / "initial")
-    layouts = [piece.layout for piece in into]
-    held = Held(tmp_path / "initial", layouts, index=2, spec=SPEC, folder=tmp_path / "states")
-    made = ExpertShard(
-        held=held, span=groups.span(1), fused=fused, sequences=2, keep_bytes=1 << 20, device=CPU, folder=tmp_path
-    )
-    made.begin(5, 100, 5)
-    return made
-
-
-def values(rows: int, seed: int) -> Tensor:
-    """Normal numbers [S, 32]."""
-    return torch.randn(rows, 32, generator=torch.Generator().manual_seed(seed))
-
-
-def call(layer: int = 0, experts: tuple[int, ...] = (2, 4), counts: tuple[int, ...] = (3, 2), seed: int = 1) -> Call:
-    """A question that the shard can answer."""
-    return Call(layer=layer, holder="me", experts=experts, counts=counts, tokens_SD=values(sum(counts), seed))
-
-
-def tag(shard: ExpertShard, microbatch: int = 0) -> Tag:
-    """Of this round and state."""
-    return Tag(round=5, microbatch=microbatch, state=shard.held.id, tokens=8)
+    return made(tmp_path)
 
 
 def added(shard: ExpertShard) -> Tensor:
@@ -170,19 +139,6 @@ def test_another_round_or_state_is_stale(shard: ExpertShard) -> None:
     assert not added(shard).any()
 
 
-@pytest.mark.parametrize(
-    ("fields", "fault"),
-    [
-        ({"microbatch": 5}, "microbatch 5: round 5 has 5, from 0"),
-        ({"microbatch": -1}, "microbatch -1: round 5 has 5, from 0"),
-        ({"tokens": 0}, "microbatch 0: 0 valid tokens, wanted 1 or more"),
-    ],
-)
-def test_no_such_microbatch_is_refused(shard: ExpertShard, fields: dict[str, Any], fault: str) -> None:
-    with pytest.raises(RequestError, match=fault):
-        shard.backward(replace(tag(shard), **fields), call(), values(5, 2))
-
-
 @pytest.fixture
 def forgetful(shard: ExpertShard) -> ExpertShard:
     """Has room for the record of one call."""
@@ -260,62 +216,6 @@ def test_whatever_is_repeated_undone_and_frozen_the_sum_is_that_of_the_manifest(
             shard._passes.add(wanted_P, layer, shard._passes.backward(call(layer, seed=seed), values(5, seed + 1)), 1)
     assert torch.allclose(added(shard), wanted_P, rtol=1e-4, atol=1e-4)
     assert bool(added(shard).any()) == bool(shard.manifest())
-
-
-FAULTS: list[tuple[dict[str, Any], str]] = [
-    ({"layer": 2}, r"experts 2:5: layer 2 is out of range, wanted 0…1"),
-    ({"layer": -1}, r"experts 2:5: layer -1 is out of range, wanted 0…1"),
-    ({"experts": (2, 5)}, r"experts 2:5, layer 0: expert 5 is out of range, wanted 2…4"),
-    ({"experts": (-1, 4)}, r"expert -1 is out of range, wanted 2…4"),
-    ({"experts": (4, 2)}, r"experts \[4, 2\], wanted ascending ones"),
-    ({"experts": (2, 2)}, r"experts \[2, 2\], wanted ascending ones"),
-    ({"experts": (2,)}, r"1 experts with 2 counts, wanted one for each"),
-    ({"experts": (), "counts": ()}, r"0 experts with 0 counts"),
-    ({"counts": (5, 0)}, r"0 tokens for an expert, wanted 1 or more"),
-    ({"counts": (3, 3)}, r"tokens are float32 \[5, 32\], wanted float32 \[6, 32\]"),
-    ({"tokens_SD": torch.zeros(5, 31)}, r"tokens are float32 \[5, 31\], wanted float32 \[5, 32\]"),
-    ({"tokens_SD": torch.zeros(5, 32).half()}, r"tokens are float16 \[5, 32\], wanted float32 \[5, 32\]"),
-    ({"tokens_SD": torch.full((5, 32), float("inf"))}, r"tokens are not finite, wanted numbers"),
-]
-
-
-@pytest.mark.parametrize(("fields", "fault"), FAULTS)
-def test_a_call_that_cannot_be_served_is_refused_in_one_line(
-    shard: ExpertShard, fields: dict[str, Any], fault: str
-) -> None:
-    bad = replace(call(), **fields)
-    for ask in (lambda: shard.forward(tag(shard), bad), lambda: shard.backward(tag(shard), bad, values(5, 2))):
-        with pytest.raises((ActivationError, RequestError), match=fault) as caught:
-            ask()
-        assert "\n" not in caught.value.message
-    assert shard.manifest() == {}
-
-
-@pytest.mark.parametrize(
-    ("gradient", "fault"),
-    [
-        (torch.zeros(4, 32), r"experts 2:5, layer 0: gradients are float32 \[4, 32\], wanted float32 \[5, 32\]"),
-        (torch.full((5, 32), float("nan")), r"gradients are not finite"),
-    ],
-)
-def test_gradients_that_do_not_belong_to_the_call_are_refused(shard: ExpertShard, gradient: Tensor, fault: str) -> None:
-    with pytest.raises(ActivationError, match=fault):
-        shard.backward(tag(shard), call(), gradient)
-    assert not added(shard).any()
-
-
-def test_values_that_overflow_or_gradients_out_of_bounds_are_refused_and_add_nothing(shard: ExpertShard) -> None:
-    huge = replace(call(), tokens_SD=values(5, 1) * 1e30)
-    with pytest.raises(ActivationError, match="experts 2:5, layer 0, microbatch 0: the outputs are not finite"):
-        shard.forward(tag(shard), huge)
-    with pytest.raises(ActivationError, match=r"the gradient's norm is (nan|inf), wanted at most"):
-        shard.backward(tag(shard), huge, values(5, 2) * 1e30)
-    with pytest.raises(
-        ActivationError, match=r"the gradient's norm is \d.*, wanted at most .* \(training.max_update_rms\)"
-    ):
-        shard.backward(tag(shard), call(), values(5, 2) * 1e6)
-    assert not added(shard).any()
-    assert shard.manifest() == {}
 
 
 def test_settled_updates_that_lead_nowhere_leave_the_state_as_it_was(shard: ExpertShard) -> None:

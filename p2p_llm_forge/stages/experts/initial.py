@@ -45,7 +45,7 @@ def states(config: Any, of: Sequence[Piece], fused: Sequence[Fused], groups: Gro
             with torch.no_grad():
                 for parameter in module.parameters():
                     parameter.fill_(torch.nan)
-                initial.visit(module, layer.name, whole, seed)
+                initial.visit(module, layer.name, whole, seed, set())
                 for tensor in TENSORS:
                     start, end, _ = spans[slice_name(f"{layer.name}.{tensor}", first, last)]
                     state.weights_P[start:end].copy_(module.get_parameter(tensor)[first:last].reshape(-1))
