@@ -96,9 +96,10 @@ class Slot:
             WorkerRefused: also where a tensor is longer than any that the worker takes. WorkerDied.
         """
         assert self._call is None
-        places = {name: self._put(name, data) for name, data in given.items()}
+        places: Fields = {name: self._put(name, data) for name, data in given.items()}
         places |= {name: self._place(name, self._part_bytes) for name in replies}
-        self._call = asyncio.create_task(worker.call(do, **places, **params), name=f"tensors-{do}")
+        fields: Fields = {**places, **params}
+        self._call = asyncio.create_task(worker.call(do, **fields), name=f"tensors-{do}")
         answer = await asyncio.shield(self._call)
         for name in replies:
             length = answer.get("bytes" if name == "reply" else name, 0)

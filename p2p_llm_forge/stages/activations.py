@@ -86,7 +86,7 @@ def decode(data: Buffer, kind: Kind, shape: Sequence[int], what: str) -> Tensor:
     Raises:
         ActivationError: naming `what`: another kind, shape or length; values that are not finite or not canonical.
     """
-    raw = np.frombuffer(data, dtype=np.uint8)
+    raw = np.frombuffer(memoryview(data), dtype=np.uint8)
     expected, head = encoded_bytes(kind, shape), _header(kind, shape)
     if raw.nbytes < len(head) or raw[: len(head)].tobytes() != head:
         wanted = f"{kind} {list(shape)}"

@@ -121,9 +121,10 @@ class Held:
         tokens, other = sum(item.tokens for item in own), sum(item.tokens for item in theirs)
         if theirs and tokens != other:
             raise UpdateError(f"stage {index}: its updates are over {tokens} tokens, the others over {other}")
-        mine = [decode(item, self._layouts[index], self.spec) for item in own]
-        others = [decode(item, partner.layout, self.spec) for item in theirs] if partner else []
-        return step.mean(mine, others, tokens, partner)
+        layout = self._layouts[index]
+        mine = (decode(item, layout, self.spec) for item in own)
+        others = (decode(item, partner.layout, self.spec) for item in theirs if partner)
+        return step.mean(mine, others, tokens, partner, layout.parameters)
 
 
 def decode(item: Contribution, layout: Layout, spec: TrainingSpec) -> codec.Update:

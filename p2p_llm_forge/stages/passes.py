@@ -13,7 +13,6 @@ IO: none; holds the module it is given.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +39,7 @@ class Backward:
     def norm(self) -> float:
         """The Euclidean norm of all gradients together; infinite or not a number where one of them is."""
         norms = [torch.linalg.vector_norm(part) for part in self.gradients if part is not None]
-        return math.sqrt(math.fsum(float(norm) ** 2 for norm in norms)) if norms else 0.0
+        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 class Passes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -58,17 +58,20 @@ class Mean:
     """Its norm; what is shared counts in the first stage only."""
 
 
-def mean(own: Sequence[Update], theirs: Sequence[Update], tokens: int, partner: Partner | None) -> Mean:
+def mean(
+    own: Iterable[Update], theirs: Iterable[Update], tokens: int, partner: Partner | None, parameters: int
+) -> Mean:
     """The mean gradient over the round's tokens.
 
     Args:
-        own: updates of the stage's replicas in receipt order; at least one, dense.
+        own: updates of the stage's replicas in receipt order; dense. One at a time is needed in memory.
         theirs: those of the partner's replicas; none if there is no partner.
         tokens: of the round, positive.
+        parameters: P.
     """
     stage, shared = (partner.stage, partner.ties) if partner else (0, ())
     sum_P = sum_gradients(
-        stage, [update.values for update in own], [update.values for update in theirs], shared, own[0].parameters
+        stage, (update.values for update in own), (update.values for update in theirs), shared, parameters
     )
     sum_P.div_(torch.tensor(tokens, dtype=torch.float32))
     counted_P = sum_P if stage == 0 or not shared else sum_P.clone()

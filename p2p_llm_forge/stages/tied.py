@@ -7,7 +7,7 @@ Pure: layouts and tensors in and out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,25 +42,27 @@ def spans(layout: Layout) -> dict[str, slice]:
 
 
 def sum_gradients(
-    stage: int, own: Sequence[Tensor], other: Sequence[Tensor], tied: Sequence[Tie], parameters: int
+    stage: int, own: Iterable[Tensor], other: Iterable[Tensor], tied: Sequence[Tie], parameters: int
 ) -> Tensor:
     """The sum [P] of a stage's updates in receipt order; of tied tensors over both stages' updates, the first's first.
 
     Args:
         stage: 0 for the first stage, anything else for the last.
-        own: the stage's updates [P] in receipt order.
-        other: those of the stage at the other end, in receipt order; not used where nothing is tied.
+        own: the stage's updates [P] in receipt order; each is needed only while it is looked at.
+        other: those of the stage at the other end, in receipt order; not looked at where nothing is tied.
         tied: what both hold.
         parameters: P.
     """
     sum_P = torch.zeros(parameters)
+    mine = [tie.first if stage == 0 else tie.last for tie in tied]
+    there = [tie.last if stage == 0 else tie.first for tie in tied]
+    ours: list[list[Tensor]] = []
     for update_P in own:
         sum_P.add_(update_P)
-    for tie in tied:
-        mine, there = (tie.first, tie.last) if stage == 0 else (tie.last, tie.first)
-        parts = [update_P[mine] for update_P in own], [update_P[there] for update_P in other]
-        total = torch.zeros(mine.stop - mine.start)
-        for part in (*parts[0], *parts[1]) if stage == 0 else (*parts[1], *parts[0]):
-            total.add_(part)
-        sum_P[mine] = total
+        ours.append([update_P[span].clone() for span in mine])
+    theirs = [[update_P[span].clone() for span in there] for update_P in other] if tied else []
+    for number, span in enumerate(mine):
+        total = sum_P[span].zero_()
+        for parts in (*ours, *theirs) if stage == 0 else (*theirs, *ours):
+            total.add_(parts[number])
     return sum_P

@@ -16,7 +16,8 @@ from pathlib import Path
 from harness import Result, say, table
 
 NAMES = (
-    "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "convergence",
+    "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "pipeline",
+    "convergence",
 )  # fmt: skip
 HERE = Path(__file__).parent
 

@@ -20,7 +20,8 @@ from peer.demo.peers import DemoFailed
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 LONG = BENCH.parent / "long"
 NAMES = (
-    "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "convergence",
+    "footprint", "ledger", "efficiency", "round_overhead", "recovery", "agreement", "bytes", "vs_ddp", "pipeline",
+    "convergence",
 )  # fmt: skip
 
 
@@ -81,6 +82,18 @@ def test_two_ranks_train_together_in_bursts_and_leave_nothing_behind(tmp_path: P
             pair.burst(1_000_000, patience_s=0.01)
         processes = psutil.Process().children(recursive=True)
     assert not [process for process in processes if process.is_running()]
+
+
+@pytest.mark.e2e
+def test_the_pipelines_benchmark_measures_all_its_targets(tmp_path: Path) -> None:
+    file, plot = tmp_path / "pipeline.json", tmp_path / "pipeline.svg"
+    table = run(BENCH / "pipeline.py", "--quick", "--json", file, "--plot", plot, status={0, 1}, patience_s=600)
+    told: dict[str, Any] = json.loads(file.read_text())
+    assert set(told["targets"]) == {"throughput_ratio", "int8_bytes_per_element", "int8_loss_gap"}
+    assert set(told["targets"]) < set(told["metrics"])
+    assert 0 < told["metrics"]["transport_share"] < 1
+    assert "throughput_ratio" in table
+    assert plot.stat().st_size > 0
 
 
 def test_a_script_beside_the_ledgers_benchmark_still_finds_the_package() -> None:

@@ -85,8 +85,10 @@ def test_a_small_memory_forgets_and_replays_and_still_counts_each_once(tmp_path:
     assert distance(world.weights(), world.one_process(5, MICROBATCHES)) <= 1e-5
 
 
-def test_forward_passes_that_are_kept_change_no_bit(tmp_path: Path) -> None:
-    again, kept = World(tmp_path / "again"), World(tmp_path / "kept", keep_passes=2)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_forward_passes_that_are_kept_change_no_bit(tmp_path: Path, precision: str) -> None:
+    again = World(tmp_path / "again", precision=precision)
+    kept = World(tmp_path / "kept", precision=precision, keep_passes=2)
     assert trained(again, 4, seed=6) == trained(kept, 4, seed=6)
 
 

@@ -65,7 +65,10 @@ def test_two_stages_that_share_a_tensor_take_the_whole_models_step(grad_clip: fl
         ]
         firsts = [update(first.layout, parts) for parts in drawn[:2]]
         lasts = [update(last.layout, parts) for parts in drawn[2:]]
-        means = step.mean(firsts, lasts, 30, partners[0]), step.mean(lasts, firsts, 30, partners[1])
+        means = (
+            step.mean(firsts, lasts, 30, partners[0], first.layout.parameters),
+            step.mean(lasts, firsts, 30, partners[1], last.layout.parameters),
+        )
         norms = [step.norm_of_hex(step.norm_hex(found.norm)) for found in means]
         step.step(first, means[0], norms, training, number)
         step.step(last, means[1], norms, training, number)
