@@ -43,7 +43,7 @@ ORDER = {
         stages/replica stages/requests stages/window stages/desk stages/front
         stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
         stages/experts/wire stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/records
-        stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
+        stages/experts/updates stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
         engine isolation measure prepare produce worker
     """.split(),
     "peer": """

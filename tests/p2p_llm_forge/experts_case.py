@@ -220,7 +220,8 @@ class Swarm:
         ]
         for members, own in zip(living, updates, strict=True):
             for member in members:
-                member.apply(member.held.id, number, own, norms)
+                mine = [item.model_copy(update={"mine": int(is_of(member, item))}) for item in own]
+                member.apply(member.held.id, number, mine, norms)
             assert len({member.held.id for member in members}) <= 1
 
     def round(self, number: int, tokens: Tensor) -> float:
@@ -239,6 +240,11 @@ class Swarm:
     def states(self) -> list[State]:
         """Of the trunk and of one replica of each group."""
         return [self.trunk.held.state, *(self.shards[f"g{g}r0"].held.state for g in range(self.groups.count))]
+
+
+def is_of(member: ExpertShard | Trunk, item: Contribution) -> bool:
+    """Whether it is this member's own update."""
+    return Path(item.path).parent == member._updates._folder
 
 
 def contribution(written: Written) -> Contribution:

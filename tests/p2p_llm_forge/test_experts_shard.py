@@ -13,9 +13,11 @@ from p2p_llm_forge import codec
 from p2p_llm_forge.answer import leaves_root
 from p2p_llm_forge.errors import RequestError, UpdateError
 from p2p_llm_forge.protocol import Contribution
+from p2p_llm_forge.settings import CodecSpec
 from p2p_llm_forge.stages.experts.manifest import Asked
 from p2p_llm_forge.stages.experts.records import Records
 from p2p_llm_forge.stages.experts.shard import ExpertShard
+from p2p_llm_forge.stages.experts.updates import Updates
 
 from .experts_case import SPEC, distance, done
 from .shard_case import call, made, tag, values
@@ -227,3 +229,25 @@ def test_settled_updates_that_lead_nowhere_leave_the_state_as_it_was(shard: Expe
         shard.apply(name, 5, own, ["0" * 16])
     assert (shard.held.id, shard.held.state.id()) == (name, before)
     assert shard.manifest() == {0: {0}}
+
+
+def settled(path: Path, *, mine: bool) -> list[Contribution]:
+    """What the log settled."""
+    return [Contribution(path=f"elsewhere/{path.name}", tokens=1, mine=1 if mine else 0)]
+
+
+@pytest.mark.parametrize(("fate", "carried"), [("settled", True), ("omitted", False), ("jumped", False)])
+def test_what_rounding_took_of_a_settled_update_and_of_no_other_is_in_the_next(
+    tmp_path: Path, fate: str, carried: bool
+) -> None:
+    spec, sum_P = CodecSpec(kind="int8"), values(1, 1)[0]
+    updates, total_P = Updates(tmp_path, spec), torch.zeros(32)
+    for _ in range(20):
+        path = updates.write(sum_P)
+        total_P += codec.decode(path.read_bytes(), spec, 32).values
+        if fate == "jumped":
+            updates.jumped()
+        else:
+            updates.applied(settled(path, mine=fate == "settled"))
+    step = float(sum_P.abs().max()) / 127.0
+    assert (float((total_P - 20 * sum_P).abs().max()) <= step) == carried

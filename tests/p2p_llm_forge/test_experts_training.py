@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from p2p_llm_forge.settings import CodecSpec
 from p2p_llm_forge.stages.experts.pieces import assemble
 
-from .experts_case import FAMILIES, Swarm, Whole, config_of, distance, tokens_of
+from .experts_case import FAMILIES, SPEC, Swarm, Whole, config_of, distance, tokens_of
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_power_cuts")
 
@@ -36,6 +37,17 @@ def test_thirty_rounds_on_two_replicas_of_four_groups_equal_the_local_model(tmp_
     assert distance(whole.state.weights_P, initial) > 0.1
     ids = [state.id() for state in swarm.states()]
     assert ids[1:] == [swarm.shards[f"g{group}r1"].held.id for group in range(4)]
+
+
+def test_rounded_updates_stay_near_the_local_model(tmp_path: Path) -> None:
+    config = config_of("olmoe")
+    whole = Whole(config)
+    spec = SPEC.model_copy(update={"codec": CodecSpec(kind="int8")})
+    swarm = Swarm(config, whole.state, tmp_path, groups=2, replicas=2, spec=spec)
+    for number in range(1, 11):
+        swarm.round(number, tokens_of(8, seed=number))
+        whole.round(number, tokens_of(8, seed=number))
+    assert 0.0 < distance(assemble(swarm.states(), swarm.pieces, whole.layout).weights_P, whole.state.weights_P) < 0.02
 
 
 def losses(swarm: Swarm, deaths: dict[int, str]) -> list[float]:

@@ -24,17 +24,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from p2p_llm_forge import codec
 from p2p_llm_forge.answer import leaves_root
-from p2p_llm_forge.blobs import blob_id, write_atomic
-from p2p_llm_forge.carry import file_name
 from p2p_llm_forge.errors import ActivationError, RequestError
-from p2p_llm_forge.recent import keep_newest
 from p2p_llm_forge.stages.experts.call import Call, check, check_gradient
 from p2p_llm_forge.stages.experts.fused import Fused
 from p2p_llm_forge.stages.experts.manifest import Manifest
 from p2p_llm_forge.stages.experts.passes import ExpertPasses
 from p2p_llm_forge.stages.experts.records import Record, Records, digest
+from p2p_llm_forge.stages.experts.updates import Updates
 from p2p_llm_forge.stages.held import Held, Settled
 from p2p_llm_forge.stages.tags import Tag, Written
 
@@ -67,7 +64,7 @@ class ExpertShard:
         """
         self.held, self.span = held, span
         self.round = self.start = self.microbatches = 0
-        self._sequences, self._fused, self._folder = sequences, tuple(fused), folder
+        self._sequences, self._fused = sequences, tuple(fused)
         self._what = f"experts {span[0]}:{span[1]}"
         self._passes = ExpertPasses(layout=held.layout, span=span, fused=fused, device=device)
         self._passes.take(held.state.weights_P)
@@ -75,12 +72,13 @@ class ExpertShard:
         self._sum_P = self._passes.zeros()
         self._done: dict[int, dict[int, bytes]] = {}  # of each microbatch the digests of its calls, by layer
         self._records = Records(keep_bytes)
+        self._updates = Updates(folder, held.spec.codec)
 
     # ------------------------------------------------------------------ rounds
 
-    def begin(self, round_number: int, start: int, microbatches: int) -> None:
+    def begin(self, round_number: int, start: int, microbatches: int, *, anew: bool = False) -> None:
         """Serve these microbatches from now on, the first of which begins at slot `start`; once again: go on."""
-        if (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
+        if anew or (self.round, self.start, self.microbatches) != (round_number, start, microbatches):
             self.round, self.start, self.microbatches = round_number, start, microbatches
             self._reset()
 
@@ -178,10 +176,7 @@ class ExpertShard:
                 f"write: {self._what}: calls of {len(self._done)} microbatches are done, wanted exactly those of "
                 f"{len(wanted)}; freeze first"
             )
-        data, _ = codec.encode(self._sum_P.to("cpu", copy=True), self.held.spec.codec)
-        path = self._folder / file_name(blob_id(data))
-        write_atomic(path, [data])
-        keep_newest(self._folder, "*.update", path)
+        path = self._updates.write(self._sum_P)
         slots = [
             self.start + number * self._sequences + row for number in sorted(manifest) for row in range(self._sequences)
         ]
@@ -191,12 +186,14 @@ class ExpertShard:
     def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str]) -> Path:
         """Take the round's step, as `Held.apply`; nothing of the next round is done yet."""
         path = self.held.apply(state, round_number, own, (), norms)
+        self._updates.applied(own)
         self._moved()
         return path
 
     def load(self, path: Path) -> None:
         """Go on with another state, as `Held.load`."""
         self.held.load(path)
+        self._updates.jumped()
         self._moved()
 
     def _moved(self) -> None:

@@ -22,18 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from p2p_llm_forge import codec
 from p2p_llm_forge.answer import leaves_root
-from p2p_llm_forge.blobs import blob_id, write_atomic
-from p2p_llm_forge.carry import file_name
 from p2p_llm_forge.errors import RequestError, UpdateError
 from p2p_llm_forge.finite import is_finite
 from p2p_llm_forge.flat import flatten, precision
-from p2p_llm_forge.recent import keep_newest
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.gate import Lost
 from p2p_llm_forge.stages.experts.groups import Serving
 from p2p_llm_forge.stages.experts.remote import Exchange, install
+from p2p_llm_forge.stages.experts.updates import Updates
 from p2p_llm_forge.stages.held import Held, Settled
 from p2p_llm_forge.stages.skeleton import materialise, skeleton
 from p2p_llm_forge.stages.tags import Written
@@ -108,7 +105,7 @@ class Trunk:
         Raises:
             ModelError: as `build`.
         """
-        self.held, self._exchange, self._device, self._folder = held, exchange, device, folder
+        self.held, self._exchange, self._device = held, exchange, device
         self._model = build(config, exchange).to(device).train()
         self._local_P = flatten(self._model, held.layout, device)
         self._local_P.copy_(held.state.weights_P)
@@ -117,6 +114,7 @@ class Trunk:
         self._sum_P = torch.zeros_like(self._local_P)
         self._driven: dict[int, tuple[int, Driven]] = {}
         self._adding = threading.Lock()
+        self._updates = Updates(folder, held.spec.codec)
 
     def begin(self) -> None:
         """A round begins, with nothing driven."""
@@ -175,10 +173,7 @@ class Trunk:
         """Write the update over what was driven. Raises RequestError where nothing was; UpdateError, DiskError."""
         if not self._driven:
             raise RequestError("write: no microbatch of this round was driven")
-        data, _ = codec.encode(self._sum_P.to("cpu", copy=True), self.held.spec.codec)
-        path = self._folder / file_name(blob_id(data))
-        write_atomic(path, [data])
-        keep_newest(self._folder, "*.update", path)
+        path = self._updates.write(self._sum_P)
         driven = [self._driven[number] for number in sorted(self._driven)]
         leaves = [(start + row, loss) for start, item in driven for row, loss in enumerate(item.losses)]
         return Written(
@@ -189,6 +184,14 @@ class Trunk:
     def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str]) -> Path:
         """Take the round's step, as `stages.held.Held.apply`."""
         path = self.held.apply(state, round_number, own, (), norms)
+        self._updates.applied(own)
         self._local_P.copy_(self.held.state.weights_P)
         self.begin()
         return path
+
+    def load(self, path: Path) -> None:
+        """Go on with another state, as `Held.load`; nothing of its round is driven."""
+        self.held.load(path)
+        self._updates.jumped()
+        self._local_P.copy_(self.held.state.weights_P)
+        self.begin()
