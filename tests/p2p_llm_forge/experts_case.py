@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from p2p_llm_forge import codec, model, outer
 from p2p_llm_forge.errors import HolderError
+from p2p_llm_forge.flat import precision
 from p2p_llm_forge.protocol import Contribution
 from p2p_llm_forge.settings import TrainingSpec
 from p2p_llm_forge.stages.experts.call import Call
@@ -73,7 +74,8 @@ class Whole:
     def gradient(self, tokens: Tensor) -> tuple[Tensor, float]:
         """Of the sum of token losses [P]; and the objective."""
         self.model.zero_grad(set_to_none=True)
-        found = objective(self.model, tokens)
+        with precision(self.spec.precision, CPU):
+            found = objective(self.model, tokens)
         found.total.backward()  # type: ignore[no-untyped-call]
         return self.flat_gradient(), float(found.total.detach())
 

@@ -20,7 +20,7 @@ from p2p_llm_forge.stages.experts.remote import Exchange, Passage, RemoteExperts
 from p2p_llm_forge.stages.experts.trunk import build as build_trunk
 from p2p_llm_forge.stages.experts.trunk import objective
 
-from .experts_case import FAMILIES, Swarm, Whole, config_of, done, tokens_of
+from .experts_case import FAMILIES, SPEC, Swarm, Whole, config_of, done, tokens_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,17 +33,21 @@ MORE: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("family", "more"), [(family, more) for family in FAMILIES for more in MORE[family]])
+CASES = [(family, more, "fp32") for family in FAMILIES for more in MORE[family]]
+
+
+@pytest.mark.parametrize(("family", "more", "precision"), [*CASES, *((family, BALANCE, "bf16") for family in FAMILIES)])
 def test_loss_and_all_gradients_equal_the_local_model_bit_for_bit_on_1_2_and_4_holders(
-    tmp_path: Path, family: str, more: dict[str, Any]
+    tmp_path: Path, family: str, more: dict[str, Any], precision: str
 ) -> None:
     config, tokens = config_of(family, **more), tokens_of(4, seed=2)
-    whole = Whole(config)
+    spec = SPEC.model_copy(update={"precision": precision})
+    whole = Whole(config, spec)
     gradient_P, total = whole.gradient(tokens)
     wanted = whole.state.copy()
     wanted.weights_P.copy_(gradient_P)
     for groups in (1, 2, 4):
-        swarm = Swarm(config, whole.state, tmp_path / str(groups), groups=groups)
+        swarm = Swarm(config, whole.state, tmp_path / str(groups), groups=groups, spec=spec)
         swarm.begin(1)
         balance = swarm.run(0, tokens).balance * config.router_aux_loss_coef
         assert swarm.loss() + balance == pytest.approx(total / tokens[:, 1:].numel(), rel=1e-6)

@@ -74,7 +74,8 @@ class ExpertPasses:
         outputs_SD = torch.empty_like(tokens_SD)
         for expert, start, end in call.spans():
             down, gate_up = (tensor[expert - self._first] for tensor in self._weights[call.layer])
-            outputs_SD[start:end] = fused.apply(tokens_SD[start:end], gate_up=gate_up, down=down)
+            with self._exactly():
+                outputs_SD[start:end] = fused.apply(tokens_SD[start:end], gate_up=gate_up, down=down)
         return outputs_SD.cpu()
 
     def backward(self, call: Call, gradient_SD: Tensor) -> Backward:
@@ -84,11 +85,15 @@ class ExpertPasses:
         for expert, start, end in call.spans():
             slices = [tensor[expert - self._first] for tensor in self._weights[call.layer]]
             leaves = [part.detach().requires_grad_() for part in (tokens_SD[start:end], *slices)]
-            with torch.enable_grad():
+            with torch.enable_grad(), self._exactly():
                 output_ND = self._fused[call.layer].apply(leaves[0], down=leaves[1], gate_up=leaves[2])
             found_SD[start:end], *rest = torch.autograd.grad([output_ND], leaves, [gradient_SD[start:end]])
             experts[expert] = tuple(rest)
         return Backward(experts=experts, tokens_SD=found_SD.cpu())
+
+    def _exactly(self) -> torch.autocast:
+        """Experts run in fp32 whatever the trunk does: `transformers`' grouped kernel takes no part in autocast."""
+        return torch.autocast(self._device.type, enabled=False)
 
     def add(self, sum_P: Tensor, layer: int, found: Backward, sign: int) -> None:
         """Add a pass's gradients to this vector, or with sign -1 take them out again."""
