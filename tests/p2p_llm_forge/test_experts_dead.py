@@ -17,7 +17,7 @@ from p2p_llm_forge.stages.experts.groups import Serving
 
 from .experts_case import FAMILIES, Swarm, Whole, config_of, distance, done, tokens_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_power_cuts")
 
 INDEX = torch.tensor([[0, 1], [2, 3], [3, 2], [1, 4]])
 WEIGHTS = torch.tensor([[0.5, 0.25], [0.6, 0.4], [0.7, 0.3], [0.125, 0.375]])

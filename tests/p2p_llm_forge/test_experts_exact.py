@@ -22,7 +22,7 @@ from p2p_llm_forge.stages.experts.trunk import objective
 
 from .experts_case import FAMILIES, SPEC, Swarm, Whole, config_of, done, tokens_of
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_power_cuts")
 
 BALANCE = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
 MORE: dict[str, list[dict[str, Any]]] = {

@@ -13,7 +13,7 @@ from p2p_llm_forge.stages.experts.shard import ExpertShard
 
 from .shard_case import call, made, tag, values
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_power_cuts")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from p2p_llm_forge.stages.experts.updates import Updates
 from .experts_case import SPEC, distance, done
 from .shard_case import call, made, tag, values
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_power_cuts")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Synchronous rounds: as the local model with all experts alive; on and downwards where experts are dead."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,6 @@ pytestmark = pytest.mark.usefixtures("one_thread", "no_power_cuts")
 
 ROUNDS = 30
 BALANCE: dict[str, Any] = {"output_router_logits": True, "router_aux_loss_coef": 0.02}
-
-
-@pytest.fixture
-def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand states are written here, and flushing them would take most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
