@@ -21,7 +21,7 @@ from p2p_llm_forge import model
 from p2p_llm_forge.errors import SplitError
 from p2p_llm_forge.settings import OuterSpec
 from p2p_llm_forge.stages import shrink
-from p2p_llm_forge.stages.anatomy import FAULTS, LARGEST_SPECIMEN, first_line
+from p2p_llm_forge.stages.anatomy import LARGEST_SPECIMEN, faults, first_line
 from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.fused import Fused, find
 from p2p_llm_forge.stages.experts.groups import Groups, Serving
@@ -57,21 +57,21 @@ def check(config: Any, groups: int) -> None:
         SplitError: they differ, with the first module whose output or gradient does, or they cannot be run.
     """
     Groups.of(find(skeleton(config))[0].experts, groups)
-    fault: Exception | None = None
+    told = "its sizes do not go together"
     for specimen in shrink.candidates(config, 2):
         try:
             if sum(parameter.numel() for parameter in skeleton(specimen).parameters()) > LARGEST_SPECIMEN:
+                told = "it is still large"
                 continue
             whole = model.build(specimen, 0).train()
             tokens_BL = sample(specimen)
             objective(whole, tokens_BL)
-        except FAULTS as exc:
-            fault = exc
+        except faults() as exc:
+            told = first_line(exc)
             continue
         compare(whole, specimen, tokens_BL, groups)
         return
-    why = "" if fault is None else f" ({first_line(fault)})"
-    raise SplitError(f"model: no small {config.model_type} can be built to check its experts with{why}; {WAY_OUT}")
+    raise SplitError(f"model: no small {config.model_type} can be built to check its experts with ({told}); {WAY_OUT}")
 
 
 def compare(whole: nn.Module, config: Any, tokens_BL: Tensor, groups: int) -> None:
@@ -84,7 +84,7 @@ def compare(whole: nn.Module, config: Any, tokens_BL: Tensor, groups: int) -> No
         state = State.of_model(whole, layout)
         apart = _apart(config, into, cut(state, into), fused, tokens_BL, groups)
         alone = _alone(whole, layout, into, fused, tokens_BL)
-    except FAULTS as exc:
+    except faults() as exc:
         raise SplitError(f"model: the experts of {name} do not run elsewhere ({first_line(exc)}); {WAY_OUT}") from exc
     for path, output in alone.outputs.items():
         if _differ(apart.outputs[path], output):
