@@ -47,11 +47,17 @@ _OTHER_NAMES = {
     "max_position_embeddings": ("max_seq_len",),
 }
 
-# What hostile or mistaken settings make `transformers` and torch raise while a model is built.
 _BUILD_ERRORS = (
     ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ImportError,
     AssertionError, ArithmeticError, OSError, NotImplementedError,
 )  # fmt: skip
+
+
+def build_errors() -> tuple[type[Exception], ...]:
+    """What hostile or mistaken settings make `transformers` and torch raise while a model is built and run."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (*_BUILD_ERRORS, StrictDataclassError)
 
 
 def config_from_spec(spec: ModelSpec, *, vocab_size: int, sequence_length: int, end_id: int | None) -> Any:
@@ -87,7 +93,7 @@ def config_from_spec(spec: ModelSpec, *, vocab_size: int, sequence_length: int, 
     values.update({"bos_token_id": end_id, "eos_token_id": end_id, "pad_token_id": None})
     try:
         return AutoConfig.for_model(spec.family, **values)
-    except _BUILD_ERRORS as exc:
+    except build_errors() as exc:
         raise ModelError(f"model: {spec.family} refuses these settings ({_first(exc)})") from exc
 
 
@@ -161,7 +167,7 @@ def config_from_blob(blob: bytes) -> Any:
     _family_config(family)
     try:
         return AutoConfig.for_model(**values)
-    except _BUILD_ERRORS as exc:
+    except build_errors() as exc:
         raise ModelError(f"model blob: {family} refuses these settings ({_first(exc)})") from exc
 
 
@@ -182,7 +188,7 @@ def from_config(config: Any) -> nn.Module:
         except (ValueError, ImportError):  # a family without scaled_dot_product_attention
             config._attn_implementation = "eager"
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=torch.float32)
-    except _BUILD_ERRORS as exc:
+    except build_errors() as exc:
         raise ModelError(f"model: {config.model_type} cannot be built ({_first(exc)})") from exc
     assert isinstance(model, nn.Module)
     return model
@@ -200,7 +206,7 @@ def from_folder(path: str) -> nn.Module:
         model = AutoModelForCausalLM.from_pretrained(
             path, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
-    except _BUILD_ERRORS as exc:
+    except build_errors() as exc:
         raise ModelError(
             f"model.path: {path}: cannot be loaded ({_first(exc)}); give a folder with config.json and *.safetensors, "
             "or fetch a hub name into the local cache first"
@@ -215,7 +221,7 @@ def read_config(path: str) -> Any:
 
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except _BUILD_ERRORS as exc:
+    except build_errors() as exc:
         raise ModelError(
             f"model.path: {path}: no usable config.json ({_first(exc)}); give a model folder, "
             "or fetch a hub name into the local cache first"

@@ -31,7 +31,7 @@ ORDER = {
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings settings_pipeline specfile config blobs finite
+        errors settings settings_pipeline settings_experts specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state flat
         codec/update codec/dense codec/grouped codec/topk codec/codec
@@ -41,6 +41,9 @@ ORDER = {
         protocol carry channel answer recent
         stages/activations stages/seeds stages/shelf stages/tags stages/passes stages/work stages/step stages/held
         stages/replica stages/requests stages/window stages/desk produce stages/exporting stages/front
+        stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
+        stages/experts/wire stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/records
+        stages/experts/updates stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
         engine isolation measure prepare worker
     """.split(),
     "peer": """

@@ -23,11 +23,10 @@ from p2p_llm_forge.stages import shrink
 LARGEST_SPECIMEN = 16 << 20
 """Parameters of a small model; one that does not get smaller is not built."""
 
-FAULTS = (
-    ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ImportError, AssertionError,
-    ArithmeticError, NotImplementedError, ModelError,
-)  # fmt: skip
-"""What a model raises that was not made for this."""
+
+def faults() -> tuple[type[Exception], ...]:
+    """What a model raises that was not made for this."""
+    return (*model.build_errors(), ModelError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +51,22 @@ def of(config: Any, stages: int) -> Anatomy:
     Raises:
         SplitError: it cannot be cut, with the module that is in the way.
     """
-    fault: Exception | None = None
+    why: list[str] = []
     for specimen in shrink.candidates(config, stages):
         try:
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in model.from_config(specimen).parameters())
             if size > LARGEST_SPECIMEN:
+                why.append(f"it still has {size:,} parameters")
                 continue
             built = model.build(specimen, 0)
             run = _watch(built)
-        except FAULTS as exc:
-            fault = exc
+        except faults() as exc:
+            why.append(first_line(exc))
             continue
         return _judge(built, run, specimen)
-    why = "" if fault is None else f" ({first_line(fault)})"
-    raise SplitError(f"model: no small {config.model_type} can be built to check the cut with{why}; {WAY_OUT}")
+    told = why[0] if why else "its sizes do not go together"
+    raise SplitError(f"model: no small {config.model_type} can be built to check the cut with ({told}); {WAY_OUT}")
 
 
 WAY_OUT = "train it without pipeline, or choose another model.family"
@@ -112,7 +112,10 @@ def _watch(built: nn.Module) -> _Run:
         run.events.append(event)
 
     def left(_module: nn.Module, _inputs: object, output: object) -> None:
-        run.returned.append(len(output) if isinstance(output, tuple) else None)
+        first = output[0] if isinstance(output, (tuple, list)) else output
+        if not isinstance(first, Tensor) or first.ndim != 3:
+            raise TypeError("its layers hand on something else than hidden states of each token")
+        run.returned.append(len(output) if isinstance(output, (tuple, list)) else None)
 
     for path in units(built, run.layers):
         for module in built.get_submodule(path).modules():

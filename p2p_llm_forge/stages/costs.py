@@ -82,13 +82,7 @@ class Costs:
 
     def shares(self, layers: Cut) -> list[int]:
         """Each stage's part of the whole work in parts per million; they add up to a million."""
-        work = [self.stage(layers, index).work for index in range(layers.stages())]
-        total = max(sum(work), 1)
-        parts = [each * MILLION // total for each in work]
-        rests = sorted(range(len(work)), key=lambda index: (-(work[index] * MILLION % total), index))
-        for index in rests[: MILLION - sum(parts)]:
-            parts[index] += 1
-        return parts
+        return per_million([self.stage(layers, index).work for index in range(layers.stages())])
 
     def measured(self, embedding_s: float, layers_s: Sequence[float], head_s: float) -> Costs:
         """The same with seconds in place of operations."""
@@ -103,6 +97,16 @@ class Costs:
 
     def _all(self) -> Iterator[Cost]:
         yield from (self.embedding, *self.layers, self.head)
+
+
+def per_million(work: Sequence[int]) -> list[int]:
+    """Each one's part of all of it; they add up to a million."""
+    total = max(sum(work), 1)
+    parts = [each * MILLION // total for each in work]
+    rests = sorted(range(len(work)), key=lambda index: (-(work[index] * MILLION % total), index))
+    for index in rests[: MILLION - sum(parts)]:
+        parts[index] += 1
+    return parts
 
 
 def estimate(config: Any, *, sequence_length: int, stages: int = 2, known: Anatomy | None = None) -> Costs:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from p2p_llm_forge import model
 from p2p_llm_forge.errors import SplitError
 from p2p_llm_forge.stages import anatomy, cut, split
-from p2p_llm_forge.stages.anatomy import FAULTS, WAY_OUT, Anatomy, first_line
+from p2p_llm_forge.stages.anatomy import WAY_OUT, Anatomy, faults, first_line
 from p2p_llm_forge.stages.cut import Cut
 from p2p_llm_forge.stages.split import Stage
 
@@ -68,7 +68,7 @@ def compare(whole: nn.Module, known: Anatomy, layers: Cut, config: Any, reseed: 
         parts = [_part(whole, known, layers, index, config) for index in range(layers.stages())]
         alone = run_whole(whole.train(), known, layers, tokens_BL, reseed)
         chained = run_stages(parts, tokens_BL, reseed, known, layers)
-    except FAULTS as exc:
+    except faults() as exc:
         name = type(whole).__name__
         raise SplitError(f"model: the stages of {name} do not run ({first_line(exc)}); {WAY_OUT}") from exc
     _judge(type(whole).__name__, alone, chained)

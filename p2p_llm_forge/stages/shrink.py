@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
+from p2p_llm_forge import model
+
 FEW_LAYERS = 8
 """Enough for the usual patterns of layer kinds."""
 HEADS, HEAD_SIZE, INNER, EXPERTS, ROWS = 4, 16, 32, 32, 128
@@ -35,7 +37,7 @@ def candidates(config: Any, stages: int) -> Iterator[Any]:
             values.pop(name, None)
         try:
             yield AutoConfig.for_model(**values)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError):
+        except model.build_errors():
             continue  # sizes that this family refuses; another candidate may do
 
 
@@ -49,15 +51,13 @@ def _name(config: Any, values: dict[str, Any], common: str) -> str | None:
 
 def _shallow(config: Any, values: dict[str, Any], most: int) -> dict[str, Any]:
     """Fewer layers, and what is listed for each of them cut to as many."""
-    name = _name(config, values, "num_hidden_layers")
+    name = _name(config, values, "num_hidden_layers") or _name(config, values, "num_layers")
     if name is None or values[name] <= most:
         return {}
     layers = values[name]
     cut: dict[str, Any] = {name: most}
-    if isinstance(pairs := values.get("num_layers"), int):  # of several sublayers each, in some families
-        cut |= {"num_layers": most, name: most * max(layers // max(pairs, 1), 1)}
     for key, value in values.items():
-        if isinstance(value, (list, tuple, str)) and len(value) == layers:
+        if isinstance(value, (list, tuple) if "pattern" not in key else (list, tuple, str)) and len(value) == layers:
             cut[key] = value[:most]
     if isinstance(values.get("attention_types"), list) and isinstance(values.get("attention_layers"), list):
         cut["attention_types"] = [[values["attention_layers"][:most], 1]]
@@ -103,7 +103,7 @@ def _least(key: str, value: int) -> int:
         return max(value // 8, 1)
     if key.endswith("chunk_size") or (key.startswith("linear") and key.endswith("head_dim")):
         return HEAD_SIZE
-    if key in ("word_embed_proj_dim", "embedding_size"):
+    if key in ("word_embed_proj_dim", "embedding_size", "lru_width"):
         return _HIDDEN
     return HEAD_SIZE // 2 if key == "rotary_dim" else value
 

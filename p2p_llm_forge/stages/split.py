@@ -22,7 +22,7 @@ from p2p_llm_forge.stages import anatomy
 from p2p_llm_forge.stages.anatomy import WAY_OUT, Anatomy
 from p2p_llm_forge.stages.cut import Cut, check_stages
 from p2p_llm_forge.stages.skeleton import materialise, skeleton
-from p2p_llm_forge.stages.stubs import Blank, Edge, Enter, Leave, Through
+from p2p_llm_forge.stages.stubs import Blank, Edge, Enter, Leave, Past, Through
 from p2p_llm_forge.state import Layout
 
 
@@ -126,7 +126,7 @@ def _replace(whole: nn.Module, known: Anatomy, cut: Cut, index: int, edge: Edge)
     for path in known.before if index > 0 else ():
         _put(whole, path, Blank(edge))
     for path in known.after if index < cut.stages() - 1 else ():
-        _put(whole, path, nn.Identity())
+        _put(whole, path, Past())
 
 
 def _put(whole: nn.Module, path: str, stub: nn.Module) -> None:

@@ -54,10 +54,23 @@ class Blank(nn.Module):
         super().__init__()
         self._edge = edge
 
+    @property
+    def weight(self) -> Tensor:
+        """Some models ask their embedding on which device and of which kind it is."""
+        assert self._edge.arriving is not None
+        return self._edge.arriving
+
     def forward(self, *_: object, **__: object) -> Tensor:
         """Zeros like what arrived."""
-        assert self._edge.arriving is not None
-        return torch.zeros_like(self._edge.arriving)
+        return torch.zeros_like(self.weight)
+
+
+class Past(nn.Module):
+    """In place of a norm or head after the layers: what it is given, which nobody looks at."""
+
+    def forward(self, first: object, *_: object, **__: object) -> object:
+        """The first argument."""
+        return first
 
 
 class Through(nn.Module):
@@ -66,9 +79,11 @@ class Through(nn.Module):
     def __init__(self, layer: nn.Module, returns: int | None) -> None:
         super().__init__()
         self._returns = returns
-        for name, value in vars(layer).items():
-            if not name.startswith("_") and isinstance(value, (str, int, float, type(None))):
-                setattr(self, name, value)
+        kinds = [kind for kind in reversed(type(layer).__mro__) if kind not in nn.Module.__mro__]
+        for owner in (*kinds, layer):
+            for name, value in vars(owner).items():
+                if not name.startswith("_") and isinstance(value, (str, int, float, type(None))):
+                    setattr(self, name, value)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Like the layer's: hidden states [B, L, D] come first."""

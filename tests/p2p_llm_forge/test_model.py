@@ -63,6 +63,7 @@ def test_a_seventy_billion_parameter_model_is_refused_at_once() -> None:
         ({"options": {"n_layer": 10**6}}, "beyond anything"),
         ({"key_value_heads": 1}, "gpt2 has no such setting"),
         ({"options": {"activation_function": "nonsense"}}, "cannot be built"),
+        ({"options": {"n_inner": "two"}}, "gpt2 refuses these settings"),
     ],
 )
 def test_unusable_models_are_refused_in_one_line(change: dict[str, Any], reason: str) -> None:
