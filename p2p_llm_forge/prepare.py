@@ -5,6 +5,7 @@ IO: reads the corpus and local model folders; writes the blobs into one folder, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Prepared:
     shard_paths: list[Path]
     stages: dict[str, Any] | None = None
     """What the ledger is told of a pipeline run (`stages.start.Written`)."""
+    needs_bytes: list[int] | None = None
+    """What serving each stage of it takes."""
 
     def reply(self) -> dict[str, Any]:
         """The worker's answer to `prepare`."""
@@ -50,11 +53,19 @@ class Prepared:
             "ids": {**self.ids, "shards": list(self.manifest.shards)},
             "config": self.spec.canonical(),
         }
-        return reply if self.stages is None else {**reply, "stages": self.stages}
+        if self.stages is None:
+            return reply
+        return {**reply, "stages": self.stages, "needs_bytes": self.needs_bytes}
 
 
-def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Progress) -> Prepared:
+def prepare(
+    spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Progress, peers_bytes: Sequence[int] = ()
+) -> Prepared:
     """Make all blobs of a run in `out`.
+
+    Args:
+        available_bytes: memory of a peer that trains the whole model.
+        peers_bytes: of each peer that there is, for a model that is cut; as much as here if none is known.
 
     Raises:
         CorpusError, TokenizerError, ModelError, SplitError, DoesNotFit, SpecError, DiskError: before the slow part
@@ -70,7 +81,7 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
     if spec.pipeline is None:
         _check_fits(spec, config, available_bytes)
     else:
-        plan = start.plan(spec, config, [available_bytes])
+        plan = start.plan(spec, config, peers_bytes or [available_bytes])
         spec = plan.pinned(spec)
     manifest, shard_paths = shards.pack(
         tokenizer.encode_pieces(corpus.pieces(text, progress, "tokens")),
@@ -101,6 +112,7 @@ def prepare(spec: RunSpec, out: Path, available_bytes: int, progress: corpus.Pro
         ids={kind: blob_id(data) for kind, (_, data) in blobs.items()} | (written.ids if written else {}),
         shard_paths=shard_paths,
         stages=written.stages if written else None,
+        needs_bytes=plan.needs_bytes(spec, config) if plan is not None else None,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,6 +44,8 @@ class Prepare(Request):
     """Folder for the blobs."""
     memory_bytes: int | None = Field(default=None, ge=0)
     """Memory to stay within; what is free now when left out."""
+    peers_bytes: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, max_length=4096)
+    """Memory of the peers that there are, of which each stage of a pipeline run must fit one."""
 
 
 class Open(Request):

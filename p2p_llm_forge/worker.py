@@ -179,7 +179,8 @@ class Worker:
             self._channel.send({"id": request.id, "event": "progress", "phase": phase, "done": done, "total": total})
 
         free = memory.available_bytes() if request.memory_bytes is None else request.memory_bytes
-        return prepare(RunSpec.from_worker(request.spec), Path(request.out), free, progress).reply()
+        spec, out = RunSpec.from_worker(request.spec), Path(request.out)
+        return prepare(spec, out, free, progress, request.peers_bytes).reply()
 
     def _open(self, request: protocol.Open) -> dict[str, Any]:
         from p2p_llm_forge.engine import Engine

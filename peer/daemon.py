@@ -162,7 +162,10 @@ class Daemon:
             max_runs=settings.max_runs,
         )
         evaluating.serve(network, self.host.members, self.directory.peer_of)
-        submitter = Submitter(home=home.path, store=self.blobs, logs=self.logs, credits=credits, hardware=self.hardware)
+        submitter = Submitter(
+            home=home.path, store=self.blobs, logs=self.logs, credits=credits, hardware=self.hardware,
+            memories=self.directory.memories,
+        )  # fmt: skip
         self.node = Node(
             home=home.path,
             network=network,

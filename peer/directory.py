@@ -122,6 +122,10 @@ class Directory:
         known = [advert for advert in adverts if advert.account == account]
         return max(known, key=lambda advert: advert.expires).peer_id if known else None
 
+    def memories(self) -> list[int]:
+        """Bytes of memory that the known peers lend, ours among them."""
+        return [advert.memory_bytes for advert in self._peers.values() if advert.memory_bytes]
+
     def witness_peers(self) -> dict[str, str]:
         """Witness name → PeerID, for the witnesses of the genesis that are here; of one that moved, the newest."""
         names = {public: name for name, public in self._genesis.witnesses}

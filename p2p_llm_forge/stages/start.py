@@ -5,7 +5,7 @@ IO: writes one state file a stage, each whole or absent; reads a local model fol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ class Plan:
     costs: Costs
     cut: Cut
 
+    def needs_bytes(self, spec: RunSpec, config: Any) -> list[int]:
+        """The memory that serving each stage takes."""
+        stages = range(self.cut.stages())
+        return [fit.of_stage(config, self.costs, self.cut, index, spec).total_bytes for index in stages]
+
     def pinned(self, spec: RunSpec) -> RunSpec:
         """The spec that says where the model is cut, so that nobody reckons it anew."""
         assert spec.pipeline is not None
@@ -48,7 +53,7 @@ class Written:
     microbatch."""
 
 
-def plan(spec: RunSpec, config: Any, budgets: list[int]) -> Plan:
+def plan(spec: RunSpec, config: Any, budgets: Sequence[int]) -> Plan:
     """Cut the model, after the stages of a small one were found to compute what that does.
 
     Args:

@@ -20,8 +20,6 @@ from peer.stages.plan import StagePlan
 
 UPDATE_HEAD_BYTES = 1 << 16
 """An update has at most one fp32 value for each that the state has, and a header."""
-NEEDS = 4
-"""Serving a stage takes about so many times the bytes of its state: weights, gradients, moments twice, activations."""
 
 
 def telling(settled: SettledRound, stages: Stages | None) -> Sequence[AnyReceipt]:
@@ -90,7 +88,7 @@ def stage_plan_of(spec: dict[str, Any], plan: Plan) -> StagePlan | None:
             microbatch=stages.microbatch,
             in_flight=int(pipeline["in_flight"]),
             shares=stages.shares,
-            needs_bytes=tuple(NEEDS * int(state.rpartition("-")[2]) for state in stages.states),
+            needs_bytes=tuple(map(int, spec["needs_bytes"])),
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise RunError("FP-405", f"spec of run {plan.run[:16]}: pipeline: {type(exc).__name__} {exc}") from exc

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Submitter:
     logs: Logs
     credits: Credits
     hardware: Hardware
+    memories: Callable[[], list[int]]
+    """Bytes of memory of each peer that is known."""
 
     async def submit(self, spec: Fields, leaders: Sequence[str] = ()) -> AsyncIterator[Fields]:
         """Prepare and begin a run, which `leaders` may lead when we do not, in this order; yields progress events,
@@ -60,10 +62,11 @@ class Submitter:
     async def _prepare(self, spec: Fields, folder: Path) -> AsyncIterator[Fields]:
         """Have a worker of its own write everything that members need into `folder`."""
         events: asyncio.Queue[Fields] = asyncio.Queue()
+        peers = {"peers_bytes": self.memories()} if spec.get("pipeline") else {}
         worker = await Worker.start(folder, threads=self.hardware.threads, device="cpu")
         try:
             call = asyncio.create_task(
-                worker.call("prepare", spec=spec, out=str(folder / "out"), on_event=events.put_nowait)
+                worker.call("prepare", spec=spec, out=str(folder / "out"), on_event=events.put_nowait, **peers)
             )
             call.add_done_callback(lambda _: events.put_nowait({"event": "done"}))
             while (event := await events.get())["event"] != "done":
@@ -99,7 +102,7 @@ class Submitter:
             "parameters": prepared["parameters"],
         }
         if "stages" in prepared:
-            spec["stages"] = prepared["stages"]
+            spec |= {"stages": prepared["stages"], "needs_bytes": prepared["needs_bytes"]}
         plan = plan_of(spec, run="", network=self.logs.genesis.id)
         seats = most_seats(plan, stage_plan_of(spec, plan))
         budget = _budget(config, plan.rounds * seats * plan.worth(plan.quota))

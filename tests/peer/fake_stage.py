@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peer.blobs.chunks import id_of
-from peer.errors import WorkerRefused
+from peer.errors import WorkerDied, WorkerRefused
 from peer.supervisor import Fields
 
 TENSOR_BYTES = 64
@@ -67,6 +67,8 @@ class FakeStage:
         await asyncio.sleep(0)
         if name == "backward":
             await wait(fields["round"])
+        if self._descriptor < 0 and name in ("forward", "backward", "read"):
+            raise WorkerDied(f"fake worker: killed in stage_{name}")
         answer: Fields = getattr(self, f"_{name}")(**fields)
         return answer
 

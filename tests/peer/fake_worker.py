@@ -135,7 +135,7 @@ class FakeWorker(Worker):
 
     # ------------------------------------------------------------------ commands
 
-    async def _prepare(self, tell: OnEvent, *, spec: Fields, out: str) -> Fields:
+    async def _prepare(self, tell: OnEvent, *, spec: Fields, out: str, **more: Any) -> Fields:
         tell({"event": "progress", "phase": "tokenize", "done": 1, "total": 1})
         shard = self._write("shard", os.urandom(64))
         files = {
@@ -153,6 +153,7 @@ class FakeWorker(Worker):
             shares = [1_000_000 // len(ids)] * len(ids)
             shares[0] += 1_000_000 - sum(shares)
             cut = {"stages": {"shares": shares, "states": ids, "microbatch": spec["pipeline"]["microbatch_size"]}}
+            cut["needs_bytes"] = [len(data) for data in states]
         return {
             **cut,
             "config": spec,

@@ -14,7 +14,9 @@ import pytest
 
 from ledger.fold.fold import conservation
 from ledger.verify.verify import verify_store
+from peer.runs.staged.worker import StageWorker
 from peer.stages.manifest import Manifest, check_cover
+from peer.wire import Reply
 from tests.peer.daemons import Peer, World
 from tests.peer.memory_net import until
 
@@ -46,7 +48,8 @@ def driver(run: str, *peers: Peer) -> Peer:
 
 def stage_of(run: str, peer: Peer) -> int:
     """The stage whose state the peer's worker holds; -1: none."""
-    return int(peer.daemon.host.workers[run].stage)
+    worker = peer.daemon.host.workers.get(run)
+    return worker.stage if isinstance(worker, StageWorker) else -1
 
 
 async def through(run: str, *peers: Peer) -> None:
@@ -77,3 +80,78 @@ async def test_replicas_of_two_stages_train_and_are_paid(four: World) -> None:
         assert await peer.spendable() > 0
     summary = await peers[0].daemon.node.job(run)
     assert [stage["stage"] for stage in summary["stages"]] == [0, 1]
+
+
+async def in_round_2(run: str, *peers: Peer) -> None:
+    """All have a seat in round 2, in which their passes are held back."""
+    for peer in peers:
+        await until(lambda peer=peer: any(event["round"] == 2 for event in peer.events(run, "training")), 30)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+async def test_who_is_killed_in_mid_round_is_made_up_for_and_comes_back(four: World, stage: int) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    gates = [peer.engine.hold(2) for peer in peers[1:]]
+    run = await submit(peers[0])
+    await in_round_2(run, *peers)
+    dies = next(peer for peer in peers[1:] if stage_of(run, peer) == stage)
+    others = [peer for peer in peers if peer is not dies]
+    await dies.kill()
+    for gate in gates:
+        gate.set()
+    for peer in others:
+        await until(lambda peer=peer: peer.run(run).log.round >= 2, 30)
+    await dies.start()
+    await through(run, *peers)
+    settled = peers[0].run(run).log.settled[1]
+    assert {one.account for one in settled.staged} <= {peer.account for peer in others}
+    report = await asyncio.to_thread(verify_store, peers[0].home.ledger_file, four.genesis)
+    assert report.ok, report
+
+
+async def test_another_leader_brings_the_round_to_its_end(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    alice, *others = peers
+    gates = [peer.engine.hold(2) for peer in others]
+    run = await submit(alice, leaders=others)
+    await in_round_2(run, *peers)
+    await alice.kill()
+    for gate in gates:
+        gate.set()
+    for peer in others:
+        await until(lambda peer=peer: peer.run(run).log.round >= 2, 60)
+    await alice.start()
+    await through(run, *peers)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["stage_open", "stage_begin", "stage_forward", "stage_backward", "stage_write", "stage_norm", "stage_apply"],
+)
+async def test_a_worker_that_dies_costs_no_microbatch(four: World, command: str) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    for peer in peers:
+        peer.engine.dies_in.add(command)
+    run = await submit(peers[0], rounds=3)
+    await through(run, *peers)
+    assert any(not peer.engine.dies_in for peer in peers)
+
+
+async def test_tensors_longer_than_a_frame_travel_in_parts(four: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("parcels", "passes", "serving"):
+        monkeypatch.setattr(f"peer.runs.staged.{module}.PAYLOAD_LIMIT", 24)
+    peers = [await four.peer(name) for name in NAMES]
+    run = await submit(peers[0], rounds=2)
+    await through(run, *peers)
+    calls = sum(peer.network.dispatcher.calls["stage.more"] for peer in peers)
+    assert calls >= 2 * 4
+    assert peers[0].run(run).log.tokens == 2 * 2 * 8 * 16
+
+
+async def test_a_replica_that_answers_garbage_is_passed_over(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    run = await submit(peers[0], rounds=3)
+    await until(lambda: sorted(stage_of(run, peer) for peer in peers) == [0, 0, 1, 1], 30)
+    liar = next(peer for peer in peers if stage_of(run, peer) == 1)
+    four.air.changes[liar.network.peer_id, "stage.pass"] = lambda reply: Reply(reply.body, b"garbage")
+    await through(run, *peers)

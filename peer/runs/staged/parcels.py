@@ -53,12 +53,13 @@ class Parcels:
         """Take a part of a parcel. Raises Refused where it is no part of it, or there is no room."""
         self._forget(now)
         parcel = self._parcels.get(key)
+        start, wanted = index * PAYLOAD_LIMIT, min(PAYLOAD_LIMIT, total - index * PAYLOAD_LIMIT)
+        known = parcel is None or (total == len(parcel.data) and index not in parcel.here)
+        if len(data) != wanted or not known:
+            raise Refused(BAD, f"part {index} of {total} bytes: {len(data)} bytes, wanted {max(wanted, 0)}, once")
         if parcel is None:
             self._room(key[0], total, most_bytes)
             parcel = self._parcels[key] = _Parcel(data=bytearray(total), until=now + KEPT_S)
-        start, wanted = index * PAYLOAD_LIMIT, min(PAYLOAD_LIMIT, total - index * PAYLOAD_LIMIT)
-        if total != len(parcel.data) or len(data) != wanted or index in parcel.here:
-            raise Refused(BAD, f"part {index} of {total} bytes: {len(data)} bytes, wanted {max(wanted, 0)}, once")
         parcel.data[start : start + wanted] = data
         parcel.here.add(index)
 
