@@ -1,25 +1,22 @@
 """The section of a run spec that places a model's experts on several peers.
-
-Not part of `RunSpec` yet: it becomes one, as `experts`, once the daemon runs it.
-
 Pure: definitions and validation. Imports no torch.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from p2p_llm_forge.settings import Section, TrainingSpec
+from p2p_llm_forge.settings import MembersSpec, Section, TrainingSpec
 
 
 class ExpertsSpec(Section):
     """How a mixture of experts is shared out: the trunk to its drivers, each group of experts to its replicas."""
 
-    groups: int = Field(ge=1, le=1024)
+    groups: int = Field(ge=1, le=127)
     """Groups of neighbouring experts, at most as many as a layer has; a peer holds one group, of every layer."""
-    replicas: int = Field(default=2, ge=1, le=1024)
+    replicas: int = Field(default=2, ge=1, le=256)
     """So many live replicas of each group before a run starts. Where all replicas of a group die later, the run goes on
     without its experts, and shows what that costs."""
     microbatch_size: int = Field(default=4, ge=1, le=1 << 20)
@@ -29,15 +26,9 @@ class ExpertsSpec(Section):
     activations: Literal["int8", "bf16", "f32"] = "bf16"
     """How tokens and their gradients travel."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.groups * self.replicas > 4096:
-            raise ValueError(f"groups {self.groups} x replicas {self.replicas}: more than 4096 peers; set fewer")
-        return self
 
-
-def check(experts: ExpertsSpec, training: TrainingSpec) -> None:
-    """Refuse what does not go with the way the members train. Raises ValueError."""
+def check(experts: ExpertsSpec, training: TrainingSpec, members: MembersSpec) -> None:
+    """Refuse what does not go with the way the members train. Raises ValueError, with the way out."""
     if training.mode != "synchronous":
         raise ValueError(
             "experts on several peers share one batch; set training.mode: synchronous, or leave experts out"
@@ -47,4 +38,10 @@ def check(experts: ExpertsSpec, training: TrainingSpec) -> None:
         raise ValueError(
             f"experts.microbatch_size {experts.microbatch_size} does not divide a driver's {quota} sequences "
             "(training.inner_steps x training.batch_size)"
+        )
+    seats = experts.groups * experts.replicas + 1
+    if seats > members.max:
+        raise ValueError(
+            f"experts needs {seats} members ({experts.groups} groups times {experts.replicas} replicas, and a driver), "
+            f"members.max is {members.max}; set members.max to {seats} or more, or fewer replicas"
         )

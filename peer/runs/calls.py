@@ -37,7 +37,7 @@ class Calls:
         network.serve("stage.status", self._for_leader("on_status"))
         for name, kind in ORDERS.items():
             network.serve(f"stage.{name}", self._ordered(kind))
-        for name in ("part", "pass", "more"):
+        for name in ("part", "pass", "expert", "more"):
             network.serve_bytes(f"stage.{name}", self._for_replica(f"on_{name}"), reply_bytes=PAYLOAD_LIMIT)
         network.serve("run.ahead", self._on_ahead)
         network.serve("run.news", self._on_news)

@@ -18,6 +18,10 @@ from peer.stages.reconcile import Agreement, Table, reconcile
 from peer.stages.slots import size_of
 
 
+NO_NORM = "0" * 16
+"""That of a stage without receipts, as norms travel."""
+
+
 class Tally:
     """One open round. Written only by the leader's machine."""
 
@@ -39,6 +43,7 @@ class Tally:
         self._sound: dict[str, StageReceipt] = {}
         self._checking: dict[str, StageReceipt] = {}
         self._stages = plan.stages
+        self._plan = plan
 
     # ------------------------------------------------------------------ learning
 
@@ -90,9 +95,25 @@ class Tally:
 
     def agree(self, working: Collection[str]) -> Agreement:
         """Who shall hold what, as far as is known."""
-        sound = {account: set(Manifest.read(one.served, self.size)) for account, one in self._sound.items()}
         able = {account for account in working if account not in self.stuck}
-        return reconcile(self._tables, working=able, lacking=self._lacking, sound=sound)
+        there = self.stages_of(able)
+        groups = {stage: stage in there for stage in range(self._plan.needed, self._stages)}
+        sound = {
+            account: set(Manifest.read(one.served, self.size))
+            for account, one in self._sound.items()
+            if groups.get(one.stage, True)
+        }
+        return reconcile(self._tables, working=able, lacking=self._lacking, sound=sound, optional=groups)
+
+    def stages_of(self, accounts: Collection[str]) -> set[int]:
+        """The stages that these have seats of."""
+        return {seat.stage for seat in self.open.roster if seat.account in accounts}
+
+    def abandoned(self, counting: Collection[int], working: Collection[str]) -> bool:
+        """Whether one of these stages is a group of experts that nobody is left of to take its step."""
+        there = self.stages_of({account for account in working if account not in self.stuck})
+        gone = [stage for stage in counting if stage >= self._plan.needed and stage not in there]
+        return any(not any(self._said(seat.account).applied for seat in self._seats(stage)) for stage in gone)
 
     def halted(self, account: str) -> bool:
         """Whether this driver halted and closed its gaps in this attempt."""
@@ -135,10 +156,16 @@ class Tally:
         """Take up the norms that are here, the first of each stage in the roster's order; whether none is missing."""
         norms = [
             next((norm for seat in self._seats(stage) if (norm := self._said(seat.account).norm)), "")
+            if self.counts(stage)
+            else NO_NORM
             for stage in range(self._stages)
         ]
         self.norms = tuple(norms) if all(norms) else ()
         return bool(self.norms)
+
+    def counts(self, stage: int) -> bool:
+        """Whether there are receipts of it; of a group of experts there may be none."""
+        return any(receipt.stage == stage for receipt in self.cut)
 
     def _said(self, account: str) -> Status:
         """What it said of this very cut."""

@@ -154,6 +154,10 @@ class ExpertShard:
             return Reply(kind="stale")
         return Reply(kind="done" if self._undo(tag.microbatch, frozenset(), calls) else "missing")
 
+    def keep(self, number: int, layers: frozenset[int]) -> bool:
+        """Take all but these layers of a microbatch out of the sum; False, and nothing changed: no record of it."""
+        return self._undo(number, layers)
+
     # ------------------------------------------------------------------ the end of a round
 
     def freeze(self, manifest: Manifest) -> list[int]:
@@ -183,9 +187,11 @@ class ExpertShard:
         tokens = sum(asked.tokens for asked in manifest.values())
         return Written(path=path, tokens=tokens, loss=0, leaves=leaves_root([(slot, 0) for slot in slots]))
 
-    def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str]) -> Path:
+    def apply(
+        self, state: str, round_number: int, own: Settled, norms: Sequence[str], tokens: int = 0
+    ) -> Path:
         """Take the round's step, as `Held.apply`; nothing of the next round is done yet."""
-        path = self.held.apply(state, round_number, own, (), norms)
+        path = self.held.apply(state, round_number, own, (), norms, tokens)
         self._updates.applied(own)
         self._moved()
         return path

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,10 @@ class Trunk:
         self._sum_P.zero_()
         self._driven.clear()
 
+    def manifest(self) -> list[int]:
+        """What is in the sum."""
+        return sorted(self._driven)
+
     def drive(self, number: int, start: int, tokens_BL: Tensor, serving: Serving, seed: int) -> Driven:
         """Forward and backward of a microbatch; the gradients of the trunk are in the sum then.
 
@@ -155,7 +159,7 @@ class Trunk:
             for (first, last, _), part in zip(self.held.layout.spans(), gradients, strict=True):
                 if part is not None:
                     self._sum_P[first:last].add_(part.reshape(-1))
-            self._driven[number] = (start, driven)
+            self._driven[number] = (start, replace(driven, records=()))
         return driven
 
     @torch.no_grad()
@@ -181,9 +185,11 @@ class Trunk:
             loss=round(sum(loss for _, loss in leaves) / len(leaves)),
         )  # fmt: skip
 
-    def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str]) -> Path:
+    def apply(
+        self, state: str, round_number: int, own: Settled, norms: Sequence[str], tokens: int = 0
+    ) -> Path:
         """Take the round's step, as `stages.held.Held.apply`."""
-        path = self.held.apply(state, round_number, own, (), norms)
+        path = self.held.apply(state, round_number, own, (), norms, tokens)
         self._updates.applied(own)
         self._local_P.copy_(self.held.state.weights_P)
         self.begin()

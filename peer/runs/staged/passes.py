@@ -27,11 +27,16 @@ async def ask(
         NetworkError: it cannot be reached, refuses, or answers nonsense.
     """
     call, given = secrets.token_hex(16), x + gradient
-    body = PassBody(
+    return await send(network, peer, "stage.pass", PassBody(
         run=run, call=call, round=tag.round, state=tag.state, stage=tag.stage, microbatch=tag.microbatch,
         kind=tag.kind.value, attempt=AttemptText.of(tag.attempt), tokens=tokens, x=len(x), gradient=len(gradient),
         sum=digest(given),
-    )  # fmt: skip
+    ), given)  # fmt: skip
+
+
+async def send(network: Network, peer: str, method: str, body: PassBody, given: bytes) -> tuple[PassAnswer, bytes]:
+    """Ask for a pass that was described; `given` is input and gradient. Raises NetworkError."""
+    run, call = body.run, body.call
     payload = given
     if len(given) > PAYLOAD_LIMIT:
         payload = b""
@@ -40,18 +45,18 @@ async def ask(
             told = PartBody(run=run, call=call, index=index, bytes=len(given)).body()
             await network.exchange(peer, "stage.part", told, payload=part, timeout_s=TIMEOUT_S)
     reply = await network.exchange(
-        peer, "stage.pass", body.body(), payload=payload, timeout_s=TIMEOUT_S, expects=PAYLOAD_LIMIT
+        peer, method, body.body(), payload=payload, timeout_s=TIMEOUT_S, expects=PAYLOAD_LIMIT
     )
     answer, found = PassAnswer.read(reply.body), [reply.payload]
     if answer.refusal is not None:
         return answer, b""
-    if answer.bytes > len(x):
-        raise MessageInvalid(f"stage.pass: {answer.bytes} bytes came of {len(x)}")
+    if answer.bytes > body.x:
+        raise MessageInvalid(f"{method}: {answer.bytes} bytes came of {body.x}")
     for index in range(1, parts_of(answer.bytes)):
         more = MoreBody(run=run, call=call, index=index).body()
         reply = await network.exchange(peer, "stage.more", more, timeout_s=TIMEOUT_S, expects=PAYLOAD_LIMIT)
         found.append(reply.payload)
     data = b"".join(found)
     if len(data) != answer.bytes or digest(data) != answer.sum:
-        raise MessageInvalid(f"stage.pass: {len(data)} bytes came, not the {answer.bytes} that were told")
+        raise MessageInvalid(f"{method}: {len(data)} bytes came, not the {answer.bytes} that were told")
     return answer, data

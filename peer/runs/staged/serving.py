@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
 from peer.errors import Refused, WorkerDied, WorkerRefused
 from peer.runs.staged.messages import MICRO, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
-from peer.runs.staged.parcels import BAD, Parcels, digest
+from peer.runs.staged.parcels import BAD, Key, Parcels, digest
 from peer.runs.staged.worker import Passed, StageWorker
 from peer.stages import tasks
 from peer.stages.messages import Kind, Refusal, Tag
@@ -48,23 +49,34 @@ class Serving:
     async def make(
         self, caller: str, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
     ) -> tuple[Refusal | None, Passed]:
-        """Make a pass for an account, or say why not. The machine hears of the outcome also if nobody waits for it."""
+        """Make a pass for an account, or say why not."""
+        worker = self._worker
+
+        def work() -> Coroutine[Any, Any, Passed]:
+            return worker.make(
+                tag.kind, round_number=tag.round, microbatch=tag.microbatch, tokens=tokens, x=x, gradient=gradient
+            )
+
+        return await self.perform(caller, tag, work)
+
+    async def perform(
+        self, caller: str, tag: Tag, work: Callable[[], Coroutine[Any, Any, Passed]]
+    ) -> tuple[Refusal | None, Passed]:
+        """Do what an account asks for, or say why not. The machine hears of the outcome also if nobody waits for it."""
         refusal = self._machine().admit(tag, caller)
         if refusal is not None:
             return refusal, Passed(kind="refused")
-        making = asyncio.create_task(self._make(tag, tokens, x, gradient))
+        making = asyncio.create_task(self._make(tag, work))
         self._making.add(making)
         making.add_done_callback(self._making.discard)
         return await asyncio.shield(making)
 
     async def _make(
-        self, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
+        self, tag: Tag, work: Callable[[], Coroutine[Any, Any, Passed]]
     ) -> tuple[Refusal | None, Passed]:
         worker, passed = self._worker, Passed(kind="refused")
         try:
-            passed = await worker.make(
-                tag.kind, round_number=tag.round, microbatch=tag.microbatch, tokens=tokens, x=x, gradient=gradient
-            )
+            passed = await work()
         except WorkerRefused as exc:
             log.warning("pass_refused", stage=tag.stage, microbatch=tag.microbatch, reason=str(exc))
             self.why = str(exc)
@@ -97,17 +109,29 @@ class Serving:
 
     async def on_pass(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.pass`: make it."""
-        asked, account = PassBody.read(body), self._account_of(caller)
-        total, key = asked.x + asked.gradient, (caller, asked.call)
-        if not account:
-            raise Refused(BAD, f"peer {caller} is not known to take part")
-        given = payload if total <= PAYLOAD_LIMIT else self._parcels.take(key, total)
-        if len(given) != total or digest(given) != asked.sum:
-            raise Refused(BAD, f"{len(given)} bytes came, not the {total} that were told")
+        asked = PassBody.read(body)
+        account, given = self._taken(caller, asked, payload)
         x, gradient = given[: asked.x] if asked.x else None, given[asked.x :]
         if asked.tag().kind is Kind.BACKWARD and not gradient:
             raise Refused(BAD, "backward without a gradient")
         refusal, passed = await self.make(account, asked.tag(), asked.tokens, x, gradient)
+        return self._answer((caller, asked.call), refusal, passed)
+
+    async def on_expert(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
+        """`stage.expert`: not in this run."""
+        raise Refused(BAD, "the run places no experts on peers")
+
+    def _taken(self, caller: str, asked: PassBody, payload: bytes) -> tuple[str, bytes]:
+        """Who asks, and what it gave. Raises Refused."""
+        account, total = self._account_of(caller), asked.x + asked.gradient
+        if not account:
+            raise Refused(BAD, f"peer {caller} is not known to take part")
+        given = payload if total <= PAYLOAD_LIMIT else self._parcels.take((caller, asked.call), total)
+        if len(given) != total or digest(given) != asked.sum:
+            raise Refused(BAD, f"{len(given)} bytes came, not the {total} that were told")
+        return account, given
+
+    def _answer(self, key: Key, refusal: Refusal | None, passed: Passed) -> Reply:
         if refusal is not None:
             why = self.why if refusal.code == FAULT else ""
             return Reply(PassAnswer(refusal=RefusalText.of(refusal, why)).body())

@@ -66,6 +66,8 @@ class StageWorker(RunProcess):
         """The longest tensor that it takes or gives; 0 before it held a stage."""
         self.pace_s: dict[Kind, float] = {}
         """What a pass takes it, by kind."""
+        self.lost_experts: dict[str, int] = {}
+        """What experts that nobody serves cost the round's microbatches so far."""
         self._tied = False
         self._round_at, self._busy_s = 0.0, 0.0
         """When the round began, and how long passes took since."""
@@ -158,7 +160,7 @@ class StageWorker(RunProcess):
 
     async def begin(self, round_number: int, start: int, microbatches: int) -> None:
         """Begin a round with nothing done."""
-        self._round_at, self._busy_s = time.monotonic(), 0.0
+        self._round_at, self._busy_s, self.lost_experts = time.monotonic(), 0.0, {}
         await self._live().call("stage_begin", round=round_number, start=start, microbatches=microbatches, anew=1)
 
     async def read(self, start: int) -> tuple[bytes, bytes]:
@@ -250,7 +252,8 @@ class StageWorker(RunProcess):
             if receipt.stage in involved:
                 path, mine = str(await self.fetch(receipt.update)), int(receipt.account == account)
                 found[receipt.stage != stage].append({"path": path, "tokens": receipt.tokens, "mine": mine})
-        return {"updates": found[0], "tied": found[1]}
+        whole = sum(receipt.tokens for receipt in receipts if receipt.stage == 0)
+        return {"updates": found[0], "tied": found[1], "whole": whole}
 
     # ------------------------------------------------------------------ others' updates
 
