@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from p2p_llm_forge.protocol import Request
 from p2p_llm_forge.stages.requests import Place, StageRequest, Tagged
@@ -64,12 +64,21 @@ class ExpertBackward(ExpertPass):
     gradient: Place
 
 
+class Counted(BaseModel):
+    """A backward call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    layer: int = Field(ge=0, lt=MOST_LAYERS)
+    sum: str = Field(min_length=64, max_length=64)
+    """SHA-256 over what was asked, tokens and gradients as they travelled."""
+
+
 class ExpertCount(Tagged):
     """Hold of a microbatch exactly these backward calls; "missing" where one of them is not here."""
 
     do: Literal["expert_count"]
-    calls: list[tuple[_Number, Annotated[str, Field(min_length=64, max_length=64)]]] = Field(max_length=MOST_LAYERS)
-    """Layer and SHA-256 over the tokens and gradients as they travelled."""
+    calls: list[Counted] = Field(max_length=MOST_LAYERS)
 
 
 COMMANDS: dict[str, type[Request]] = {

@@ -79,9 +79,9 @@ class ShardDesk(PieceDesk):
         return "done", {"bytes": self.window.put(request.reply, activations.encode(reply.values_SD, self.kind))}
 
     def _count(self, request: ExpertCount) -> str:
-        number, wanted = request.microbatch, {layer for layer, _ in request.calls}
+        number, wanted = request.microbatch, {call.layer for call in request.calls}
         here = self.shard.manifest().get(number, frozenset())
-        same = all(self._sums.get((number, layer)) == found for layer, found in request.calls)
+        same = all(self._sums.get((number, call.layer)) == call.sum for call in request.calls)
         if not wanted <= here or not same or not self.shard.keep(number, frozenset(wanted)):
             self._counted.pop(number, None)
             return "missing"

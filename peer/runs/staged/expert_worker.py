@@ -80,7 +80,7 @@ class ExpertWorker(StageWorker):
         """A microbatch is made of these calls. Raises WorkerRefused, WorkerDied."""
         answer = await self._live().call(
             "expert_count", round=round_number, microbatch=microbatch, state=self.state, tokens=tokens,
-            calls=[[call.layer, call.sum] for call in calls],
+            calls=[call.body() for call in calls],
         )  # fmt: skip
         return self._took(answer, b"", None)
 
