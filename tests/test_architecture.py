@@ -44,8 +44,8 @@ ORDER = {
         stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
         stages/experts/wire stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/records
         stages/experts/updates stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
-        stages/experts/start stages/experts/requests stages/experts/desk stages/experts/shard_desk stages/experts/trunk_desk
-        stages/exporting stages/front
+        stages/experts/start stages/experts/requests stages/experts/desk stages/experts/shard_desk
+        stages/experts/trunk_desk stages/exporting stages/front
         engine isolation measure prepare worker
     """.split(),
     "peer": """
@@ -70,7 +70,8 @@ ORDER = {
         runs/verdicts runs/unfit runs/disk runs/standing runs/receipts runs/offenders
         runs/past runs/checking runs/ahead runs/member runs/offer runs/leading
         runs/staged/loads runs/staged/messages runs/staged/parcels runs/staged/promises runs/staged/records runs/staged/worker
-        runs/staged/whole runs/provenance runs/staged/expert_messages runs/staged/expert_worker
+        runs/staged/whole runs/provenance
+        runs/staged/expert_messages runs/staged/expert_worker
         runs/staged/passes runs/staged/serving runs/staged/expert_serving runs/staged/driving
         runs/staged/expert_driving runs/staged/steps runs/staged/member runs/staged/leader
         runs/evaluating runs/leader directory runs/roles runs/presence runs/departures runs/calls runs/candidate

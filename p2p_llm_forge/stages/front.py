@@ -87,7 +87,7 @@ class Front:
             return None
         return desk.busy(waiting)
 
-    def _opened(self) -> Desk:
+    def _opened(self) -> Desk | PieceDesk:
         if self._desk is None:
             raise RequestError("no stage is open; send stage_open first")
         return self._desk

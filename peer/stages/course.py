@@ -238,12 +238,11 @@ class Course:
         """Once everything that was agreed is written and here, it counts."""
         tally = self._tally
         awaited = [account for account in tally.manifests if not tally.delivered(account)]
-        if not awaited:
-            lost = tally.abandoned(tally.stages_of(tally.manifests), working)
-            return self._again(now) if lost else self._apply(tally.receipts(), now)
+        if not awaited and not tally.abandoned(working):
+            return self._apply(tally.receipts(), now)
         if now >= self._due_at:
             tally.stuck.update(awaited)
-        if all(account in working - tally.stuck and not tally.lacks(account) for account in awaited):
+        if awaited and all(account in working - tally.stuck and not tally.lacks(account) for account in awaited):
             return []
         return self._again(now)
 
@@ -256,20 +255,13 @@ class Course:
     def _applied(self, working: set[str], now: float) -> Effects:
         """Once the norms are here, tell them; once every stage's state is sure, that is it."""
         tally, late = self._tally, now >= self._due_at
-        if tally.abandoned({receipt.stage for receipt in tally.cut}, working):
+        if tally.abandoned(working):
             return self._again(now)
-        if not tally.norms:
-            if tally.take_norms():
-                return self._tell(seat.account for seat in self.open.roster)
-            if late:
-                self._void()
-            return []
+        if not tally.norms and tally.take_norms():
+            return self._tell(seat.account for seat in self.open.roster)
         before = self._log.states_after(self._log.round)
-        states = [
-            tally.state_of(stage, working, patient=not late) if tally.counts(stage) else before[stage]
-            for stage in range(self._plan.stages)
-        ]
-        if all(states):
+        states = tally.states(before, working, patient=not late)
+        if tally.norms and all(states):
             self.outcome = Outcome(receipts=tally.cut, states=tuple(states))
         elif late:
             self._void()

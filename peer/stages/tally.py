@@ -6,7 +6,7 @@ Pure: no time; nothing changes when a method raises.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, Seat
@@ -16,7 +16,6 @@ from peer.stages.messages import NO_ATTEMPT, Attempt, Status
 from peer.stages.plan import StagePlan
 from peer.stages.reconcile import Agreement, Table, reconcile
 from peer.stages.slots import size_of
-
 
 NO_NORM = "0" * 16
 """That of a stage without receipts, as norms travel."""
@@ -83,7 +82,7 @@ class Tally:
     def begin(self, attempt: Attempt, working: Collection[str]) -> None:
         """A new attempt, in which what is known to be lacking is replayed."""
         self.gaps = self.agree(working).gaps
-        self.attempt, self.manifests = attempt, {}
+        self.attempt, self.manifests, self.cut, self.norms = attempt, {}, (), ()
         self._tables = {driver: table for driver, table in self._tables.items() if driver in self._sound}
         self._lacking.clear()
 
@@ -109,8 +108,9 @@ class Tally:
         """The stages that these have seats of."""
         return {seat.stage for seat in self.open.roster if seat.account in accounts}
 
-    def abandoned(self, counting: Collection[int], working: Collection[str]) -> bool:
-        """Whether one of these stages is a group of experts that nobody is left of to take its step."""
+    def abandoned(self, working: Collection[str]) -> bool:
+        """Whether a group of experts that is to count, or does, has nobody left to take its step."""
+        counting = {receipt.stage for receipt in self.cut} or self.stages_of(self.manifests)
         there = self.stages_of({account for account in working if account not in self.stuck})
         gone = [stage for stage in counting if stage >= self._plan.needed and stage not in there]
         return any(not any(self._said(seat.account).applied for seat in self._seats(stage)) for stage in gone)
@@ -175,6 +175,13 @@ class Tally:
 
     def _seats(self, stage: int) -> list[Seat]:
         return [seat for seat in self.open.roster if seat.stage == stage]
+
+    def states(self, before: Sequence[str], working: Collection[str], *, patient: bool) -> list[str]:
+        """The state of each stage after the cut, empty where it is not sure; a stage without receipts stays as it is."""
+        return [
+            self.state_of(stage, working, patient=patient) if self.counts(stage) else before[stage]
+            for stage in range(self._stages)
+        ]
 
     def state_of(self, stage: int, working: Collection[str], *, patient: bool) -> str:
         """The id that most replicas say the stage's state has after the cut, once that is sure; else empty.

@@ -13,6 +13,7 @@ import pytest
 from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
 from tests.peer.daemons import World
 from tests.peer.experts_oracle import ExpertsOracle
+from tests.peer.memory_net import until
 from tests.peer.test_staged_engine import submit, through
 
 
@@ -45,3 +46,34 @@ async def test_a_driver_and_two_groups_train_what_one_process_would(
         assert known.log.tokens == 4 * 8 * known.plan.tokens_per_slot
         assert ExpertsOracle(known, [peer.daemon.blobs for peer in peers]).distance() <= 1e-5
         assert not peers[0].events(run, "masked")
+
+
+async def test_a_run_goes_on_without_a_group_that_died_and_takes_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with World(tmp_path, monkeypatch, fake=False) as world:
+        monkeypatch.setattr("peer.daemon.MEASURE_AFTER_S", 600.0)
+        alice, bob, carol = [await world.peer(name) for name in ("alice", "bob", "carol")]
+        run = await submit(alice, experts_spec(tmp_path, rounds=600))
+        await until(lambda: len(alice.run(run).log.settled) >= 2, 90)
+        dead = next(seat.stage for seat in carol.run(run).log.settled[0].roster if seat.account == carol.account)
+        assert dead in (1, 2)
+        for worker in list(carol.daemon.host.workers.values()):
+            await worker._worker.kill()
+        await carol.kill()
+        (masked, *_) = await until(lambda: alice.events(run, "masked"), 60)
+        assert 0 < masked["weakened"] <= masked["tokens"]
+        log = alice.run(run).log
+        await until(lambda: log.open is not None and dead not in {seat.stage for seat in log.open.roster}, 60)
+        summary = await alice.daemon.node.job(run)
+        assert [bool(stage["replicas"]) for stage in summary["stages"]] == [stage != dead for stage in range(3)]
+        without = log.round
+        await until(lambda: log.round >= without + 4, 60)
+        assert {receipt.stage for receipt in log.settled[-1].staged} == {0, 1, 2} - {dead}
+        assert log.states_after(log.round)[dead] == log.states_after(without)[dead], "it stays what it was"
+        losses = [event["loss"] for event in alice.events(run, "settled")]
+        assert sum(losses[-4:]) < sum(losses[:4]), "the loss falls all the same"
+        await carol.start()
+        await until(lambda: {receipt.stage for receipt in log.settled[-1].staged} == {0, 1, 2}, 90)
+        await alice.daemon.node.cancel(run)
+        await through(run, alice, bob, carol)

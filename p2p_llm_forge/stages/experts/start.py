@@ -105,7 +105,7 @@ def plan(spec: RunSpec, config: Any, budgets: Sequence[int]) -> Plan:
 
 
 def write(spec: RunSpec, config: Any, chosen: Plan, out: Path) -> Written:
-    """Write `state.<index>.safetensors` for every piece, the trunk's first. Raises SplitError, ModelError, DiskError."""
+    """Write `state.<index>.safetensors` for the trunk and every shard. Raises SplitError, ModelError, DiskError."""
     assert spec.experts is not None
     placed = chosen.placed
     paths: dict[str, Path] = {}

@@ -34,9 +34,9 @@ class ExpertBody(PassBody):
     """`stage.expert`: a layer's pass; without a layer: count the microbatch, which is made of these calls."""
 
     layer: Annotated[int, Field(ge=0, lt=MOST_LAYERS)] | None = None
-    experts: Numbers = []
-    counts: Numbers = []
-    calls: Annotated[list[Counted], Field(max_length=MOST_LAYERS)] = []
+    experts: Numbers = Field(default_factory=list)
+    counts: Numbers = Field(default_factory=list)
+    calls: Annotated[list[Counted], Field(max_length=MOST_LAYERS)] = Field(default_factory=list)
 
     def tag(self) -> Tag:
         """What it is for."""

@@ -67,7 +67,9 @@ class ExpertWorker(StageWorker):
         self, kind: Kind, *, round_number: int, microbatch: int, tokens: int, asked: Asked
     ) -> Passed:
         """A pass of one layer's experts. Raises WorkerRefused, WorkerDied."""
-        given: dict[str, Buffer] = {"x": asked.x} | ({"gradient": asked.gradient} if kind is Kind.BACKWARD else {})
+        given: dict[str, Buffer] = {"x": asked.x}
+        if kind is Kind.BACKWARD:
+            given["gradient"] = asked.gradient
         async with self._shared().slot() as slot:
             answer = await slot.call(
                 self._live(), f"expert_{kind.value}", given, "reply", round=round_number, microbatch=microbatch,

@@ -62,8 +62,7 @@ class Standing(Message):
     halted: AttemptText
     losses: AttemptText
     table: Annotated[list[Annotated[list[Natural], Field(min_length=2, max_length=128)]], Field(max_length=16384)]
-    """Of a microbatch: its number, then the places in the roster of those who hold it in stages 1, 2, …; one beyond the
-    last where nobody does."""
+    """Of a microbatch: its number, then who holds it in stages 1, 2, …: the place in the roster; its length: nobody."""
     frozen: AttemptText
     lacking: Bitmap
     receipt: EntryText
