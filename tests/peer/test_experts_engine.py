@@ -65,6 +65,7 @@ async def test_a_run_goes_on_without_a_group_that_died_and_takes_it_back(
         assert 0 < masked["weakened"] <= masked["tokens"]
         log = alice.run(run).log
         await until(lambda: log.open is not None and dead not in {seat.stage for seat in log.open.roster}, 60)
+        await until(lambda: carol.account not in alice.daemon.host.leaders[run].loads, 60)
         summary = await alice.daemon.node.job(run)
         assert [bool(stage["replicas"]) for stage in summary["stages"]] == [stage != dead for stage in range(3)]
         without = log.round
