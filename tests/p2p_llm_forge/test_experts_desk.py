@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from p2p_llm_forge.config import RunSpec
-from p2p_llm_forge.errors import ActivationError, DoesNotFit, HolderError, ModelError, RequestError, SpecError
+from p2p_llm_forge.errors import ActivationError, DoesNotFit, ModelError, RequestError, SpecError
 from p2p_llm_forge.prepare import Prepared, prepare
 from p2p_llm_forge.protocol import parse
 from p2p_llm_forge.stages import requests
@@ -57,6 +57,8 @@ class Piece:
         os.ftruncate(self.memory, 3 * PART)
         self.front = Front(folder / f"work {stage}", torch.device("cpu"), self.memory, lambda: 0, self.event)
         self.holders: dict[str, Piece] = {}
+        self.garbage: bytes | None = None
+        """What holder b answers instead."""
         self.asked: list[tuple[str, dict[str, Any], str]] = []
         """Backward calls: by whom, what, and their sum."""
         opened = self(
@@ -107,7 +109,10 @@ class Piece:
                 told["bytes"] = [bytes(part) for part in parts]
                 kind = experts.ExpertBackward.model_construct(**{key: told[key] for key in ("layer", "experts", "counts")})
                 self.asked.append((call["holder"], told, digest(kind, *parts)))
-            self.write(2, at, holder.read(2, 0, size))
+            reply = holder.read(2, 0, size)
+            if call["holder"] == "b" and self.garbage is not None:
+                reply = (reply[: size - len(self.garbage)] if len(self.garbage) == 4 else b"") + self.garbage
+            self.write(2, at, reply.ljust(size, b"\0"))
             at += size
         self.front.answered(experts.TrunkAnswer(id=2, do="trunk_answer", ask=event["ask"], failed=failed))
 
@@ -201,12 +206,20 @@ def test_without_one_group_it_is_another_call_which_takes_the_place_of_the_first
 
 
 def test_a_holder_that_fails_leaves_the_trunk_as_it_was(swarm: Swarm) -> None:
-    with pytest.raises(HolderError) as caught:
-        swarm.trunk.drive(0, "a", "nobody")
-    assert caught.value.holder == "nobody"
+    answer = swarm.trunk.drive(0, "a", "nobody")
+    assert (answer["answer"], answer["holder"]) == ("failed", "nobody")
     assert swarm.trunk("stage_manifest")["done"] == []
     swarm.run(0)
     assert swarm.trunk("stage_manifest")["done"] == [0]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"nonsense", b"\x00\x00\xc0\x7f"])
+def test_a_holder_that_answers_garbage_is_named(swarm: Swarm, garbage: bytes) -> None:
+    swarm.trunk.garbage = garbage
+    answer = swarm.trunk.drive(0, "a", "b")
+    assert (answer["answer"], answer["holder"]) == ("failed", "b")
+    assert "answer of b" in answer["why"]
+    assert swarm.trunk("stage_manifest")["done"] == []
 
 
 def test_what_a_holder_lacks_is_told_and_can_be_given_again(swarm: Swarm) -> None:

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from p2p_llm_forge.errors import DoesNotFit, SpecError
-from p2p_llm_forge.settings import TrainingSpec
+from p2p_llm_forge.settings import MembersSpec, TrainingSpec
 from p2p_llm_forge.settings_experts import ExpertsSpec, check
 from p2p_llm_forge.stages.experts.groups import Groups, Service, Serving, scarcity, to_serve
 
 GIB = 1 << 30
+MEMBERS = MembersSpec(max=16)
 
 
 @given(st.integers(1, 300).flatmap(lambda experts: st.tuples(st.just(experts), st.integers(1, experts))))
@@ -61,7 +62,7 @@ def test_only_a_group_that_fits_is_chosen_and_else_the_least_memory_is_named() -
 
 @pytest.mark.parametrize(
     "fields",
-    [{"groups": 0}, {"groups": 2, "replicas": 0}, {"groups": 1024, "replicas": 5}, {"groups": 2, "activations": "f16"},
+    [{"groups": 0}, {"groups": 2, "replicas": 0}, {"groups": 128}, {"groups": 2, "activations": "f16"},
      {"groups": 2, "replica": 2}, {}],
 )  # fmt: skip
 def test_settings_out_of_bounds_are_refused(fields: dict[str, Any]) -> None:
@@ -71,8 +72,10 @@ def test_settings_out_of_bounds_are_refused(fields: dict[str, Any]) -> None:
 
 def test_experts_need_one_shared_batch_cut_into_whole_microbatches() -> None:
     spec = ExpertsSpec(groups=4, microbatch_size=4)
-    check(spec, TrainingSpec(mode="synchronous", inner_steps=2, batch_size=6))
+    check(spec, TrainingSpec(mode="synchronous", inner_steps=2, batch_size=6), MEMBERS)
     with pytest.raises(ValueError, match=r"set training\.mode: synchronous, or leave experts out"):
-        check(spec, TrainingSpec())
+        check(spec, TrainingSpec(), MEMBERS)
     with pytest.raises(ValueError, match="microbatch_size 4 does not divide a driver's 6 sequences"):
-        check(spec, TrainingSpec(mode="synchronous", inner_steps=1, batch_size=6))
+        check(spec, TrainingSpec(mode="synchronous", inner_steps=1, batch_size=6), MEMBERS)
+    with pytest.raises(ValueError, match="members.max is 8; set members.max to 9 or more, or fewer replicas"):
+        check(spec, TrainingSpec(mode="synchronous", inner_steps=2, batch_size=6), MembersSpec(max=8))

@@ -23,7 +23,8 @@ Holder = Annotated[str, Field(max_length=64)]
 
 
 class TrunkDrive(Tagged):
-    """Forward and backward of a microbatch: "loss", and "lost" where experts are dead."""
+    """Forward and backward of a microbatch: "loss", and "lost" to experts that are dead; or it "failed" by a "holder"
+    ("why"), and nothing changed."""
 
     do: Literal["trunk_drive"]
     holders: list[Holder] = Field(min_length=1, max_length=127)

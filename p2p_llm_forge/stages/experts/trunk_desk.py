@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
-from p2p_llm_forge.errors import BlobError, HolderError, RequestError
+from p2p_llm_forge.errors import ActivationError, BlobError, HolderError, RequestError
 from p2p_llm_forge.stages import requests
 from p2p_llm_forge.stages.experts import wire
 from p2p_llm_forge.stages.experts.call import Call
@@ -95,6 +95,8 @@ class TrunkDesk(PieceDesk):
             driven = self.trunk.drive(
                 number, first, tokens_BL, serving, stage_seed(self.spec.seed, self.round, number, 0)
             )
+        except HolderError as exc:
+            return "failed", {"holder": exc.holder or "", "why": exc.message}
         finally:
             self._driving = None
         lost = sum(driven.lost.values(), Lost())
@@ -132,10 +134,13 @@ class TrunkDesk(PieceDesk):
             answer = self._answers.get()
         if answer.failed:
             raise HolderError(f"{answer.failed[:16]}: does not serve its experts", holder=answer.failed)
-        return [
-            wire.decode_like(call, self.window.part(place), self.kind, f"answer of {call.holder[:16]}")
-            for call, place in zip(calls, places, strict=True)
-        ]
+        return [self._reply(call, place) for call, place in zip(calls, places, strict=True)]
+
+    def _reply(self, call: Call, place: Place) -> Tensor:
+        try:
+            return wire.decode_like(call, self.window.part(place), self.kind, f"answer of {call.holder[:16]}")
+        except ActivationError as exc:
+            raise HolderError(exc.message, holder=call.holder) from exc
 
     # ------------------------------------------------------------------ rounds
 

@@ -19,10 +19,9 @@ from peer.errors import DeadlineExceeded, NetworkError, Unreachable
 from peer.runs.staged import passes
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.expert_messages import MISSING_CALLS, Asked, Counted, ExpertBody
-from peer.runs.staged.expert_worker import ExpertWorker, HolderLost
+from peer.runs.staged.expert_worker import FAULT, ExpertWorker, HolderLost
 from peer.runs.staged.messages import AttemptText
 from peer.runs.staged.parcels import digest
-from peer.runs.staged.serving import FAULT
 from peer.runs.staged.worker import Passed
 from peer.stages.drive_trunk import MISSING
 from peer.stages.messages import Kind, Refusal, Tag
@@ -68,10 +67,15 @@ class ExpertDriving(Driving):
         asked: dict[int, list[Asked]] = {}
 
         async def ask(kind: Kind, calls: Sequence[Asked]) -> list[bytes]:
-            replies = await asyncio.gather(*(self._ask(tag, kind, one) for one in calls))
+            asking = [asyncio.create_task(self._ask(tag, kind, one)) for one in calls]
+            try:
+                replies = await asyncio.gather(*asking)
+            finally:
+                for task in asking:
+                    task.cancel()  # what nobody waits for any more
             for one in calls if kind is Kind.BACKWARD else ():
                 asked.setdefault(1 + call.holders.index(one.holder), []).append(one)
-            return list(replies)
+            return replies
 
         lost: list[HolderLost] = []
 

@@ -25,6 +25,9 @@ Ask = Callable[[Kind, Sequence[Asked]], Awaitable[Sequence[bytes]]]
 """Has the holders of one layer make their passes, at once; their replies, each as long as its tokens."""
 
 
+FAULT = "FP-453"
+
+
 class HolderLost(WorkerError):
     """A holder of experts does not serve a microbatch."""
 
@@ -54,11 +57,11 @@ class ExpertWorker(StageWorker):
                     worker, "trunk_drive", {}, "x", "gradient", "reply", round=round_number, microbatch=microbatch,
                     state=self.state, tokens=tokens, holders=list(holders), on_event=on_event,
                 )  # fmt: skip
-            except WorkerError as exc:
-                raise (lost[0] if lost else exc) from exc
             finally:
                 for task in answering:
                     task.cancel()
+        if answer["answer"] == "failed":
+            raise lost[0] if lost else HolderLost(str(answer["holder"]), FAULT, str(answer["why"]))
         for name, figure in answer.get("lost", {}).items():
             self.lost_experts[name] = self.lost_experts.get(name, 0) + int(figure)
         return self._took(answer, b"", Kind.BACKWARD)
@@ -110,14 +113,16 @@ async def _answer(worker: Worker, slot: Slot, event: Fields, ask: Ask, lost: lis
             )
         )  # fmt: skip
         at = end
-    failed = ""
+    failed = calls[0].holder  # unless it goes well: the worker waits for an answer in any case
     try:
         replies, at = await ask(kind, calls), 0
         into = slot.part("reply")
         for data in replies:
             into[at : at + len(data)] = data
             at += len(data)
+        failed = ""
     except HolderLost as exc:
         lost.append(exc)
         failed = exc.account
-    await worker.call("trunk_answer", ask=event["ask"], failed=failed)
+    finally:
+        await worker.call("trunk_answer", ask=event["ask"], failed=failed)
