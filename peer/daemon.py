@@ -146,9 +146,7 @@ class Daemon:
             recover=f"forge-ledger recover --home {home.path}",
         )
         self.blobs = BlobStore(home.blobs, settings.blob_quota_bytes)
-        self.hardware = Hardware.of(
-            settings, cores=self._resources.cores, machine_bytes=self._resources.device_memory_bytes
-        )
+        self.hardware = Hardware.of(settings, self._resources)
         credits, self.replication = Credits(self.logs), Replication(self.logs, network)
         self.host = Host(
             home=home.path,
@@ -167,16 +165,9 @@ class Daemon:
             memories=self.directory.memories,
         )  # fmt: skip
         self.node = Node(
-            home=home.path,
-            network=network,
-            logs=self.logs,
-            credits=credits,
-            directory=self.directory,
-            host=self.host,
-            submitter=submitter,
-            facts=self._facts(),
-            stop=stop,
-        )
+            home=home.path, network=network, logs=self.logs, credits=credits, directory=self.directory,
+            host=self.host, submitter=submitter, facts=self._facts(), stop=stop,
+        )  # fmt: skip
 
     async def start(self, keeper: Keeper) -> None:
         """Publish adverts, take up the runs, look for more."""

@@ -43,12 +43,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "plbart": {"decoder_attention_heads": 4},
 }
 """Where the defaults alone make no model."""
+COUNTS = ", ".join(map(str, STAGES))
 YES, NONE = "exact", "·"
 HEAD = f"""\
 # Families that can be cut into stages
 
 Written by `python -m scripts.families`; `tests/p2p_llm_forge/test_stages_families.py` checks it. Each family's default
-configuration, made small, was cut into {", ".join(map(str, STAGES))} stages and compared with the whole model: the loss and every gradient
+configuration, made small, was cut into {COUNTS} stages and compared with the whole model: the loss and every gradient
 are the same, bit for bit, with tied and with untied embeddings ({NONE}: the family has only the other kind). With
 dropout {DROPOUT}, both seeded alike where a stage begins, they are so too ({NONE}: the family has none).
 

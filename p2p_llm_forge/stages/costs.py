@@ -100,12 +100,15 @@ class Costs:
 
 
 def per_million(work: Sequence[int]) -> list[int]:
-    """Each one's part of all of it; they add up to a million."""
-    total = max(sum(work), 1)
-    parts = [each * MILLION // total for each in work]
-    rests = sorted(range(len(work)), key=lambda index: (-(work[index] * MILLION % total), index))
+    """Each one's part of all of it, at least 1, as the ledger wants it; they add up to a million."""
+    work = [max(each, 1) for each in work]
+    parts = [each * MILLION // sum(work) for each in work]
+    rests = sorted(range(len(work)), key=lambda index: (-(work[index] * MILLION % sum(work)), index))
     for index in rests[: MILLION - sum(parts)]:
         parts[index] += 1
+    for index in [index for index, part in enumerate(parts) if part == 0]:
+        parts[index] += 1
+        parts[parts.index(max(parts))] -= 1
     return parts
 
 

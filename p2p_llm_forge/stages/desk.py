@@ -19,7 +19,8 @@ from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data.sampler import Sampler
 from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import BlobError, DeviceError, RequestError, UpdateError
-from p2p_llm_forge.stages import activations, anatomy, requests, start
+from p2p_llm_forge.memory import Room, check_fits
+from p2p_llm_forge.stages import activations, anatomy, costs, fit, requests, start
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.replica import Replica
 from p2p_llm_forge.stages.requests import Place, Tagged
@@ -86,6 +87,9 @@ class Desk:
     def _open(self, request: requests.StageOpen, config: Any, folder: Path, device: torch.device) -> Replica:
         cut, index, training = start.cut_of(self._spec), request.stage, self._spec.training
         known = anatomy.of(config, cut.stages())
+        room = Room.on(device, request.memory_bytes)
+        reckoned = costs.estimate(config, sequence_length=self._spec.data.sequence_length, known=known)
+        check_fits(fit.of_stage(config, reckoned, cut, index, self._spec), room.main_bytes, room.gpu_bytes)
         self._layouts = layouts(config, cut, training.outer, known)
         held = Held(Path(request.state), self._layouts, index=index, spec=training, folder=folder / "states")
         return Replica(
@@ -120,6 +124,8 @@ class Desk:
                 return self._pass(request)
             case requests.StageRead():
                 return self._read(request)
+            case requests.StageEvaluate():
+                return self._evaluate(request)
             case requests.StageLoad():
                 replica.load(Path(request.state))
                 return {"state": replica.held.id}
@@ -191,24 +197,38 @@ class Desk:
         """The answer to a pass for which too many wait already; for any thread."""
         return {"answer": "busy", "queue": waiting, "service_us": 0, "wait_s": self._wait_s(waiting)}
 
-    def _read(self, request: requests.StageRead) -> Reply:
-        tokens, targets = self.microbatch(request.start)
-        read = self._window.put(request.reply, tokens)
-        return {
-            "bytes": read, "targets": self._window.put(request.targets, targets),
-            "tokens": self.part.sequences * self.part.length,
-        }  # fmt: skip
+    def _evaluate(self, request: requests.StageEvaluate) -> Reply:
+        if request.state != self.replica.held.id:
+            return self._told(Answer(kind="stale"), 0.0)
+        part, targets = self._window.part(request.x), self._given(request.targets)
+        data, loss, tokens = self.replica.work.evaluate(part, targets)
+        written = self._window.put(request.reply, data)
+        return {"answer": "done", "bytes": written, "loss": round(loss * 1e6), "tokens": tokens}
 
-    def microbatch(self, first_slot: int) -> tuple[bytes, bytes]:
-        """Tokens and targets of the microbatch that begins there, as they travel. Raises RequestError, BlobError."""
+    def _read(self, request: requests.StageRead) -> Reply:
+        tokens, targets, counted = self.microbatch(request.start, held_out=bool(request.held_out))
+        read = self._window.put(request.reply, tokens)
+        return {"bytes": read, "targets": self._window.put(request.targets, targets), "tokens": counted}
+
+    def microbatch(self, first: int, *, held_out: bool = False) -> tuple[bytes, bytes, int]:
+        """The microbatch that begins with this slot, or held-out sequence: tokens and targets as they travel, and how
+        many targets there are; a held-out one that is short is filled up with sequences that have none.
+
+        Raises:
+            RequestError: opened without shards. BlobError: shards that are not the run's.
+        """
         if self._shards is None:
             raise RequestError("this stage was opened without shards; open it with them to read")
-        manifest = self._manifest
+        manifest, size = self._manifest, self.part.sequences
         sampler = Sampler(
             seed=self._spec.seed, train_slots=manifest.train_slots, held_out_slots=manifest.held_out_slots
         )
-        tokens = torch.from_numpy(self._shards.read(sampler.windows(first_slot, self.part.sequences)))
-        return activations.encode(tokens[:, :-1], "tokens"), activations.encode(tokens[:, 1:], "tokens")
+        windows = sampler.held_out(first + size)[first:] if held_out else sampler.windows(first, size)
+        read = torch.from_numpy(self._shards.read(windows))
+        tokens = torch.zeros(size, self.part.length, dtype=torch.int64)
+        targets = torch.full_like(tokens, activations.NO_TARGET)
+        tokens[: len(read)], targets[: len(read)] = read[:, :-1], read[:, 1:]
+        return activations.encode(tokens, "tokens"), activations.encode(targets, "tokens"), read[:, 1:].numel()
 
     def _norm(self, request: requests.StageNorm) -> str:
         held = self.replica.held

@@ -86,6 +86,21 @@ class Passes:
         self._walked[keep] = (x, out)
         return out.detach().cpu()
 
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, targets_BL: Tensor | None = None) -> Tensor:
+        """The output without dropout; of the last stage the sum of its targets' losses in nats, fp32 []."""
+        self._stage.eval()
+        try:
+            with self._precision:
+                out: Tensor = self._stage(x.to(self._device))
+        finally:
+            self._stage.train()
+        out = out.float()
+        if targets_BL is None:
+            return out.cpu()
+        targets = targets_BL.to(self._device).flatten()
+        return F.cross_entropy(out.flatten(0, 1), targets, ignore_index=NO_TARGET, reduction="sum").cpu()
+
     def forget(self, kept: int | None = None) -> None:
         """Keep this forward pass no longer, or none at all."""
         if kept is None:

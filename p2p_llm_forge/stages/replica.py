@@ -60,7 +60,7 @@ class Replica:
             stage, held.layout, first=part.first, setting=held.spec.precision, room=keep_passes, device=device
         )
         self._passes.take(held.state.weights_P)
-        self._work = Work(part, self._passes, held.layout, held.spec)
+        self.work = Work(part, self._passes, held.layout, held.spec)
         self._sum_P = self._passes.zeros()
         self._shelf = Shelf(keep_bytes)
         self._done: dict[int, Done] = {}
@@ -112,7 +112,7 @@ class Replica:
             return Answer(kind="done", data=output)
         if known is None and number not in self._done and not self._shelf.fits(memoryview(x).nbytes):
             return Answer(kind="busy")
-        data = self._work.forward(self.round, number, x, keep=number not in self._done)
+        data = self.work.forward(self.round, number, x, keep=number not in self._done)
         if number not in self._done:
             self._shelf.put(What.INPUT, number, x, Rank.NEEDED)
             self._shelf.put(What.OUTPUT, number, data, Rank.REPLY)
@@ -138,8 +138,8 @@ class Replica:
         given = known if x is None else x
         if given is None:
             return Answer(kind="missing")
-        found = self._work.backward(self.round, number, given, gradient, tag.tokens, kept=x is None or _same(known, x))
-        data = self._work.answer(found)
+        found = self.work.backward(self.round, number, given, gradient, tag.tokens, kept=x is None or _same(known, x))
+        data = self.work.answer(found)
         losses = [0.0] * self.part.sequences if found.losses_B is None else found.losses_B.tolist()
         done = Done(
             tokens=tag.tokens, digest=_digest(given, gradient), losses=tuple(round(loss * 1e6) for loss in losses)
@@ -153,7 +153,8 @@ class Replica:
         return Answer(kind="done", data=data, loss=done.loss)
 
     def undo(self, tag: Tag, x: Buffer | None = None, gradient: Buffer | None = None) -> Answer:
-        """Take a microbatch out of the sum again; missing: input and gradient are not kept, so they have to be given.
+        """Take a microbatch out of the sum again, or forget its input if that waits for a backward that never comes;
+        missing: input and gradient are not kept, so they have to be given.
 
         Raises:
             RequestError: no such microbatch.
@@ -257,17 +258,19 @@ class Replica:
         if data is None:
             if (record := self._record(number, x, gradient)) is None:
                 return Answer(kind="missing")
-            data = self._work.answer(self._work.backward(self.round, number, *record, done.tokens))
+            data = self.work.answer(self.work.backward(self.round, number, *record, done.tokens))
             self._shelf.put(What.ANSWER, number, data, Rank.REPLY)
         return Answer(kind="done", data=data, loss=done.loss)
 
     def _undo(self, number: int, x: Buffer | None, gradient: Buffer | None) -> bool:
         """Whether the microbatch is in the sum no more."""
         if number not in self._done:
+            self._shelf.forget(number)
+            self._passes.forget(number)
             return True
         if (record := self._record(number, x, gradient)) is None:
             return False
-        found = self._work.backward(self.round, number, *record, self._done[number].tokens)
+        found = self.work.backward(self.round, number, *record, self._done[number].tokens)
         self._passes.add(self._sum_P, found, -1)
         del self._done[number]
         self._shelf.forget(number)

@@ -56,6 +56,8 @@ class StageOpen(StageRequest):
     """Path of its state."""
     keep_bytes: int = Field(default=256 << 20, ge=0)
     """For inputs, replies and records of the round under way."""
+    memory_bytes: int | None = Field(default=None, ge=0)
+    """Memory to stay within; what is free now when left out."""
     keep_passes: int = Field(default=0, ge=0, le=1024)
     """Forward passes that are kept whole, which takes the memory of their activations and spares their backward a
     forward pass."""
@@ -83,11 +85,14 @@ class StageBegin(StageRequest):
 
 
 class StageRead(StageRequest):
-    """Tokens and targets of a microbatch, from our shards; answered with the "bytes" of both."""
+    """Tokens and targets of a microbatch, from our shards; answered with how long both are ("bytes", "targets") and how
+    many "tokens" have a target: of held-out ones the last microbatch may have fewer, or none."""
 
     do: Literal["stage_read"]
     start: int = _SLOT
     """Its first slot."""
+    held_out: Literal[0, 1] = 0
+    """1: of those that are never trained on, from 0."""
     reply: Place
     """Where the tokens go."""
     targets: Place
@@ -131,6 +136,18 @@ class StageUndo(Tagged):
     """Its input, in case it is not kept."""
     gradient: Place | None = None
     """The same."""
+
+
+class StageEvaluate(StageRequest):
+    """The output without dropout, of no round; of the last stage "loss" in micro-nats a token over so many "tokens"."""
+
+    do: Literal["stage_evaluate"]
+    state: str = _ID
+    """Id of the stage's state; "stale" is answered if another is held."""
+    x: Place
+    targets: Place | None = None
+    """The last stage's."""
+    reply: Place
 
 
 class StageConfirm(StageRequest):
@@ -218,8 +235,7 @@ class StageExport(StageRequest):
 
 
 KINDS: tuple[type[StageRequest], ...] = (
-    StageOpen, StageLoad, StageBegin, StageRead, StageForward, StageBackward, StageUndo, StageConfirm, StageManifest,
-    StageFreeze, StageWrite, StageNorm, StageApply, StageCheck,
-    StageExport,
+    StageOpen, StageLoad, StageBegin, StageRead, StageForward, StageBackward, StageUndo, StageEvaluate, StageConfirm,
+    StageManifest, StageFreeze, StageWrite, StageNorm, StageApply, StageCheck, StageExport,
 )  # fmt: skip
 COMMANDS: dict[str, type[Request]] = {get_args(kind.model_fields["do"].annotation)[0]: kind for kind in KINDS}

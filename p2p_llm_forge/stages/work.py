@@ -25,6 +25,8 @@ from p2p_llm_forge.state import Layout
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
+_MOST_NATS = 1e6
+
 
 class Work:
     """One stage's. Its methods raise ActivationError where what was given, or what it leads to, cannot be used."""
@@ -68,6 +70,18 @@ class Work:
                 "(training.max_update_rms)"
             )
         return found
+
+    def evaluate(self, x: Buffer, targets: Buffer | None) -> tuple[bytes, float, int]:
+        """Without dropout: the output; or of the last stage the mean loss in nats, and over how many targets."""
+        values = self._input(x)
+        if not self._part.last:
+            return activations.encode(self._passes.evaluate(values), self._part.activations), 0.0, 0
+        wanted = self._tokens(b"" if targets is None else targets, "targets", NO_TARGET)
+        counted = int((wanted != NO_TARGET).sum())
+        loss = float(self._passes.evaluate(values, wanted)) / max(counted, 1)
+        if not 0.0 <= loss < _MOST_NATS:
+            raise ActivationError(f"evaluate: the loss of this state is {loss}")
+        return b"", loss, counted
 
     def answer(self, found: Backward) -> bytes:
         """The gradient of the input; nothing where the input is tokens."""

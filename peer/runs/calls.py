@@ -10,9 +10,10 @@ from typing import Any
 
 from peer.errors import Refused
 from peer.ledger.logs import Logs
-from peer.messages import Ahead, Bundle, Gossip
+from peer.messages import Ahead, Bundle, Gossip, HeldOutLoss
 from peer.network.network import Network
 from peer.runs.roles import AnyLeader, AnyMember
+from peer.runs.staged.bodies import HeldOutQuery
 from peer.runs.staged.member import StagedMember
 from peer.runs.staged.messages import ORDERS, AnyOrder
 from peer.wire import PAYLOAD_LIMIT, Reply
@@ -37,7 +38,8 @@ class Calls:
         network.serve("stage.status", self._for_leader("on_status"))
         for name, kind in ORDERS.items():
             network.serve(f"stage.{name}", self._ordered(kind))
-        for name in ("part", "pass", "expert", "more"):
+        network.serve("stage.held_out", self._on_held_out)
+        for name in ("part", "pass", "look", "expert", "more"):
             network.serve_bytes(f"stage.{name}", self._for_replica(f"on_{name}"), reply_bytes=PAYLOAD_LIMIT)
         network.serve("run.ahead", self._on_ahead)
         network.serve("run.news", self._on_news)
@@ -72,6 +74,13 @@ class Calls:
             return {}
 
         return handle
+
+    async def _on_held_out(self, caller: str, body: Body) -> Body:
+        asked = HeldOutQuery.read(body)
+        member = self._staged(asked.run)
+        if caller != member.leader.peer:
+            raise Refused("FP-423", f"run {asked.run[:16]}: peer {caller} does not lead it")
+        return HeldOutLoss(loss=await member.looking.measure(asked.states)).body()
 
     def _for_replica(self, method: str) -> Any:
         async def handle(caller: str, body: Body, payload: bytes) -> Reply:

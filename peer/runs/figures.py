@@ -84,7 +84,7 @@ def stage_plan_of(spec: dict[str, Any], plan: Plan) -> StagePlan | None:
         config = spec["config"]
         pipeline = config["experts"] if stages.experts else config["pipeline"]
         return StagePlan(
-            plan=replace(plan, evaluate_every=0),  # no peer holds the whole model
+            plan=replace(plan, evaluate_every=0) if stages.experts else plan,  # nobody measures it
             replicas=int(pipeline["replicas"]),
             microbatch=stages.microbatch,
             in_flight=int(pipeline["in_flight"]),

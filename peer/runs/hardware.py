@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peer.config import Settings
+from peer.resources import Resources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,12 @@ class Hardware:
     """Memory of the device."""
 
     @classmethod
-    def of(cls, settings: Settings, *, cores: int, machine_bytes: int = 0) -> Hardware:
+    def of(cls, settings: Settings, machine: Resources) -> Hardware:
         """As the settings say; all cores unless they say otherwise."""
         return cls(
-            threads=settings.threads or cores,
+            threads=settings.threads or machine.cores,
             device=settings.device,
             memory_bytes=settings.memory_bytes,
             keep=settings.keep_residuals,
-            machine_bytes=machine_bytes,
+            machine_bytes=machine.device_memory_bytes,
         )

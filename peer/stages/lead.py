@@ -25,7 +25,7 @@ from peer.rounds.roster import Member, Roll
 from peer.rounds.speed import Speeds
 from peer.stages.course import Course, Effects, Outcome
 from peer.stages.messages import Assign, StageLeaderMessage, Status, Tell
-from peer.stages.opening import opening, standing_after
+from peer.stages.opening import opening, quotas_of, ready, standing_after
 from peer.stages.placement import Placement
 from peer.stages.plan import StagePlan
 from peer.stages.refusals import check_status
@@ -195,7 +195,14 @@ class StageLeader:
             if receipt.stage == 0 and receipt.account in course.done_s:
                 self._speeds.delivered(receipt.account, receipt.slots.count, course.done_s[receipt.account])
 
+    def states_of(self, round: int) -> tuple[str, ...]:
+        """The id of each stage's state after a round that is settled, or about to be."""
+        return self._outcome.states if round > self.log.round else self.log.states_after(round)
+
     def _evaluated(self, message: Evaluated | Unevaluated, now: float) -> Effects:
+        if isinstance(message, Unevaluated) and not message.account:  # nobody could: it is logged without
+            last = self.phase is Phase.EVALUATING and message.round == self.log.round + 1
+            return self._log_settled(now) if last else []
         effects = self._held_out.take(message, settled=self.log.round)
         told: Effects = [effect for effect in effects if isinstance(effect, Evaluate | Report)]
         figure = self._held_out.figure
@@ -236,14 +243,14 @@ class StageLeader:
         if reason := self._closing or close_reason(self._limits, standing):
             return (Close(state=state, reason=reason),), []
         told = self._move(now)
-        ready = self._ready(state)
-        quotas = dict(zip(ready[0], self._speeds.quotas(ready[0]), strict=True))
+        there = self._ready(state)
+        quotas = quotas_of(self._speeds, there[0], self.plan)
         entry = opening(
-            self.plan, self.log, round=settled + 1, state=state, ready=ready, quotas=quotas, balance=standing.balance
+            self.plan, self.log, round=settled + 1, state=state, ready=there, quotas=quotas, balance=standing.balance
         )
         if entry is not None:
             return (entry,), told
-        missing = self.placement.missing({stage: len(accounts) for stage, accounts in ready.items()})
+        missing = self.placement.missing({stage: len(accounts) for stage, accounts in there.items()})
         if missing != self._said:
             self._said = missing
             told.append(Report(event="waiting", fields={"round": settled + 1, "missing": missing}))
@@ -251,14 +258,8 @@ class StageLeader:
 
     def _ready(self, state: str) -> dict[int, list[str]]:
         """By stage: who can be rostered in a round that starts from this state."""
-        states = {state, self.log.state}
-        ready: dict[int, list[str]] = {stage: [] for stage in range(self.plan.stages)}
-        for account in self.roll.ready(states):
-            stage = self._stages.get(account, -1)
-            if stage >= 0 and stage == self.placement.stage_of(account):
-                ready[stage].append(account)
-        ready[0] = ready[0][: self.plan.plan.max_members]
-        return ready
+        accounts = self.roll.ready({state, self.log.state})
+        return ready(self.plan, accounts, holds=self._stages, serves=self.placement.stage_of)
 
     def _move(self, now: float) -> Effects:
         """At a round's edge somebody may have to serve another stage from now on."""

@@ -5,14 +5,20 @@ Pure: no state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ledger.entries import StageOpen, StageReceipt, StageSeat, Validation
 from ledger.stages import worth
-from peer.rounds.log import RunLog
+from peer.rounds.log import RunLog, Seat
 from peer.rounds.opening import Standing
+from peer.rounds.speed import Speeds
 from peer.stages.manifest import MOST_MICROBATCHES
 from peer.stages.plan import StagePlan
+
+NEARLY = 0.8
+"""A round that is planned for this part of the time budget is ended by that."""
+ROOM = 2
+"""Then drivers get so many times what they should come to drive."""
 
 
 def standing_after(
@@ -29,6 +35,36 @@ def standing_after(
         tokens=log.tokens + sum(receipt.tokens for receipt in counted if receipt.stage == 0),
         losses=[*log.losses, *figure[1:]],
     )
+
+
+def ready(
+    plan: StagePlan, accounts: Iterable[str], *, holds: Mapping[str, int], serves: Callable[[str], int | None]
+) -> dict[int, list[str]]:
+    """By stage: those of `accounts` that hold the one that they are to serve; of drivers not too many."""
+    found: dict[int, list[str]] = {stage: [] for stage in range(plan.stages)}
+    for account in accounts:
+        stage = holds.get(account, -1)
+        if stage >= 0 and stage == serves(account):
+            found[stage].append(account)
+    found[0] = found[0][: plan.plan.max_members]
+    return found
+
+
+def quotas_of(speeds: Speeds, accounts: Sequence[str], plan: StagePlan) -> dict[str, int]:
+    """Slots for each driver, so that all finish together.
+
+    Where the time budget ends the round anyway they get more: when a driver dies, the others go on in its place, and
+    a newcomer may be quick.
+    """
+    quotas = dict(zip(accounts, speeds.quotas(accounts), strict=True))
+    round_s = speeds.round_s([Seat(account=account, start=0, quota=quota) for account, quota in quotas.items()])
+    if round_s is None or round_s < NEARLY * plan.plan.time_budget_s:
+        return quotas
+    known = {account for account in accounts if speeds.time_s(account, plan.microbatch)}
+    most = max(quotas.values())
+    return {
+        account: min(ROOM * (quota if account in known else most), plan.plan.quota) for account, quota in quotas.items()
+    }
 
 
 def opening(

@@ -177,7 +177,7 @@ class Tally:
         return [seat for seat in self.open.roster if seat.stage == stage]
 
     def states(self, before: Sequence[str], working: Collection[str], *, patient: bool) -> list[str]:
-        """The state of each stage after the cut, empty where it is not sure; a stage without receipts stays as it is."""
+        """The state of each stage after the cut, empty where it is not sure; without receipts it stays as it is."""
         return [
             self.state_of(stage, working, patient=patient) if self.counts(stage) else before[stage]
             for stage in range(self._stages)

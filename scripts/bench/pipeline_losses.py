@@ -94,7 +94,7 @@ def losses(size: Size, folder: Path, activations: str) -> Iterator[float]:
         for replica in (first, last):
             replica.begin(number, 0, small.microbatches)
         for j in range(small.microbatches):
-            tokens, targets = desks[0].microbatch(((number - 1) * small.microbatches + j) * MICROBATCH)
+            tokens, targets, _ = desks[0].microbatch(((number - 1) * small.microbatches + j) * MICROBATCH)
             tags = [
                 Tag(round=number, microbatch=j, state=replica.held.id, tokens=MICROBATCH * LENGTH)
                 for replica in (first, last)

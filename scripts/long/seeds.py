@@ -1,7 +1,7 @@
 """Plays thousands of simulated worlds on all cores and names every seed that breaks a rule.
 
-`runs` are training runs (`tests.sim.world`), `stages` runs with stages (`tests.sim.stages_world`); `witnesses` and `replicas` are networks of those, in
-`tests.sim.ledger_witnesses` and `tests.sim.ledger_replicas_stores`.
+`runs` are training runs (`tests.sim.world`), `stages` are runs with stages (`tests.sim.stages_world`); `witnesses` and
+`replicas` are networks of those, in `tests.sim.ledger_witnesses` and `tests.sim.ledger_replicas_stores`.
 
 IO: worker processes, SQLite files in a temporary folder, standard output.
 """

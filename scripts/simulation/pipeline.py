@@ -2,11 +2,11 @@
 
 The machines are the daemon's own (`peer.stages`). At every moment the stage with the least summed speed of living
 replicas on the roster bounds the run. While a round is driven, from a minute after its opening (the pipeline is filled
-then) until its time budget is over, what goes through all stages is compared with that bound, lowered by what died with
-a replica and had to be done again: it tells routing. All the time, what counts at last is compared with what the
-replicas that lived until their round was settled could have done without a pause: it tells also what is lost by filling
-and draining the pipeline, by drivers that died, by undoing, reconciling, exchanging updates and certifying, which
-longer rounds or sessions lessen.
+then) until its time budget is over, what goes through all stages is compared with that bound, lowered by what died
+with a replica and was done again in that minute: it tells routing. All the time, what counts at last is compared with
+what the replicas that lived until their round was settled could have done without a pause: it tells also what is lost
+by filling and draining the pipeline, by drivers that died, by undoing, reconciling, exchanging updates and certifying,
+which longer rounds or sessions lessen.
 
 IO: standard output.
 """
@@ -40,6 +40,8 @@ NETWORK, RUN = "9e" * 32, "7a" * 32
 SLOTS = 4
 LOOK_S = 1.0
 """What could be done is summed up in steps of this."""
+BOUND_S = 60.0
+"""Which stage bounds the run is looked at once in so long: deaths may make it another."""
 FILLED_S = 60.0
 
 
@@ -70,7 +72,7 @@ class World:
         self._could = self._did = self._whole = 0.0
         """Microbatches: that could have gone through while driving, that did, and that could have counted."""
         self._capacity = [0.0] * settings.stages
-        """By stage: what its living replicas could do in the round's time budget, without what had to be redone."""
+        """By stage: what its living replicas could do in this minute of driving, without what had to be redone."""
         self._served: dict[tuple[int, int], tuple[PipelinePeer, int]] = {}
         """By stage and microbatch: who holds its gradient, in which session."""
         self._through: dict[str, int] = {}
@@ -175,8 +177,7 @@ class World:
     def _logged(self, entries: Sequence[Entry]) -> None:
         if self.log.open is not None:  # what the survivors of the round could have done
             self._whole += min(self._speeds(self.log.open)) * (self.clock.now - self._opened_at)
-            self._could += max(0.0, min(self._capacity))
-        self._capacity = [0.0] * self.settings.stages
+            self._take_bound()
         self._served.clear()
         self._append(entries)
         self._opened_at = self.clock.now
@@ -208,8 +209,15 @@ class World:
             }
             if FILLED_S <= self.clock.now - self._opened_at <= self.settings.round_s:
                 self._capacity = [sum(pair) for pair in zip(self._capacity, speeds, strict=True)]
+                if (self.clock.now - self._opened_at) % BOUND_S < LOOK_S:
+                    self._take_bound()
                 self._did += sum(max(0, count - through[name]) for name, count in self._through.items())
         self.after(LOOK_S, self._look)
+
+    def _take_bound(self) -> None:
+        """Another minute's least stage."""
+        self._could += max(0.0, min(self._capacity))
+        self._capacity = [0.0] * self.settings.stages
 
     def served(self, peer: PipelinePeer, tag: Tag, part: float) -> None:
         """A replica did a backward; what died with another one had to be redone, what is done twice had not."""
@@ -250,9 +258,15 @@ def run(settings: PipelineSettings) -> Figures:
     """Play one run, until the first round that ends after its hours."""
     world = World(settings)
     end = settings.hours * HOUR_S
-    world.clock.run(end, lambda: False)
-    rounds = world.log.round
-    world.clock.run(end + 10 * settings.round_s, lambda: world.log.round > rounds)
+    due: list[int] = []
+    """Rounds that are to be settled, once the hours are over."""
+
+    def over() -> bool:
+        if not due and world.clock.now >= end:
+            due.append(world.log.round + 1)
+        return bool(due) and world.log.round >= due[0]
+
+    world.clock.run(end + 10 * settings.round_s, over)
     return world.figures()
 
 

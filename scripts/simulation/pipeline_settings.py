@@ -20,7 +20,7 @@ class PipelineSettings:
     stages: int = 4
     replicas: int = 2
     """So many of each stage a round needs."""
-    in_flight: int = 24
+    in_flight: int = 32
     """Microbatches that a driver has under way."""
     round_s: float = 900.0
     """Time budget of a round."""

@@ -52,9 +52,10 @@ def distance(net: Net) -> float:
     return Oracle(known_run(net.peers[0].home), Found([peer.home for peer in net.peers])).distance()
 
 
-def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "dropout"), [("gpt2", 0.1), ("llama", 0.0)])
+def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path, family: str, dropout: float) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\n") as net:
-        submit(net, tmp_path)
+        submit(net, tmp_path, family=family, dropout=dropout)
         closed(net, 3 * PATIENCE_S)
         assert len(told(net.peers[0], "settled")) == 6
         report = run_json("forge-ledger", "verify", "--home", net.peers[0].home)

@@ -77,5 +77,5 @@ def test_experts_need_one_shared_batch_cut_into_whole_microbatches() -> None:
         check(spec, TrainingSpec(), MEMBERS)
     with pytest.raises(ValueError, match="microbatch_size 4 does not divide a driver's 6 sequences"):
         check(spec, TrainingSpec(mode="synchronous", inner_steps=1, batch_size=6), MEMBERS)
-    with pytest.raises(ValueError, match="members.max is 8; set members.max to 9 or more, or fewer replicas"):
+    with pytest.raises(ValueError, match=r"members\.max is 8; set members\.max to 9 or more, or fewer replicas"):
         check(spec, TrainingSpec(mode="synchronous", inner_steps=2, batch_size=6), MembersSpec(max=8))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
 
-from p2p_llm_forge.errors import ActivationError, EngineError, RequestError, StateError, UpdateError
+from p2p_llm_forge.errors import ActivationError, DiskError, EngineError, RequestError, StateError, UpdateError
 from p2p_llm_forge.protocol import Contribution
 from p2p_llm_forge.stages.activations import encode
 from p2p_llm_forge.stages.replica import Replica
 from p2p_llm_forge.stages.step import norm_hex
 from p2p_llm_forge.stages.tags import Tag
+from p2p_llm_forge.state import State
 
 from .stage_world import LENGTH, SEQUENCES, VOCABULARY, WIDTH, World, windows
 
@@ -139,6 +141,10 @@ def test_no_room_for_another_input_is_busy_until_one_is_done(tmp_path: Path) -> 
     assert middle.forward(world.tag(1, 1, 1), hidden(1)).kind == "done", "it is there already"
     assert middle.backward(world.tag(1, 1, 0), None, hidden(9)).kind == "done"
     assert middle.forward(world.tag(1, 1, 2), hidden(2)).kind == "done"
+    assert middle.forward(world.tag(1, 1, 3), hidden(3)).kind == "busy"
+    assert middle.undo(world.tag(1, 1, 2)).kind == "done", "its driver is gone"
+    assert middle.forward(world.tag(1, 1, 3), hidden(3)).kind == "done"
+    assert middle.manifest() == [0]
 
 
 def test_an_evicted_record_has_to_be_given_again_and_be_the_same(tmp_path: Path) -> None:
@@ -226,3 +232,25 @@ def test_steps_from_other_states_norms_or_updates_are_refused_without_a_trace(wo
         middle.norm(middle.id, updates[1], updates[0])
     assert held.apply(before, 1, updates[0], updates[2], norms).exists()
     assert held.id != before
+
+
+def test_a_disk_that_fails_leaves_state_and_sum_as_they_were(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    world.drive(1, 0, lambda *_: 0)
+    (middle,) = world.replicas[1]
+    before = middle.held.id
+    updates = settled(world, 1)
+    told = [norm_hex(1.0), middle.held.norm(before, updates, []), norm_hex(1.0)]
+    with monkeypatch.context() as patch, pytest.raises(DiskError, match="No space left"):
+        patch.setattr("os.fsync", full)
+        middle.apply(before, 1, updates, [], told)
+    assert not list((world.folder / "1 0" / "states").iterdir())
+    assert before == middle.held.id == middle.held.state.id()
+    assert middle.manifest() == [0]
+    assert middle.write([0]).path == Path(updates[0].path)
+    path = middle.apply(before, 1, updates, [], told)
+    assert middle.held.id != before
+    assert State.load(path, middle.held.layout).id() == middle.held.id
+    assert middle.manifest() == []

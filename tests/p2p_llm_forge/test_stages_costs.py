@@ -54,6 +54,14 @@ def test_shares_follow_the_work_and_add_up_to_a_million() -> None:
         assert all(abs(share - costs.MILLION * each / sum(work)) < 1 for share, each in zip(shares, work, strict=True))
 
 
+def test_a_stage_that_costs_next_to_nothing_has_a_share_too() -> None:
+    found = estimate(config("gpt2"))
+    for seconds in ([1e-9, 9e9, 1.0, 1.0, 1.0], [0.0] * 5):
+        shares = found.measured(0.0, seconds, 0.0).shares(cut.Cut.of_counts((1, 1, 3)))
+        assert sum(shares) == costs.MILLION
+        assert min(shares) >= 1
+
+
 def test_measured_seconds_take_the_place_of_operations() -> None:
     found = estimate(config("gpt2"))
     slow = found.measured(0.0, [9.0, 1.0, 1.0, 1.0, 1.0], 0.0)

@@ -51,11 +51,15 @@ def read_stage_update(path: Path) -> Fields:
 class FakeStage:
     """One stage. `wait` holds a round's backward passes back as long as a test wants."""
 
+    forgets = False
+    """Whether it keeps no input for the backward pass."""
+
     def __init__(self, folder: Path, tensors: int | None, write: Callable[[str, bytes], Path]) -> None:
         self._folder, self._write = folder, write
         self._descriptor = os.dup(tensors) if tensors is not None else -1
         self.stage, self.stages, self.state = -1, 0, b""
         self.round, self.start, self.done = 0, 0, set[int]()
+        self.inputs: dict[int, bytes] = {}
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -96,12 +100,21 @@ class FakeStage:
         return {"state": id_of(self.state)}
 
     def _begin(self, *, round: int, start: int, microbatches: int, anew: int) -> Fields:
-        self.round, self.start, self.done = round, start, set()
+        self.round, self.start, self.done, self.inputs = round, start, set(), {}
         return {"state": id_of(self.state), "done": []}
 
-    def _read(self, *, start: int, reply: Fields, targets: Fields) -> Fields:
+    def _read(self, *, start: int, held_out: int, reply: Fields, targets: Fields) -> Fields:
         size = self._put(reply, tensor("tokens", start))
-        return {"bytes": size, "targets": self._put(targets, tensor("targets", start)), "tokens": 2 * TOKENS_PER_SLOT}
+        told = self._put(targets, tensor("targets", start))
+        return {"bytes": size, "targets": told, "tokens": 0 if held_out and start >= 3 else 2 * TOKENS_PER_SLOT}
+
+    def _evaluate(self, *, state: str, x: Fields, reply: Fields, targets: Fields | None = None) -> Fields:
+        if state != id_of(self.state):
+            return self._told("stale")
+        assert (targets is not None) == (self.stage == self.stages - 1)
+        out = tensor("look", self.stage, self._given(x))
+        size = 0 if targets is not None else self._put(reply, out)
+        return {"answer": "done", "bytes": size, "loss": 4_000_000 if targets is not None else 0, "tokens": 32}
 
     def _told(self, answer: str, **fields: Any) -> Fields:
         return {"answer": answer, "queue": 0, "service_us": 1000, "took_us": 1000, "bytes": 0, "loss": 0, **fields}
@@ -118,13 +131,18 @@ class FakeStage:
     def _forward(self, *, x: Fields, reply: Fields, **tag: Any) -> Fields:
         if self._stale(tag):
             return self._told("stale")
-        out = tensor("forward", self.stage, tag["round"], tag["microbatch"], self._given(x))
+        given = self._given(x)
+        if not self.forgets:
+            self.inputs[tag["microbatch"]] = given
+        out = tensor("forward", self.stage, tag["round"], tag["microbatch"], given)
         return self._told("done", bytes=self._put(reply, out))
 
     def _backward(self, *, gradient: Fields, reply: Fields, x: Fields | None = None, **tag: Any) -> Fields:
         if self._stale(tag):
             return self._told("stale")
-        given = self._given(x) if x is not None else b""
+        if x is None and tag["microbatch"] not in self.inputs:
+            return self._told("missing")
+        given = self._given(x) if x is not None else self.inputs[tag["microbatch"]]
         self.done.add(tag["microbatch"])
         if not self.stage:
             return self._told("done")

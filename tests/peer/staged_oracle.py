@@ -99,6 +99,20 @@ class Oracle:
         found = {name: value.reshape(-1) for name, value in self.weights(self.run.log.round).items()}
         return distance(found, {name: value.detach().reshape(-1) for name, value in self.whole.items()})
 
+    @torch.no_grad()
+    def held_out(self, sequences: int) -> float:
+        """The held-out loss of the weights that `distance` came to, in nats a token."""
+        sampler = Sampler(
+            seed=self.spec.seed, train_slots=self.manifest.train_slots, held_out_slots=self.manifest.held_out_slots
+        )
+        tokens = torch.from_numpy(self.shards.read(sampler.held_out(sequences)))
+        x = tokens[:, :-1]
+        for stage in self.stages:
+            for name, parameter in stage.named_parameters():
+                parameter.copy_(self.whole[name])
+            x = stage.eval()(x)
+        return float(torch.nn.functional.cross_entropy(x.flatten(0, 1), tokens[:, 1:].flatten()))
+
     def _gradient(self, done: SettledRound) -> None:
         """The mean gradient over what the receipts say was served."""
         for stage in self.stages:

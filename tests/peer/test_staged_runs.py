@@ -14,10 +14,12 @@ import pytest
 
 from ledger.fold.fold import conservation
 from ledger.verify.verify import verify_store
+from peer.errors import Unreachable
 from peer.runs.staged.worker import StageWorker
 from peer.stages.manifest import Manifest, check_cover
 from peer.wire import Reply
 from tests.peer.daemons import Peer, World
+from tests.peer.fake_stage import FakeStage
 from tests.peer.memory_net import until
 
 NAMES = ("alice", "bob", "carol", "dave")
@@ -36,7 +38,7 @@ async def submit(
     """A run whose model is cut; a driver has 4 microbatches of 2 slots."""
     return await peer.submit(
         leaders=leaders or [], members={"min": 1, "max": 8},
-        training={"rounds": rounds, "inner_steps": 4, "time_budget_s": "5.0", **more},
+        training={"rounds": rounds, "inner_steps": 4, "time_budget_s": "5.0"}, **more,
         pipeline={"stages": stages, "replicas": replicas, "microbatch_size": 2, "in_flight": 2, "activations": "f32"},
     )  # fmt: skip
 
@@ -71,9 +73,11 @@ async def through(run: str, *peers: Peer) -> None:
 
 async def test_replicas_of_two_stages_train_and_are_paid(four: World) -> None:
     peers = [await four.peer(name) for name in NAMES]
-    run = await submit(peers[0])
+    run = await submit(peers[0], evaluation={"every": 2, "sequences": 8})
     await through(run, *peers)
     log = peers[0].run(run).log
+    assert [event["validation"] for event in peers[0].events(run, "evaluated")] == [4.0, 4.0]
+    assert log.settled[-1].validation == (4, 4_000_000)
     assert [done.tokens for done in log.settled] == [2 * 8 * 16] * 4
     assert {len(done.staged) for done in log.settled} <= {3, 4}
     for peer in peers[1:]:
@@ -148,6 +152,25 @@ async def test_tensors_longer_than_a_frame_travel_in_parts(four: World, monkeypa
     assert peers[0].run(run).log.tokens == 2 * 2 * 8 * 16
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_an_input_is_sent_again_only_where_it_was_forgotten(
+    four: World, monkeypatch: pytest.MonkeyPatch, forgets: bool
+) -> None:
+    monkeypatch.setattr(FakeStage, "forgets", forgets)
+    peers = [await four.peer(name) for name in NAMES[:3]]
+    sizes: list[int] = []
+
+    def note(_: str, __: str, body: dict[str, Any]) -> None:
+        if (body["stage"], body["kind"]) == (1, "backward"):
+            sizes.append(body["x"])
+
+    four.air.faults["stage.pass"] = note
+    run = await submit(peers[0], stages=3, replicas=1, rounds=2)
+    await through(run, *peers)
+    assert 0 in sizes, "the only replica has it from the forward pass"
+    assert any(sizes) == forgets
+
+
 async def test_a_replica_that_answers_garbage_is_passed_over(four: World) -> None:
     peers = [await four.peer(name) for name in NAMES]
     run = await submit(peers[0], rounds=3)
@@ -155,3 +178,49 @@ async def test_a_replica_that_answers_garbage_is_passed_over(four: World) -> Non
     liar = next(peer for peer in peers if stage_of(run, peer) == 1)
     four.air.changes[liar.network.peer_id, "stage.pass"] = lambda reply: Reply(reply.body, b"garbage")
     await through(run, *peers)
+
+
+async def test_a_stage_that_lacks_replicas_makes_the_run_wait_and_say_so(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    gates = [peer.engine.hold(2) for peer in peers]
+    run = await submit(peers[0])
+    await in_round_2(run, *peers)
+    away = next(peer for peer in peers[1:] if stage_of(run, peer) == 1)
+    away.daemon.host.presence.pause(None)
+    for gate in gates:
+        gate.set()
+    waiting = await until(
+        lambda: next((event for event in peers[0].events(run, "waiting") if event["round"] == 3), None), 30
+    )
+    assert "stage 1 has 1 of 2 replicas: needs a peer with" in waiting["missing"]
+    log = peers[0].run(run).log
+    await until(lambda: log.round == 2 and log.open is None)  # it waits at a settled round
+    away.daemon.host.presence.resume()
+    await through(run, *peers)
+
+
+async def test_who_joins_in_mid_run_fetches_a_stage_and_serves_it(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+    gates = [peer.engine.hold(3) for peer in peers]
+    run = await submit(peers[0], rounds=6)
+    await until(lambda: all(any(e["round"] == 3 for e in peer.events(run, "training")) for peer in peers), 30)
+    erin = await four.peer("erin")
+    loaded = await erin.event(run, "loaded")
+    assert loaded["round"] == 2
+    for gate in gates:
+        gate.set()
+    await through(run, *peers, erin)
+    assert erin.events(run, "delivered"), "it had a seat as soon as it held the stage"
+    assert await erin.spendable() > 0
+
+
+async def test_a_run_ends_though_nobody_can_measure_held_out_losses(four: World) -> None:
+    peers = [await four.peer(name) for name in NAMES]
+
+    def nobody(*_: object) -> None:
+        raise Unreachable("nobody looks")
+
+    four.air.faults["stage.look"] = nobody
+    run = await submit(peers[0], rounds=2, evaluation={"every": 1, "sequences": 8})
+    await through(run, *peers)
+    assert [done.validation for done in peers[0].run(run).log.settled] == [None, None]

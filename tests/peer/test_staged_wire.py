@@ -14,7 +14,8 @@ from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import MessageInvalid, Refused
 from peer.rounds.log import OpenRound, Seat
-from peer.runs.staged.messages import ORDERS, PassBody, RefusalText, Standing, on_the_wire, receipt_of
+from peer.runs.staged.bodies import PassBody, RefusalText
+from peer.runs.staged.messages import ORDERS, Standing, on_the_wire, receipt_of
 from peer.runs.staged.parcels import KEPT_S, MOST_PARCELS, Parcels, parts_of
 from peer.runs.staged.records import Records
 from peer.stages.messages import Assign, Attempt, Cut, Freeze, Halt, Losses, Refusal, Status
@@ -106,8 +107,9 @@ def test_an_order_comes_back_as_it_went(order: Any) -> None:
         kind.read(body.body() | {"more": 1})
 
 
-def test_a_refusal_comes_back_as_it_went() -> None:
-    refusal = Refusal(code="STALE", wait_s=0.25, round=3, state=STATE)
+@pytest.mark.parametrize("code", ["STALE", "BUSY", "WORKING", "FROZEN", "FP-452"])
+def test_a_refusal_comes_back_as_it_went(code: str) -> None:
+    refusal = Refusal(code=code, wait_s=0.25, round=3, state=STATE)
     assert RefusalText.read(RefusalText.of(refusal, "x" * 1000).body()).refusal() == refusal
 
 

@@ -11,11 +11,12 @@ import pytest
 
 from ledger.entries import Close
 from peer.errors import RoundError
-from peer.rounds.messages import Cancel, Checked
+from peer.rounds.messages import Cancel, Checked, Evaluated
 from peer.stages.course import MOST_TOLD, Step
+from peer.stages.lead import Phase
 from peer.stages.messages import Assign, Attempt, Cut, Halt, Status
 from tests.peer.stages_bench import ALL, NORM, Bench
-from tests.peer.stages_kit import D1, D2, GB, L1, M1, M2, OPEN, S0, S1, receipt
+from tests.peer.stages_kit import D1, D2, GB, L1, M1, M2, OPEN, PLAN, S0, S1, receipt
 
 
 def test_another_leader_goes_on_with_the_receipts_that_were_told_to_count() -> None:
@@ -138,3 +139,12 @@ def test_a_newcomer_is_assigned_a_stage_and_one_that_fits_nowhere_is_told_why() 
     bench.tell(Status(account=tiny, life=1, seq=1, memory_bytes=GB), 1.0)
     assert tiny not in bench.orders
     assert bench.reports[-1].fields["reason"] == "gives 1.0 GB, the smallest stage needs 2.0 GB"
+
+
+def test_the_last_state_is_evaluated_before_the_run_is_closed() -> None:
+    plan = replace(PLAN, plan=replace(PLAN.plan, rounds=1, evaluate_every=1))
+    bench = Bench(OPEN, plan=plan).driven().wrote(*ALL).applied(*ALL)
+    assert (bench.leader.phase, bench.logged) == (Phase.EVALUATING, [])
+    bench.tell(Evaluated(round=1, loss=2_500_000), 6.0)
+    assert bench.settled().validation == (1, 2_500_000)
+    assert isinstance(bench.logged[-1], Close)

@@ -1,4 +1,4 @@
-"""Stages in real worker processes: tensors through shared memory, equal to one process, and every refusal survived.
+"""The memory that a daemon shares with a worker, and what a worker refuses of what lies there; it lives on.
 
 IO: starts worker processes.
 """
@@ -9,140 +9,27 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from p2p_llm_forge.config import RunSpec
-from p2p_llm_forge.prepare import Prepared, prepare
+from p2p_llm_forge.prepare import Prepared
 from p2p_llm_forge.stages.activations import encode
-from p2p_llm_forge.stages.desk import Desk
 from p2p_llm_forge.stages.front import MOST_WAITING, Front
 from p2p_llm_forge.stages.requests import Place, StageForward, StageManifest, StageOpen
-from p2p_llm_forge.stages.tags import Tag
-from p2p_llm_forge.stages.window import Window
 from peer.errors import WorkerDied, WorkerRefused
 from peer.supervisor import Worker
 from peer.tensors import Tensors
-from tests.p2p_llm_forge.conftest import corpus_text, spec_fields
 from tests.peer.memory_net import until
-
-SLOTS, SEQUENCES, LENGTH, TOKENS = 3, 2, 32, 64
+from tests.peer.stage_kit import LENGTH, SEQUENCES, SLOTS, opening, serving, staged, tag
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A tiny GPT-2 with dropout in two stages."""
-    folder = tmp_path_factory.mktemp("stages")
-    corpus = folder / "corpus.txt"
-    corpus.write_text(corpus_text(400))
-    fields = spec_fields(corpus, mode="synchronous")
-    fields["model"]["dropout"] = "0.1"
-    fields["pipeline"] = {"stages": 2, "microbatch_size": SEQUENCES, "activations": "f32"}
-    return prepare(RunSpec.from_worker(fields), folder / "blobs", 1 << 40, lambda *_: None)
-
-
-def opening(run: Prepared, stage: int) -> dict[str, Any]:
-    """The fields of `stage_open`."""
-    return {
-        "config": run.spec.canonical(), "model": str(run.paths["model"]), "manifest": str(run.paths["manifest"]),
-        "shards": [str(path) for path in run.shard_paths], "stage": stage, "state": str(run.paths[f"state.{stage}"]),
-    }  # fmt: skip
-
-
-@asynccontextmanager
-async def serving(
-    run: Prepared, folder: Path, stage: int, *, hold: bool = True
-) -> AsyncIterator[tuple[Worker, Tensors, str]]:
-    """A worker that holds a stage, in round 1 of 4 microbatches; and the id of its state."""
-    tensors = Tensors(SLOTS)
-    worker = await Worker.start(folder / f"work {stage}", threads=1, device="cpu", tensors=tensors.descriptor)
-    try:
-        opened = await worker.call("stage_open", **opening(run, stage))
-        assert opened["state"] == run.ids[f"state.{stage}"]
-        if hold:
-            tensors.hold(opened["tensor_bytes"])
-        await worker.call("stage_begin", round=1, start=8, microbatches=4)
-        yield worker, tensors, opened["state"]
-    finally:
-        await worker.close()
-        tensors.close()
-
-
-def tag(state: str, microbatch: int = 0, **changes: Any) -> dict[str, Any]:
-    return {"round": 1, "microbatch": microbatch, "state": state, "tokens": TOKENS, **changes}
-
-
-@pytest.fixture
-def here(run: Prepared, tmp_path: Path, one_thread: None) -> list[Desk]:
-    """Both stages in this process."""
-    desks = []
-    for stage in (0, 1):
-        request = StageOpen(id=1, do="stage_open", **opening(run, stage))
-        desks.append(Desk(request, tmp_path / f"here {stage}", torch.device("cpu"), Window(None), lambda: 0))
-        desks[-1].replica.begin(1, 8, 4)
-    return desks
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as the workers have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-async def test_two_workers_pass_a_microbatch_to_each_other_as_two_stages_of_one_process(
-    run: Prepared, tmp_path: Path, here: list[Desk]
-) -> None:
-    async with serving(run, tmp_path, 0) as (first, memory, zero), serving(run, tmp_path, 1) as (last, other, one):
-        for j in range(4):
-            async with memory.slot() as slot:
-                read = await slot.call(first, "stage_read", {}, "reply", "targets", start=8 + SEQUENCES * j)
-                assert read["tokens"] == TOKENS
-                tokens, targets = bytes(slot.reply()), bytes(slot.reply("targets"))
-            async with memory.slot() as slot:
-                out = await slot.call(first, "stage_forward", {"x": tokens}, "reply", **tag(zero, j))
-                hidden = bytes(slot.reply())
-            async with other.slot() as slot:
-                given = {"x": hidden, "gradient": targets}
-                answer = await slot.call(last, "stage_backward", given, "reply", **tag(one, j))
-                gradient = bytes(slot.reply())
-            async with memory.slot() as slot:
-                done = await slot.call(first, "stage_backward", {"gradient": gradient}, "reply", **tag(zero, j))
-                assert bytes(slot.reply()) == b""
-            assert [reply["answer"] for reply in (out, answer, done)] == ["done"] * 3
-            assert answer["queue"] == 0 < answer["service_us"]
-            tags = [Tag(round=1, microbatch=j, state=state, tokens=TOKENS) for state in (zero, one)]
-            assert here[0].replica.forward(tags[0], tokens).data == hidden
-            expected = here[1].replica.backward(tags[1], hidden, targets)
-            assert (expected.data, expected.loss) == (gradient, answer["loss"])
-            here[0].replica.backward(tags[0], tokens, gradient)
-        updates = []
-        for worker, desk in ((first, here[0]), (last, here[1])):
-            assert (await worker.call("stage_freeze", round=1, manifest=[0, 1, 2, 3]))["lacking"] == []
-            written = await worker.call("stage_write", round=1, manifest=[0, 1, 2, 3])
-            assert Path(written["update"]).name == desk.replica.write([0, 1, 2, 3]).path.name
-            updates.append([{"path": written["update"], "tokens": written["tokens"], "mine": 1}])
-        checked = await first.call("stage_check", stage=1, update=updates[1][0])
-        assert checked["values"] == here[1].replica.held.layout.parameters
-        norms = [
-            (await worker.call("stage_norm", state=state, updates=updates[at], tied=updates[1 - at]))["norm"]
-            for at, (worker, state) in enumerate(((first, zero), (last, one)))
-        ]
-        other = await first.call("stage_norm", state=zero, stage=1, updates=updates[1], tied=updates[0])
-        assert other["norm"] == norms[1] != norms[0], "whoever has a stage's updates knows its norm"
-        for at, (worker, state) in enumerate(((first, zero), (last, one))):
-            applied = await worker.call(
-                "stage_apply", round=1, state=state, updates=updates[at], tied=updates[1 - at], norms=norms
-            )
-            assert applied["state"] != state
-            assert (await worker.call("stage_load", state=applied["path"]))["state"] == applied["state"]
+    return staged(tmp_path_factory.mktemp("stages"))
 
 
 async def test_whatever_is_malformed_is_refused_in_one_line_and_the_worker_lives(run: Prepared, tmp_path: Path) -> None:
@@ -170,6 +57,7 @@ async def test_whatever_is_malformed_is_refused_in_one_line_and_the_worker_lives
         for do, fields, text in (
             ("stage_write", {"round": 1, "manifest": [0]}, "freeze first"),
             ("stage_freeze", {"round": 1, "manifest": [4]}, "microbatch 4"),
+            ("stage_open", opening(run, 1) | {"memory_bytes": 1000}, "parameters need about"),
             ("stage_open", opening(run, 1) | {"stage": 2}, "stage 2, the run has 2"),
         ):
             with pytest.raises(WorkerRefused, match=text):

@@ -15,7 +15,7 @@ from peer.runs.run import Run
 from peer.runs.staged import passes
 from peer.runs.staged.parcels import TOO_MUCH
 from peer.runs.staged.records import Records
-from peer.runs.staged.serving import AGAIN_S, FAULT, Serving
+from peer.runs.staged.serving import AGAIN_S, FAULT, MISSING, Serving
 from peer.runs.staged.worker import Passed, StageWorker
 from peer.stages.messages import Kind, Refusal
 from peer.stages.slots import first_slot
@@ -47,6 +47,8 @@ class Driving:
         self._read: dict[int, tuple[bytes, bytes]] = {}
         """Tokens and targets by microbatch, of the round."""
         self._round = -1
+        self._forwarded: dict[tuple[int, int], str] = {}
+        """By stage and microbatch: who made the forward pass, and has its input."""
 
     async def call(self, call: Call) -> DriverMessage | None:
         """Carry out a call; what the machine is told."""
@@ -54,7 +56,7 @@ class Driving:
         if opened is None or opened.round != call.tag.round:
             return None  # the round is over
         if call.tag.round != self._round:
-            self._round, self._read = call.tag.round, {}
+            self._round, self._read, self._forwarded = call.tag.round, {}, {}
             await self._records.begin(call.tag.round)
         try:
             given = await self._given(call, first_slot(opened))
@@ -86,7 +88,8 @@ class Driving:
         """Input, and gradient or targets."""
         number, last = call.tag.microbatch, call.tag.stage == self._plan.stages - 1
         if number not in self._read and (not call.input or last):
-            self._read[number] = await self._worker.read(first + number * self._plan.microbatch)
+            tokens, targets, _ = await self._worker.read(first + number * self._plan.microbatch)
+            self._read[number] = tokens, targets
         x = await self._records.get(call.input) if call.input else self._read[number][0]
         gradient: bytes | None = b""
         if call.tag.kind is Kind.BACKWARD:
@@ -100,15 +103,23 @@ class Driving:
         peer = self._peer_of(call.account)
         if peer is None:
             raise Unreachable(f"account {call.account[:16]}: its peer is not known")
-        answer, data = await passes.ask(
-            self._network, peer, self._run.id, call.tag, tokens=tokens, x=x, gradient=gradient
-        )
+        place = call.tag.stage, call.tag.microbatch
+        known = call.tag.kind is Kind.BACKWARD and self._forwarded.get(place) == call.account
+        for given in [b"", x] if known else [x]:
+            answer, data = await passes.ask(
+                self._network, peer, self._run.id, call.tag, tokens=tokens, x=given, gradient=gradient,
+                most_bytes=len(x),
+            )  # fmt: skip
+            if answer.refusal is None or answer.refusal.code != MISSING:
+                break
         if answer.refusal is not None:
             if answer.refusal.why:
                 log.warning("call_refused", account=call.account[:16], stage=call.tag.stage, why=answer.refusal.why)
             return answer.refusal.refusal(), Passed(kind="refused")
         if len(data) != len(x) or data[:HEAD_BYTES] != x[:HEAD_BYTES]:
             return Refusal(code=FAULT), Passed(kind="refused")  # what comes back has the shape of what went there
+        if call.tag.kind is Kind.FORWARD:
+            self._forwarded[place] = call.account
         micro = 1e-6
         return None, Passed(
             kind="done", data=data, service_s=answer.service_us * micro, waited_s=answer.waited_us * micro,

@@ -18,7 +18,7 @@ import structlog
 from peer.errors import DeadlineExceeded, NetworkError, Unreachable
 from peer.runs.staged import passes
 from peer.runs.staged.driving import Driving
-from peer.runs.staged.expert_messages import MISSING_CALLS, Asked, Counted, ExpertBody
+from peer.runs.staged.expert_messages import Asked, Counted, ExpertBody
 from peer.runs.staged.expert_worker import FAULT, ExpertWorker, HolderLost
 from peer.runs.staged.messages import AttemptText
 from peer.runs.staged.parcels import digest
@@ -142,7 +142,9 @@ class ExpertDriving(Driving):
             layer=asked.layer if asked else None, experts=asked.experts if asked else [],
             counts=asked.counts if asked else [], calls=list(calls),
         )  # fmt: skip
-        answer, data = await passes.send(self._network, peer, "stage.expert", body, given)
+        answer, data = await passes.carry(
+            self._network, peer, "stage.expert", body, given, len(asked.x) if asked is not None else 0
+        )
         if answer.refusal is not None:
             return answer.refusal.refusal(), b""
         if asked is not None and len(data) != len(asked.x):
@@ -159,14 +161,14 @@ class ExpertDriving(Driving):
             try:
                 await self._patiently(account, tag, None, calls)
             except HolderLost as exc:
-                if exc.why != MISSING_CALLS:
+                if exc.why != MISSING:
                     raise
                 for one in found:
                     await self._patiently(account, Tag(**{**vars(tag), "layer": one.layer}), one, [])
                 await self._patiently(account, tag, None, calls)
         except HolderLost as exc:
             log.info("count_failed", account=account[:16], stage=tag.stage, reason=str(exc))
-            return Refusal(code=exc.why), Passed(kind="refused")
+            return Refusal(code=FAULT if exc.why == MISSING else exc.why), Passed(kind="refused")
         return None, Passed(kind="done")
 
     def _stage_of(self, account: str) -> int:

@@ -11,12 +11,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peer.runs.staged.messages import PassBody
+from peer.runs.staged.bodies import PassBody
 from peer.stages.messages import Tag
 from peer.wire import Hash, Message, Natural
 
-MISSING_CALLS = "FP-456"
-"""Calls of a microbatch that is to count are not here: ask them again."""
 MOST_LAYERS = 1024
 MOST_EXPERTS = 1 << 12
 Numbers = Annotated[list[Natural], Field(max_length=MOST_EXPERTS)]

@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from peer.errors import Refused
-from peer.runs.staged.expert_messages import MISSING_CALLS, Asked, ExpertBody
+from peer.runs.staged.expert_messages import Asked, ExpertBody
 from peer.runs.staged.expert_worker import ExpertWorker
 from peer.runs.staged.parcels import BAD
 from peer.runs.staged.serving import Serving
 from peer.runs.staged.worker import Passed
-from peer.stages.messages import Kind, Refusal
+from peer.stages.messages import Kind
 from peer.wire import Reply
 
 
@@ -27,26 +27,21 @@ class ExpertServing(Serving):
 
     async def on_expert(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.expert`: make a layer's pass, or count a microbatch."""
-        asked = ExpertBody.read(body)
-        account, given = self._taken(caller, asked, payload)
-        refusal, passed = await self.perform(account, asked.tag(), self._work(asked, given))
-        if passed.kind == "missing":
-            refusal = Refusal(code=MISSING_CALLS)
+        asked, account = ExpertBody.read(body), self._known(caller)
+        x, gradient = self._given((caller, asked.call), payload, asked.x, asked.gradient, asked.sum)
+        refusal, passed = await self.perform(account, asked.tag(), self._work(asked, x, gradient))
         return self._answer((caller, asked.call), refusal, passed)
 
-    def _work(self, asked: ExpertBody, given: bytes) -> Callable[[], Coroutine[Any, Any, Passed]]:
+    def _work(self, asked: ExpertBody, x: bytes, gradient: bytes) -> Callable[[], Coroutine[Any, Any, Passed]]:
         worker, kind, layer = self._worker, Kind(asked.kind), asked.layer
         if not isinstance(worker, ExpertWorker) or not asked.stage:
             raise Refused(BAD, "stage.expert: stage 0 is the trunk, which holds no experts")
         tokens, common = asked.tokens, {"round_number": asked.round, "microbatch": asked.microbatch}
         if layer is None:
-            if kind is not Kind.BACKWARD or given:
+            if kind is not Kind.BACKWARD or x or gradient:
                 raise Refused(BAD, "stage.expert: without a layer a microbatch is counted, which takes nothing")
             return lambda: worker.count(tokens=tokens, calls=asked.calls, **common)
         if not asked.x or asked.gradient != (asked.x if kind is Kind.BACKWARD else 0):
             raise Refused(BAD, f"stage.expert: {asked.x} bytes of tokens and {asked.gradient} of gradients")
-        one = Asked(
-            holder="", layer=layer, experts=asked.experts, counts=asked.counts, x=given[: asked.x],
-            gradient=given[asked.x :],
-        )  # fmt: skip
+        one = Asked(holder="", layer=layer, experts=asked.experts, counts=asked.counts, x=x, gradient=gradient)
         return lambda: worker.expert(kind, tokens=tokens, asked=one, **common)

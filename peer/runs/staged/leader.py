@@ -8,29 +8,35 @@ IO: the run's log, members' blobs and messages over the network, the run's worke
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from random import Random
 
+import structlog
+
 from ledger.entries import StageReceipt
 from ledger.errors import LedgerError
-from peer.errors import ForgeError, Refused
+from peer.errors import ForgeError, NetworkError, Refused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Beat
+from peer.messages import Beat, HeldOutLoss
 from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.runs.bulletin import Bulletin
 from peer.runs.checking import Checking
 from peer.runs.leading import Body, Leading
 from peer.runs.run import Run
+from peer.runs.staged.bodies import HeldOutQuery
 from peer.runs.staged.loads import Load, stages_of
 from peer.runs.staged.messages import Standing, on_the_wire
 from peer.runs.staged.worker import StageWorker
 from peer.stages.lead import Phase, StageLeader
 from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Tell
 
-ORDER_S = 5.0
+log = structlog.get_logger(__name__)
+
+LOOK_S = 120.0
 
 
 class StagedLeader(Leading):
@@ -141,7 +147,7 @@ class StagedLeader(Leading):
             case CheckUpdate():
                 await self._check(effect.receipt)
             case rounds.Evaluate():
-                pass  # the plan of a run with stages asks for none
+                self._tell(await self._evaluate(effect))
             case rounds.Log():
                 self._sound.clear()
                 alive = self._alive()
@@ -152,6 +158,22 @@ class StagedLeader(Leading):
             case rounds.Report():
                 self._verdicts.note(effect.event, effect.fields)
                 await self.run.journal.add(effect.event, **effect.fields)
+
+    async def _evaluate(self, effect: rounds.Evaluate) -> rounds.Evaluated | rounds.Unevaluated:
+        """Have a driver measure the held-out loss: who is named, else any that can."""
+        assert self._machine is not None
+        seats = [seat.account for seat in self.run.log.last_roster if seat.stage == 0]
+        drivers = [effect.account] if effect.account else random.sample(seats, len(seats))
+        body = HeldOutQuery(run=self.run.id, states=list(self._machine.states_of(effect.round))).body()
+        for account in drivers:
+            try:
+                if (peer := self._joined.peer_of(account)) is not None:
+                    answer = await self._network.call(peer, "stage.held_out", body, timeout_s=LOOK_S)
+                    loss = HeldOutLoss.read(answer).loss
+                    return rounds.Evaluated(round=effect.round, loss=loss, account=effect.account)
+            except NetworkError as exc:
+                log.info("not_evaluated", run=self.run.id[:16], account=account, reason=str(exc))
+        return rounds.Unevaluated(round=effect.round, account=effect.account)
 
     async def _order(self, effect: Tell) -> None:
         peer = self._joined.peer_of(effect.account)

@@ -34,6 +34,7 @@ from peer.runs.staged.driving import Driving
 from peer.runs.staged.expert_driving import ExpertDriving
 from peer.runs.staged.expert_serving import ExpertServing
 from peer.runs.staged.loads import Load
+from peer.runs.staged.looking import Looking
 from peer.runs.staged.messages import Standing as StandingBody
 from peer.runs.staged.serving import Serving
 from peer.runs.staged.steps import Steps
@@ -94,6 +95,7 @@ class StagedMember:
         self._driving = (ExpertDriving if experts else Driving)(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
+        self.looking = Looking(run=run, network=network, worker=worker, peer_of=peer_of)
         self._steps = Steps(run=run, worker=worker, key=key)
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()

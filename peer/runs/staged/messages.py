@@ -14,8 +14,8 @@ from peer.errors import MessageInvalid
 from peer.messages import EntryText, MaybeBlob
 from peer.rounds.log import OpenRound
 from peer.stages import messages as stages
-from peer.stages.messages import Attempt, Kind, Refusal, Status, Tag
-from peer.wire import BlobId, Flag, Hash, Message, Natural
+from peer.stages.messages import Attempt, Status
+from peer.wire import Flag, Hash, Message, Natural
 
 MICRO = 1_000_000
 MOST_RECEIPTS = 256
@@ -24,8 +24,6 @@ Name = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}(/[0-9]{1,16})?$|
 """A leader's account and life."""
 Bitmap = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]*$", max_length=MOST_MICROBATCHES // 4)]
 Norm = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{16})?$")]
-CallId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Sum = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Stage = Annotated[int, Field(ge=0, lt=128)]
 Number = Annotated[int, Field(ge=0, lt=MOST_MICROBATCHES)]
 
@@ -218,82 +216,3 @@ def on_the_wire(run: str, order: stages.Order) -> tuple[str, AnyOrder]:
                 run=run, round=order.round, attempt=AttemptText.of(order.attempt), norms=list(order.norms),
                 receipts=[receipt.encode().decode() for receipt in order.receipts],
             )  # fmt: skip
-
-
-# ---------------------------------------------------------------- a driver to a replica
-
-
-class PartBody(Message):
-    """`stage.part`: a part of what a `stage.pass` is given, sent before it."""
-
-    run: Hash
-    call: CallId
-    index: Natural
-    bytes: Natural
-    """Of all parts together."""
-
-
-class PassBody(Message):
-    """`stage.pass`: make a pass; input and gradient, one after the other, are the payload or came in parts."""
-
-    run: Hash
-    call: CallId
-    round: Natural
-    state: BlobId
-    stage: Stage
-    microbatch: Number
-    kind: Annotated[str, StringConstraints(pattern=r"^(forward|backward)$")]
-    attempt: AttemptText
-    tokens: Natural
-    x: Natural
-    """Bytes of the input."""
-    gradient: Natural
-    """Bytes of the gradient, or of the targets."""
-    sum: Sum
-    """Of both."""
-
-    def tag(self) -> Tag:
-        """What it is for."""
-        return Tag(
-            round=self.round, state=self.state, stage=self.stage, microbatch=self.microbatch, kind=Kind(self.kind),
-            attempt=self.attempt.attempt(),
-        )  # fmt: skip
-
-
-class RefusalText(Message):
-    """Why it is not made."""
-
-    code: Annotated[str, StringConstraints(pattern=r"^(STALE|BUSY|WORKING|FROZEN|FP-[0-9]{3})$")]
-    wait_us: Natural = 0
-    round: Natural = 0
-    state: MaybeBlob = ""
-    why: Annotated[str, StringConstraints(max_length=500)] = ""
-
-    @classmethod
-    def of(cls, refusal: Refusal, why: str = "") -> Self:
-        """On the wire."""
-        wait_us = round(max(0.0, refusal.wait_s) * MICRO)
-        return cls(code=refusal.code, wait_us=wait_us, round=refusal.round, state=refusal.state, why=why[:500])
-
-    def refusal(self) -> Refusal:
-        """As the machines have it."""
-        return Refusal(code=self.code, wait_s=self.wait_us / MICRO, round=self.round, state=self.state)
-
-
-class PassAnswer(Message):
-    """Answer of `stage.pass`: the first part of what came of it is the payload, the others are asked for."""
-
-    refusal: RefusalText | None = None
-    bytes: Natural = 0
-    sum: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{32})?$")] = ""
-    service_us: Natural = 0
-    waited_us: Natural = 0
-    queue_us: Natural = 0
-
-
-class MoreBody(Message):
-    """`stage.more`: another part of what came of a pass."""
-
-    run: Hash
-    call: CallId
-    index: Natural

@@ -91,7 +91,8 @@ class Parcels:
     def _room(self, caller: str, total: int, most_bytes: int) -> None:
         held = [len(parcel.data) for key, parcel in self._parcels.items() if key[0] == caller]
         if len(held) >= MOST_PARCELS or sum(held) + total > most_bytes:
-            raise Refused(TOO_MUCH, f"{len(held)} parcels of {sum(held)} bytes of yours are here, {total} more do not fit")
+            here = f"{len(held)} parcels of {sum(held)} bytes of yours are here"
+            raise Refused(TOO_MUCH, f"{here}, {total} more do not fit")
 
     def _forget(self, now: float) -> None:
         for key in [key for key, parcel in self._parcels.items() if now >= parcel.until]:

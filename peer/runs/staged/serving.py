@@ -13,7 +13,8 @@ from typing import Any
 import structlog
 
 from peer.errors import Refused, WorkerDied, WorkerRefused
-from peer.runs.staged.messages import MICRO, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
+from peer.runs.staged.bodies import LookBody, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
+from peer.runs.staged.messages import MICRO
 from peer.runs.staged.parcels import BAD, Key, Parcels, digest
 from peer.runs.staged.worker import Passed, StageWorker
 from peer.stages import tasks
@@ -27,6 +28,8 @@ MOST_PARCELS_BYTES = 64 << 20
 """What one caller may have waiting here in parts, if its tensors are not longer."""
 AGAIN_S = 0.2
 FAULT = "FP-453"
+MISSING = "MISSING"
+"""The input is not here (any more): it has to be sent again."""
 
 
 class Serving:
@@ -43,6 +46,7 @@ class Serving:
         self._account_of = account_of
         self._parcels = Parcels()
         self._making: set[asyncio.Task[tuple[Refusal | None, Passed]]] = set()
+        self._looking = asyncio.Semaphore(1)
         self.why = ""
         """Why the worker refused last."""
 
@@ -92,7 +96,7 @@ class Serving:
         if passed.kind == "stale":
             state = machine.holding.state
             return Refusal(code="STALE", round=machine.log.round_of(state) or 0, state=state), passed
-        return Refusal(code=FAULT), passed
+        return Refusal(code=MISSING if passed.kind == "missing" else FAULT), passed
 
     # ------------------------------------------------------------------ calls of other peers
 
@@ -109,39 +113,61 @@ class Serving:
 
     async def on_pass(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.pass`: make it."""
-        asked = PassBody.read(body)
-        account, given = self._taken(caller, asked, payload)
-        x, gradient = given[: asked.x] if asked.x else None, given[asked.x :]
+        asked, account = PassBody.read(body), self._known(caller)
+        x, gradient = self._given((caller, asked.call), payload, asked.x, asked.gradient, asked.sum)
         if asked.tag().kind is Kind.BACKWARD and not gradient:
             raise Refused(BAD, "backward without a gradient")
-        refusal, passed = await self.make(account, asked.tag(), asked.tokens, x, gradient)
+        refusal, passed = await self.make(account, asked.tag(), asked.tokens, x or None, gradient)
         return self._answer((caller, asked.call), refusal, passed)
 
     async def on_expert(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.expert`: not in this run."""
         raise Refused(BAD, "the run places no experts on peers")
 
-    def _taken(self, caller: str, asked: PassBody, payload: bytes) -> tuple[str, bytes]:
-        """Who asks, and what it gave. Raises Refused."""
-        account, total = self._account_of(caller), asked.x + asked.gradient
-        if not account:
-            raise Refused(BAD, f"peer {caller} is not known to take part")
-        given = payload if total <= PAYLOAD_LIMIT else self._parcels.take((caller, asked.call), total)
-        if len(given) != total or digest(given) != asked.sum:
-            raise Refused(BAD, f"{len(given)} bytes came, not the {total} that were told")
-        return account, given
-
     def _answer(self, key: Key, refusal: Refusal | None, passed: Passed) -> Reply:
         if refusal is not None:
             why = self.why if refusal.code == FAULT else ""
             return Reply(PassAnswer(refusal=RefusalText.of(refusal, why)).body())
-        if len(passed.data) > PAYLOAD_LIMIT:
-            self._parcels.keep(key, passed.data, now=time.monotonic())
         answer = PassAnswer(
             bytes=len(passed.data), sum=digest(passed.data), service_us=round(passed.service_s * MICRO),
             waited_us=round(passed.waited_s * MICRO), queue_us=round(passed.queue_s * MICRO),
         )  # fmt: skip
-        return Reply(answer.body(), passed.data[:PAYLOAD_LIMIT])
+        return self._handed(key, answer, passed.data)
+
+    async def on_look(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
+        """`stage.look`: for the drivers of the round, one at a time."""
+        asked, account, roster = LookBody.read(body), self._known(caller), self._machine().log.last_roster
+        if not any(seat.account == account and seat.stage == 0 for seat in roster):
+            raise Refused(BAD, f"account {account[:16]} drives no round")
+        x, targets = self._given((caller, asked.call), payload, asked.x, asked.targets, asked.sum)
+        try:
+            async with self._looking:
+                seen = await self._worker.look(asked.state, x, targets or None)
+        except (WorkerRefused, WorkerDied) as exc:
+            return Reply(PassAnswer(refusal=RefusalText.of(Refusal(code=FAULT), str(exc))).body())
+        if seen is None:
+            return Reply(PassAnswer(refusal=RefusalText.of(Refusal(code="STALE"))).body())
+        answer = PassAnswer(bytes=len(seen.data), sum=digest(seen.data), loss=seen.loss, tokens=seen.tokens)
+        return self._handed((caller, asked.call), answer, seen.data)
+
+    def _known(self, caller: str) -> str:
+        """Whose peer it is."""
+        if not (account := self._account_of(caller)):
+            raise Refused(BAD, f"peer {caller} is not known to take part")
+        return account
+
+    def _given(self, key: Key, payload: bytes, first: int, second: int, told: str) -> tuple[bytes, bytes]:
+        """The two tensors that came with a call or before it."""
+        given = payload if first + second <= PAYLOAD_LIMIT else self._parcels.take(key, first + second)
+        if len(given) != first + second or digest(given) != told:
+            raise Refused(BAD, f"{len(given)} bytes came, not the {first + second} that were told")
+        return given[:first], given[first:]
+
+    def _handed(self, key: Key, answer: PassAnswer, data: bytes) -> Reply:
+        """The first part of what came of it; the others are kept until they are asked for."""
+        if len(data) > PAYLOAD_LIMIT:
+            self._parcels.keep(key, data, now=time.monotonic())
+        return Reply(answer.body(), data[:PAYLOAD_LIMIT])
 
     async def on_more(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.more`: hand out another part of what came of a pass."""

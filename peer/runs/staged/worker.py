@@ -53,13 +53,23 @@ class Passed:
     """busy: after so long it may go better."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What came of a look at held-out samples."""
+
+    data: bytes
+    loss: int = 0
+    """The last stage's: micro-nats a token, over so many `tokens`."""
+    tokens: int = 0
+
+
 class StageWorker(RunProcess):
     """One stage in one process. `stage` is the one it holds, `state` its state's id; -1 and empty: none."""
 
     def __init__(
         self, *, run: Run, store: BlobStore, files: RunFiles, history: History, hardware: Hardware, folder: str = "work"
     ) -> None:
-        """No process is started before the first operation; it will work in this folder of the run's."""
+        """As `RunProcess`."""
         super().__init__(run=run, store=store, files=files, history=history, hardware=hardware, folder=folder)
         self.stage = -1
         self.tensor_bytes = 0
@@ -140,7 +150,8 @@ class StageWorker(RunProcess):
             )  # fmt: skip
         self.stage, self.state = -1, ""
         answer = await self._worker.call(
-            "stage_open", config=self.run.config, stage=stage, state=str(path), **files
+            "stage_open", config=self.run.config, stage=stage, state=str(path),
+            memory_bytes=self.hardware.memory_bytes, **files
         )
         self._tensors.hold(int(answer["tensor_bytes"]))
         self.tensor_bytes, self._tied = int(answer["tensor_bytes"]), bool(answer["ties"])
@@ -163,12 +174,23 @@ class StageWorker(RunProcess):
         self._round_at, self._busy_s, self.lost_experts = time.monotonic(), 0.0, {}
         await self._live().call("stage_begin", round=round_number, start=start, microbatches=microbatches, anew=1)
 
-    async def read(self, start: int) -> tuple[bytes, bytes]:
-        """Tokens and targets of the microbatch that begins at this slot."""
+    async def read(self, start: int, *, held_out: bool = False) -> tuple[bytes, bytes, int]:
+        """Tokens and targets of the microbatch that begins at this slot or held-out sample; how many targets."""
         worker = self._live()
         async with self._shared().slot() as slot:
-            await slot.call(worker, "stage_read", {}, "reply", "targets", start=start)
-            return bytes(slot.reply()), bytes(slot.reply("targets"))
+            told = await slot.call(
+                worker, "stage_read", {}, "reply", "targets", start=start, held_out=int(held_out)
+            )
+            return bytes(slot.reply()), bytes(slot.reply("targets")), int(told["tokens"])
+
+    async def look(self, state: str, x: Buffer, targets: Buffer | None) -> Seen | None:
+        """The output without dropout, if `state` is what is held; of the last stage the loss."""
+        given: dict[str, Buffer] = {"x": x} if targets is None else {"x": x, "targets": targets}
+        async with self._shared().slot() as slot:
+            told = await slot.call(self._live(), "stage_evaluate", given, "reply", state=state)
+            if told["answer"] != "done":
+                return None
+            return Seen(data=bytes(slot.reply()), loss=int(told["loss"]), tokens=int(told["tokens"]))
 
     async def make(
         self, kind: Kind, *, round_number: int, microbatch: int, tokens: int, x: Buffer | None, gradient: Buffer | None
@@ -254,8 +276,6 @@ class StageWorker(RunProcess):
                 found[receipt.stage != stage].append({"path": path, "tokens": receipt.tokens, "mine": mine})
         whole = sum(receipt.tokens for receipt in receipts if receipt.stage == 0)
         return {"updates": found[0], "tied": found[1], "whole": whole}
-
-    # ------------------------------------------------------------------ others' updates
 
     async def check(self, update: Path, receipt: StageReceipt) -> tuple[tuple[str, str] | None, int | None]:
         """Strictly decode an update of any stage while passes go on: (code, reason) where refused.

@@ -1,0 +1,65 @@
+"""Held-out losses of a model that is cut: a driver takes held-out samples forward through the stages, without dropout.
+
+IO: calls over the network, the run's worker.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from peer.errors import NetworkError, RunError
+from peer.network.network import Network
+from peer.runs.run import Run
+from peer.runs.staged import passes
+from peer.runs.staged.worker import Seen, StageWorker
+
+UNSEEN = "FP-426"
+
+
+class Looking:
+    """One driver's."""
+
+    def __init__(
+        self, *, run: Run, network: Network, worker: StageWorker, peer_of: Callable[[str], str | None]
+    ) -> None:
+        """Our own `worker` begins; `peer_of` says where the replicas of the other stages are."""
+        assert run.staged is not None
+        self._run, self._plan, self._network, self._worker, self._peer_of = run, run.staged, network, worker, peer_of
+
+    async def measure(self, states: Sequence[str]) -> int:
+        """Micro-nats a token of these states of the stages. Raises ForgeError where no replica of a stage has one."""
+        total = tokens = 0
+        size = self._plan.microbatch
+        for number in range(max(1, int(self._run.config["evaluation"]["sequences"]) // size)):  # whole microbatches
+            x, targets, counted = await self._worker.read(number * size, held_out=True)
+            if not counted:
+                break
+            seen = await self._worker.look(states[0], x, None)
+            for stage in range(1, self._plan.stages):
+                if seen is None:
+                    raise RunError(UNSEEN, f"run {self._run.id[:16]}: stage 0 is not at {states[0][:16]}")
+                seen = await self._ask(stage, states[stage], seen.data, targets)
+            assert seen is not None  # there are two stages or more
+            total, tokens = total + seen.loss * seen.tokens, tokens + seen.tokens
+        if not tokens:
+            raise RunError(UNSEEN, f"run {self._run.id[:16]}: there are no held-out samples")
+        return round(total / tokens)
+
+    async def _ask(self, stage: int, state: str, x: bytes, targets: bytes) -> Seen:
+        """One replica of a stage after another, in any order."""
+        replicas = [seat.account for seat in self._run.log.last_roster if seat.stage == stage]
+        given = targets if stage == self._plan.stages - 1 else b""
+        why = "none is known"
+        for account in random.sample(replicas, len(replicas)):
+            try:
+                if (peer := self._peer_of(account)) is None:
+                    continue
+                answer, data = await passes.look(self._network, peer, self._run.id, state, x=x, targets=given)
+            except NetworkError as exc:
+                why = str(exc)
+                continue
+            if answer.refusal is None:
+                return Seen(data=data, loss=answer.loss, tokens=answer.tokens)
+            why = answer.refusal.why or answer.refusal.code
+        raise RunError(UNSEEN, f"run {self._run.id[:16]}: no replica of stage {stage} looks at {state[:16]}: {why}")
