@@ -11,7 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from peer.blobs.store import BlobStore
 from peer.errors import WorkerError
+from peer.runs.files import RunFiles
+from peer.runs.hardware import Hardware
+from peer.runs.history import History
+from peer.runs.run import Run
 from peer.runs.staged.expert_messages import Asked, Counted
 from peer.runs.staged.worker import Passed, StageWorker
 from peer.stages.messages import Kind
@@ -39,6 +44,19 @@ class HolderLost(WorkerError):
 class ExpertWorker(StageWorker):
     """One piece in one process."""
 
+    def __init__(
+        self, *, run: Run, store: BlobStore, files: RunFiles, history: History, hardware: Hardware, folder: str = "work"
+    ) -> None:
+        """As `RunProcess`."""
+        super().__init__(run=run, store=store, files=files, history=history, hardware=hardware, folder=folder)
+        self.masked: dict[str, int] = {}
+        """What experts that nobody serves cost the round's microbatches so far, where they cost anything."""
+
+    async def begin(self, round_number: int, start: int, microbatches: int) -> None:
+        """Begin a round with nothing done."""
+        self.masked = {}
+        await super().begin(round_number, start, microbatches)
+
     async def drive(
         self, *, round_number: int, microbatch: int, tokens: int, holders: Sequence[str], ask: Ask
     ) -> Passed:
@@ -63,7 +81,7 @@ class ExpertWorker(StageWorker):
         if answer["answer"] == "failed":
             raise lost[0] if lost else HolderLost(str(answer["holder"]), FAULT, str(answer["why"]))
         for name, figure in answer.get("lost", {}).items():
-            self.lost_experts[name] = self.lost_experts.get(name, 0) + int(figure)
+            self.masked[name] = self.masked.get(name, 0) + int(figure)
         return self._took(answer, b"", Kind.BACKWARD)
 
     async def expert(

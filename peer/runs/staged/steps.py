@@ -9,6 +9,7 @@ from ledger.entries import StageReceipt
 from ledger.keys import PrivateKey
 from peer.runs.run import Run
 from peer.runs.staged import promises
+from peer.runs.staged.expert_worker import ExpertWorker
 from peer.runs.staged.worker import StageWorker
 from peer.stages import tasks
 from peer.stages.holding import Held
@@ -58,8 +59,8 @@ class Steps:
             key=self._key,
         )  # fmt: skip
         promises.keep(self._run, receipt)
-        if self._worker.lost_experts.get("weakened"):
-            await self._run.journal.add("masked", round=receipt.round, **self._worker.lost_experts)
+        if isinstance(self._worker, ExpertWorker) and self._worker.masked.get("weakened"):
+            await self._run.journal.add("masked", round=receipt.round, **self._worker.masked)
         loss = {"loss": receipt.loss / 1e6} if effect.stage == plan.last else {}
         await self._run.journal.add(
             "delivered", round=receipt.round, stage=effect.stage, microbatches=len(served), tokens=receipt.tokens,

@@ -76,8 +76,6 @@ class StageWorker(RunProcess):
         """The longest tensor that it takes or gives; 0 before it held a stage."""
         self.pace_s: dict[Kind, float] = {}
         """What a pass takes it, by kind."""
-        self.lost_experts: dict[str, int] = {}
-        """What experts that nobody serves cost the round's microbatches so far."""
         self._tied = False
         self._round_at, self._busy_s = 0.0, 0.0
         """When the round began, and how long passes took since."""
@@ -171,7 +169,7 @@ class StageWorker(RunProcess):
 
     async def begin(self, round_number: int, start: int, microbatches: int) -> None:
         """Begin a round with nothing done."""
-        self._round_at, self._busy_s, self.lost_experts = time.monotonic(), 0.0, {}
+        self._round_at, self._busy_s = time.monotonic(), 0.0
         await self._live().call("stage_begin", round=round_number, start=start, microbatches=microbatches, anew=1)
 
     async def read(self, start: int, *, held_out: bool = False) -> tuple[bytes, bytes, int]:
