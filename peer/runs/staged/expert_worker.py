@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ledger.entries import StageReceipt
 from peer.blobs.store import BlobStore
 from peer.errors import WorkerError
 from peer.runs.files import RunFiles
@@ -106,6 +107,11 @@ class ExpertWorker(StageWorker):
             calls=[call.body() for call in calls],
         )  # fmt: skip
         return self._took(answer, b"", None)
+
+    async def _settled(self, receipts: Sequence[StageReceipt], stage: int, account: str) -> Fields:
+        """Groups that served less than the round divide by all of its tokens."""
+        whole = sum(receipt.tokens for receipt in receipts if receipt.stage == 0)
+        return {**await super()._settled(receipts, stage, account), "whole": whole}
 
     def _took(self, answer: Fields, data: bytes, kind: Kind | None) -> Passed:
         each_s, took_s = int(answer["service_us"]) / 1e6, int(answer.get("took_us", 0)) / 1e6

@@ -272,7 +272,7 @@ class StageWorker(RunProcess):
             if receipt.stage in involved:
                 path, mine = str(await self.fetch(receipt.update)), int(receipt.account == account)
                 found[receipt.stage != stage].append({"path": path, "tokens": receipt.tokens, "mine": mine})
-        return {"updates": found[0], "tied": found[1], "whole": sum(one.tokens for one in receipts if one.stage == 0)}
+        return {"updates": found[0], "tied": found[1]}
 
     async def check(self, update: Path, receipt: StageReceipt) -> tuple[tuple[str, str] | None, int | None]:
         """Strictly decode an update of any stage while passes go on: (code, reason) where refused.
