@@ -8,7 +8,8 @@
       NetworkFileInvalid     FP-505  network.json
       RunError               FP-40x  a run's life: unknown, refused, over
         Unfit                FP-438  this version cannot work with its spec or files
-      RoundError             FP-41x  a round's message that does not fit (the code names the rule)
+      RoundError             FP-41x  a round's message that does not fit (the code names the rule); FP-45x in a run
+                                     whose model is cut into stages
       WorkerError
         WorkerDied           FP-520  the training subprocess ended
         WorkerRefused        (the code given by the worker)

@@ -69,12 +69,12 @@ ORDER = {
         runs/push runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history
         runs/process runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
         runs/offenders runs/past runs/checking runs/ahead runs/member runs/offer runs/leading runs/staged/loads
-        runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises runs/staged/records
-        runs/staged/worker runs/staged/expert_messages runs/staged/expert_worker runs/staged/whole runs/provenance
-        runs/staged/passes runs/staged/serving runs/staged/expert_serving runs/staged/driving
+        runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises runs/staged/passed
+        runs/staged/records runs/staged/worker runs/staged/expert_messages runs/staged/expert_worker runs/staged/whole
+        runs/provenance runs/staged/passes runs/staged/serving runs/staged/expert_serving runs/staged/driving
         runs/staged/expert_driving runs/staged/looking runs/staged/steps runs/staged/member runs/staged/leader
-        runs/evaluating runs/leader directory runs/roles runs/presence
-        runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
+        runs/evaluating runs/leader directory runs/roles runs/presence runs/departures runs/calls runs/candidate
+        runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

@@ -43,9 +43,7 @@ T = TypeVar("T")
 class Leading(ABC):
     """Leads one run until it is closed; `serve` is its life."""
 
-    def __init__(
-        self, *, run: Run, logs: Logs, replication: Replication, network: Network, account: str
-    ) -> None:
+    def __init__(self, *, run: Run, logs: Logs, replication: Replication, network: Network, account: str) -> None:
         """Take over the run where its log stands.
 
         Args:

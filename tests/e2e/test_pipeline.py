@@ -56,6 +56,10 @@ def distance(net: Net) -> float:
 def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path, family: str, dropout: float) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\n") as net:
         submit(net, tmp_path, family=family, dropout=dropout)
+        assert wait_until(lambda: job(net.peers[0])["phase"] == "training", 2 * PATIENCE_S)
+        shown = run("forge-peer", "status", job(net.peers[0])["run"], "--home", net.peers[0].home)
+        assert "stage 0 (" in shown, shown
+        assert "stage 1 (" in shown, shown
         closed(net, 3 * PATIENCE_S)
         assert len(told(net.peers[0], "settled")) == 6
         report = run_json("forge-ledger", "verify", "--home", net.peers[0].home)

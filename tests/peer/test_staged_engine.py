@@ -23,9 +23,7 @@ def staged_spec(
     """The spec of a small run with stages over a corpus in this folder."""
     corpus = folder / "corpus.txt"
     corpus.write_text(corpus_text(600))
-    fields = spec_fields(
-        corpus, rounds=rounds, inner_steps=2, batch_size=4, mode="synchronous", codec={"kind": "f32"}
-    )
+    fields = spec_fields(corpus, rounds=rounds, inner_steps=2, batch_size=4, mode="synchronous", codec={"kind": "f32"})
     fields["model"] = {**fields["model"], "family": family, "layers": 4, "dropout": 0.1 if family == "gpt2" else 0.0}
     fields["evaluation"] = {"every": 2, "sequences": 9}
     fields["members"] = {"min": 1, "max": stages * replicas + 2}

@@ -49,9 +49,7 @@ class Scene:
 
     async def ask(self, network: MemoryNetwork, payload: bytes | None = None, **changes: Any) -> Reply:
         data = self.given if payload is None else payload
-        return await network.exchange(
-            self.replica.network.peer_id, "stage.pass", self.body(**changes), payload=data
-        )
+        return await network.exchange(self.replica.network.peer_id, "stage.pass", self.body(**changes), payload=data)
 
     async def end(self) -> None:
         for peer in self.peers:

@@ -14,9 +14,10 @@ from peer.network.network import Network
 from peer.runs.run import Run
 from peer.runs.staged import passes
 from peer.runs.staged.parcels import TOO_MUCH
+from peer.runs.staged.passed import Passed
 from peer.runs.staged.records import Records
 from peer.runs.staged.serving import AGAIN_S, FAULT, MISSING, Serving
-from peer.runs.staged.worker import Passed, StageWorker
+from peer.runs.staged.worker import StageWorker
 from peer.stages.messages import Kind, Refusal
 from peer.stages.slots import first_slot
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset

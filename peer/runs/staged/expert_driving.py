@@ -22,7 +22,7 @@ from peer.runs.staged.expert_messages import Asked, Counted, ExpertBody
 from peer.runs.staged.expert_worker import FAULT, ExpertWorker, HolderLost
 from peer.runs.staged.messages import AttemptText
 from peer.runs.staged.parcels import digest
-from peer.runs.staged.worker import Passed
+from peer.runs.staged.passed import Passed
 from peer.stages.drive_trunk import MISSING
 from peer.stages.messages import Kind, Refusal, Tag
 from peer.stages.tasks import Call, Declined, DriverMessage, Reset

@@ -12,8 +12,8 @@ from peer.errors import Refused
 from peer.runs.staged.expert_messages import Asked, ExpertBody
 from peer.runs.staged.expert_worker import ExpertWorker
 from peer.runs.staged.parcels import BAD
+from peer.runs.staged.passed import Passed
 from peer.runs.staged.serving import Serving
-from peer.runs.staged.worker import Passed
 from peer.stages.messages import Kind
 from peer.wire import Reply
 

@@ -19,7 +19,8 @@ from peer.runs.hardware import Hardware
 from peer.runs.history import History
 from peer.runs.run import Run
 from peer.runs.staged.expert_messages import Asked, Counted
-from peer.runs.staged.worker import Passed, StageWorker
+from peer.runs.staged.passed import Passed
+from peer.runs.staged.worker import StageWorker
 from peer.stages.messages import Kind
 from peer.supervisor import Fields, Worker
 from peer.tensors import Slot

@@ -37,6 +37,9 @@ from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMess
 log = structlog.get_logger(__name__)
 
 LOOK_S = 120.0
+MOST_MAKERS = 4096
+COPIED = "FP-107"
+"""As an update that no honest member sends: gradients of different microbatches are never the same."""
 
 
 class StagedLeader(Leading):
@@ -66,6 +69,8 @@ class StagedLeader(Leading):
         """Stays empty: updates are of use to one stage only, which is told of them by name."""
         self.loads: dict[str, Load] = {}
         """How busy members are, by account, as they said last."""
+        self._makers: dict[str, str] = {}
+        """By update: the account that delivered it first."""
         self._sound: set[str] = set()
         """Signatures that were verified in this round."""
         self._checking = Checking(
@@ -183,8 +188,13 @@ class StagedLeader(Leading):
 
     async def _check(self, receipt: StageReceipt) -> None:
         assert self._tasks is not None
-        checked = await self._checking.check(receipt, self._interested(receipt), self._tasks)
-        self._tell(checked)
+        if len(self._makers) > MOST_MAKERS:
+            self._makers.clear()
+        if (maker := self._makers.setdefault(receipt.update, receipt.account)) != receipt.account:
+            refusal = (COPIED, f"update {receipt.update[:16]}: is that of {maker[:16]}, who delivered it first")
+            self._tell(rounds.Checked(account=receipt.account, update=receipt.update, refusal=refusal))
+            return
+        self._tell(await self._checking.check(receipt, self._interested(receipt), self._tasks))
 
     def _interested(self, receipt: StageReceipt) -> Sequence[str]:
         """PeerIDs of those who will sum the update: its stage's, and of the ends, which may share a tensor."""

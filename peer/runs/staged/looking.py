@@ -12,7 +12,8 @@ from peer.errors import NetworkError, RunError
 from peer.network.network import Network
 from peer.runs.run import Run
 from peer.runs.staged import passes
-from peer.runs.staged.worker import Seen, StageWorker
+from peer.runs.staged.passed import Seen
+from peer.runs.staged.worker import StageWorker
 
 UNSEEN = "FP-426"
 

@@ -184,9 +184,7 @@ class CutOrder(Message):
     def order(self) -> stages.Order:
         """As the machines have it."""
         receipts = tuple(map(receipt_of, self.receipts))
-        return stages.Cut(
-            round=self.round, attempt=self.attempt.attempt(), receipts=receipts, norms=tuple(self.norms)
-        )
+        return stages.Cut(round=self.round, attempt=self.attempt.attempt(), receipts=receipts, norms=tuple(self.norms))
 
 
 AnyOrder = AssignOrder | LossesOrder | HaltOrder | FreezeOrder | CutOrder

@@ -16,7 +16,8 @@ from peer.errors import Refused, WorkerDied, WorkerRefused
 from peer.runs.staged.bodies import LookBody, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
 from peer.runs.staged.messages import MICRO
 from peer.runs.staged.parcels import BAD, Key, Parcels, digest
-from peer.runs.staged.worker import Passed, StageWorker
+from peer.runs.staged.passed import Passed
+from peer.runs.staged.worker import StageWorker
 from peer.stages import tasks
 from peer.stages.messages import Kind, Refusal, Tag
 from peer.stages.serve import ReplicaMachine
@@ -106,9 +107,7 @@ class Serving:
         if part.bytes > 2 * longest:
             raise Refused(BAD, f"{part.bytes} bytes, wanted at most {2 * longest}")
         most = max(MOST_PARCELS_BYTES, 4 * longest)
-        self._parcels.put(
-            (caller, part.call), part.index, payload, part.bytes, most_bytes=most, now=time.monotonic()
-        )
+        self._parcels.put((caller, part.call), part.index, payload, part.bytes, most_bytes=most, now=time.monotonic())
         return Reply({})
 
     async def on_pass(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from peer.runs.hardware import Hardware
 from peer.runs.history import History
 from peer.runs.process import RunProcess
 from peer.runs.run import Run
+from peer.runs.staged.passed import Passed, Seen
 from peer.stages.holding import Held
 from peer.stages.messages import Kind
 from peer.supervisor import Fields, Worker
@@ -34,33 +34,6 @@ SLOTS = 8
 """Passes that wait at the worker or are made by it."""
 UNSOUND = "FP-107"
 """The engine's code for an update that no honest member sends."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passed:
-    """What came of a pass."""
-
-    kind: str
-    """done · stale, busy or missing: as the worker says."""
-    data: bytes = b""
-    service_s: float = 0.0
-    """How long this one took, …"""
-    waited_s: float = 0.0
-    """… how long it waited before, …"""
-    queue_s: float = 0.0
-    """… and how much was waiting when it was done."""
-    wait_s: float = 0.0
-    """busy: after so long it may go better."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What came of a look at held-out samples."""
-
-    data: bytes
-    loss: int = 0
-    """The last stage's: micro-nats a token, over so many `tokens`."""
-    tokens: int = 0
 
 
 class StageWorker(RunProcess):
@@ -148,8 +121,12 @@ class StageWorker(RunProcess):
             )  # fmt: skip
         self.stage, self.state = -1, ""
         answer = await self._worker.call(
-            "stage_open", config=self.run.config, stage=stage, state=str(path),
-            memory_bytes=self.hardware.memory_bytes, **files
+            "stage_open",
+            config=self.run.config,
+            stage=stage,
+            state=str(path),
+            memory_bytes=self.hardware.memory_bytes,
+            **files,
         )
         self._tensors.hold(int(answer["tensor_bytes"]))
         self.tensor_bytes, self._tied = int(answer["tensor_bytes"]), bool(answer["ties"])
@@ -176,9 +153,7 @@ class StageWorker(RunProcess):
         """Tokens and targets of the microbatch that begins at this slot or held-out sample; how many targets."""
         worker = self._live()
         async with self._shared().slot() as slot:
-            told = await slot.call(
-                worker, "stage_read", {}, "reply", "targets", start=start, held_out=int(held_out)
-            )
+            told = await slot.call(worker, "stage_read", {}, "reply", "targets", start=start, held_out=int(held_out))
             return bytes(slot.reply()), bytes(slot.reply("targets")), int(told["tokens"])
 
     async def look(self, state: str, x: Buffer, targets: Buffer | None) -> Seen | None:
