@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from p2p_llm_forge import settings_pipeline, specfile
+from p2p_llm_forge import settings_experts, settings_pipeline, specfile
 from p2p_llm_forge.errors import SpecError
 from p2p_llm_forge.settings import (
     MAX_INT,
@@ -28,6 +28,7 @@ from p2p_llm_forge.settings import (
     Section,
     TrainingSpec,
 )
+from p2p_llm_forge.settings_experts import ExpertsSpec
 from p2p_llm_forge.settings_pipeline import PipelineSpec
 
 
@@ -56,6 +57,8 @@ class RunSpec(Section):
     """What the run pays."""
     pipeline: PipelineSpec | None = None
     """How the model is cut into stages that different peers hold; every member holds all of it when left out."""
+    experts: ExpertsSpec | None = None
+    """How the experts of a mixture are placed on different peers; not together with `pipeline`."""
 
     @property
     def max_update_rms(self) -> float:
@@ -69,12 +72,18 @@ class RunSpec(Section):
     def _check(self) -> Self:
         asks = {"training.target_loss": self.training.target_loss, "evaluation.patience": self.evaluation.patience}
         for name in [name for name, value in asks.items() if value is not None]:
+            if self.experts is not None:
+                raise ValueError(f"{name} needs held-out losses, which runs with experts do not measure; leave it out")
             if not self.evaluation.every:
                 raise ValueError(f"{name} needs held-out losses; set evaluation.every to 1 or more")
             if not self.data.held_out:
                 raise ValueError(f"{name} needs held-out samples; set data.held_out above 0")
         if self.pipeline is not None:
             settings_pipeline.check(self.pipeline, self.training, self.members, self.model.layers)
+        if self.experts is not None:
+            if self.pipeline is not None:
+                raise ValueError("pipeline and experts do not go together yet; leave one of them out")
+            settings_experts.check(self.experts, self.training, self.members)
         return self
 
     @classmethod

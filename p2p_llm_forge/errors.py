@@ -13,7 +13,8 @@
     ├── DiskError           FP-110  the disk is full, read-only or failing
     ├── DeviceError         FP-111  the accelerator is missing or ran out of memory
     ├── SplitError          FP-112  a model that cannot be cut into these stages
-    └── ActivationError     FP-113  what travels between stages, malformed, misshapen, not finite or out of bounds
+    ├── ActivationError     FP-113  what travels between stages, malformed, misshapen, not finite or out of bounds
+    └── HolderError         FP-114  a peer that serves experts answered what it must not, or is gone
 
 Pure: definitions only.
 """
@@ -111,3 +112,14 @@ class ActivationError(EngineError):
     """Activations, gradients or tokens that are refused."""
 
     code = "FP-113"
+
+
+class HolderError(EngineError):
+    """A peer that serves experts, whose answer is refused or who is gone."""
+
+    code = "FP-114"
+
+    def __init__(self, message: str, *, holder: str | None) -> None:
+        super().__init__(message)
+        self.holder = holder
+        """Who it was; None where nobody is left."""

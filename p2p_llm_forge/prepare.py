@@ -16,6 +16,7 @@ from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.data import corpus, shards, tokenize
 from p2p_llm_forge.errors import ModelError, SpecError, TokenizerError
 from p2p_llm_forge.stages import start
+from p2p_llm_forge.stages.experts import start as experts_start
 from p2p_llm_forge.state import Layout, State
 
 
@@ -77,8 +78,10 @@ def prepare(
     corpus.size(text)
     tokenizer = tokenize.make(spec.data.tokenizer, corpus.pieces(text, progress, "tokenizer"))
     config = _model_config(spec, tokenizer)
-    plan = None
-    if spec.pipeline is None:
+    plan: start.Plan | experts_start.Plan | None = None
+    if spec.experts is not None:
+        plan = experts_start.plan(spec, config, peers_bytes or [available_bytes])
+    elif spec.pipeline is None:
         _check_fits(spec, config, available_bytes)
     else:
         plan = start.plan(spec, config, peers_bytes or [available_bytes])
@@ -102,7 +105,7 @@ def prepare(
         blobs["state"] = ("state.safetensors", state.data)
     for name, data in blobs.values():
         write_atomic(out / name, [data])
-    written = None if plan is None else start.write(spec, config, plan, out)
+    written = None if plan is None else _write(spec, config, plan, out)
     progress("state", 1, 1)
     return Prepared(
         spec=spec,
@@ -114,6 +117,13 @@ def prepare(
         stages=written.stages if written else None,
         needs_bytes=plan.needs_bytes(spec, config) if plan is not None else None,
     )
+
+
+def _write(spec: RunSpec, config: Any, plan: start.Plan | experts_start.Plan, out: Path) -> start.Written:
+    """The initial states of a model that several peers hold."""
+    if isinstance(plan, start.Plan):
+        return start.write(spec, config, plan, out)
+    return experts_start.write(spec, config, plan, out)
 
 
 def _check_fits(spec: RunSpec, config: Any, available_bytes: int) -> None:

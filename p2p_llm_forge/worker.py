@@ -30,6 +30,7 @@ from p2p_llm_forge.blobs import disk_error
 from p2p_llm_forge.channel import Channel
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.errors import DeviceError, EngineError, RequestError
+from p2p_llm_forge.stages.experts import requests as experts
 from p2p_llm_forge.stages.front import Front
 from p2p_llm_forge.stages.requests import COMMANDS, StageCheck, StageRequest
 
@@ -50,7 +51,7 @@ class Worker:
         self.engine: Engine | None = None  # Written only by the main thread.
         self._channel = channel
         self._waiting: queue.Queue[tuple[protocol.Request, threading.Event]] = queue.Queue(_QUEUE)
-        self.stage = Front(folder, device, tensors, self._waiting.qsize)
+        self.stage = Front(folder, device, tensors, self._waiting.qsize, channel.send)
         self._stops: set[threading.Event] = set()  # Of trainings not yet finished. Guarded by _stops_lock.
         self._stops_lock = threading.Lock()
         self._side = ThreadPoolExecutor(1, thread_name_prefix="check")
@@ -76,12 +77,14 @@ class Worker:
                 self._channel.send({"id": 0, "error": protocol.error(RequestError("request: line too long"))})
                 break
             try:
-                request = protocol.parse(line, COMMANDS)
+                request = protocol.parse(line, {**COMMANDS, **experts.COMMANDS})
             except EngineError as exc:
                 self._channel.send({"id": protocol.request_id(line), "error": protocol.error(exc)})
                 continue
             if isinstance(request, protocol.Stop):
                 self._stop(request)
+            elif isinstance(request, experts.TrunkAnswer):
+                self.answer(request.id, partial(self.stage.answered, request))
             elif isinstance(request, protocol.Check | StageCheck):
                 self._side.submit(self.answer, request.id, partial(self._check, request)).add_done_callback(
                     _fail_loudly

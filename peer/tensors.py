@@ -108,6 +108,11 @@ class Slot:
             self._lengths[name] = length
         return answer
 
+    def part(self, name: str) -> memoryview:
+        """All of what a field names: within the slot's context only."""
+        start = self._start(name)
+        return self._memory[start : start + self._part_bytes]
+
     def reply(self, name: str = "reply") -> memoryview:
         """What the worker answered there, not copied: within the slot's context only."""
         start = self._start(name)

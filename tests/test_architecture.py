@@ -31,7 +31,7 @@ ORDER = {
         cli/peers cli/verify cli/recover cli/main
     """.split(),
     "p2p_llm_forge": """
-        errors settings settings_pipeline specfile config blobs finite
+        errors settings settings_pipeline settings_experts specfile config blobs finite
         data/corpus data/tokenize data/shards data/sampler
         schedule model memory state flat
         codec/update codec/dense codec/grouped codec/topk codec/codec
@@ -40,7 +40,12 @@ ORDER = {
         outer ahead microbatch inner kept
         protocol carry channel answer recent
         stages/activations stages/seeds stages/shelf stages/tags stages/passes stages/work stages/step stages/held
-        stages/replica stages/requests stages/window stages/desk produce stages/exporting stages/front
+        stages/replica stages/requests stages/window stages/desk produce
+        stages/experts/groups stages/experts/fused stages/experts/pieces stages/experts/gate stages/experts/call
+        stages/experts/wire stages/experts/remote stages/experts/manifest stages/experts/passes stages/experts/records
+        stages/experts/updates stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
+        stages/experts/start stages/experts/requests stages/experts/desk stages/experts/shard_desk
+        stages/experts/trunk_desk stages/exporting stages/front
         engine isolation measure prepare worker
     """.split(),
     "peer": """
@@ -57,6 +62,7 @@ ORDER = {
         rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms
         rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
         stages/manifest stages/plan stages/slots stages/messages stages/tasks stages/routing stages/jobs stages/drive
+        stages/drive_trunk
         stages/work stages/holding stages/serve stages/reconcile stages/placement stages/refusals stages/tally
         stages/opening stages/course stages/lead
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts
@@ -64,10 +70,11 @@ ORDER = {
         runs/process runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
         runs/offenders runs/past runs/checking runs/ahead runs/member runs/offer runs/leading runs/staged/loads
         runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises runs/staged/passed
-        runs/staged/records runs/staged/failover runs/staged/worker runs/staged/whole runs/provenance
-        runs/staged/passes runs/staged/serving runs/staged/driving runs/staged/looking runs/staged/steps
-        runs/staged/member runs/staged/leader runs/evaluating runs/leader directory runs/roles runs/presence
-        runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
+        runs/staged/records runs/staged/failover runs/staged/worker runs/staged/expert_messages
+        runs/staged/expert_worker runs/staged/whole runs/provenance runs/staged/passes runs/staged/serving
+        runs/staged/expert_serving runs/staged/driving runs/staged/expert_driving runs/staged/looking
+        runs/staged/steps runs/staged/member runs/staged/leader runs/evaluating runs/leader directory runs/roles
+        runs/presence runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
         audit/live audit/replay
         gateway/address gateway/events gateway/routes gateway/app
         daemon

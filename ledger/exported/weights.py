@@ -4,15 +4,17 @@ A state's canonical bytes are a header, the weights as fp32 in the header's orde
 its id is the RFC 6962 root over their 1 MiB chunks, and their length. The file `provenance/state` has the header, then
 what follows the weights up to the end of the chunk in which they end, then the leaf hash (32 bytes) of each chunk after
 that. In a run with stages each stage has a state of its own, and `provenance/state-0`, `provenance/state-1` … its rest;
-a tensor may be in the states of several stages, with the same bytes.
+a tensor may be in the states of several stages, with the same bytes. A group of experts has slices of tensors in its
+state: `NAME[2:4]` is rows 2 and 3 of NAME, and the slices of all groups make up all of it.
 
 IO: reads the files of a folder.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -27,6 +29,7 @@ MAX_HEADER = 64 << 20
 OUTER = "outer."
 """What the names of the outer optimizer's tensors begin with."""
 _VALUE_BYTES = 4
+_is_slice = re.compile(r"(.+)\[([0-9]{1,9}):([0-9]{1,9})\]").fullmatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ def check_weights(folder: Path, files: Sequence[Path], state: str, stages: int =
     headers = [_read_header(rest) for rest in rests]
     held = _held(files)
     weights = [{name: placed for name, placed in known.items() if not name.startswith(OUTER)} for known, _ in headers]
+    held = _in_slices(held, {name for names in weights for name in names})
     _check_names(held, dict(zip(state_files(stages), weights, strict=True)))
     ids = [
         _state_id(rest, *header, [held[name] for name in names])
@@ -95,6 +99,31 @@ def _held(files: Sequence[Path]) -> dict[str, Placed]:
             raise ExportInvalid(f"{file.name}: {name}: is in {held[name].file.name} too, wanted one of each name")
         held |= found
     return held
+
+
+def _in_slices(held: dict[str, Placed], names: set[str]) -> dict[str, Placed]:
+    """The same tensors, but those that the states have in slices as these slices, which cover all of them."""
+    spans: dict[str, list[tuple[int, int, str]]] = {}
+    for name in names - held.keys():
+        found = _is_slice(name)
+        if found is not None and found[1] in held:
+            spans.setdefault(found[1], []).append((int(found[2]), int(found[3]), name))
+    cut = {name: placed for name, placed in held.items() if name not in spans}
+    for whole, slices in spans.items():
+        placed, at = held[whole], 0
+        rows = placed.shape[0] if placed.shape else 0
+        row_bytes = placed.length // max(rows, 1)
+        for first, last, name in sorted(slices):
+            if first != at or not first < last <= rows:
+                raise ExportInvalid(f"{placed.file.name}: {name}: wanted rows from {at} on, of {rows}")
+            shape = (last - first, *placed.shape[1:])
+            cut[name] = replace(
+                placed, start=placed.start + first * row_bytes, length=(last - first) * row_bytes, shape=shape
+            )
+            at = last
+        if at != rows:
+            raise ExportInvalid(f"{placed.file.name}: {whole}: the states have {at} of its {rows} rows")
+    return cut
 
 
 def _check_names(held: dict[str, Placed], weights: dict[str, dict[str, Placed]]) -> None:

@@ -123,7 +123,7 @@ def estimate(config: Any, *, sequence_length: int, stages: int = 2, known: Anato
     with torch.device("meta"):
         whole = model.from_config(config)
     torch.random.set_rng_state(drawn)
-    active = _active(config)
+    active = active_of(config)
     scores = 6 * sequence_length * int(getattr(config.get_text_config(decoder=True), "hidden_size", 0) or 0)
     layers = whole.get_submodule(known.layers).children()
     before = _parameters(whole, known.before)
@@ -150,7 +150,7 @@ def _layer(layer: nn.Module, active: tuple[int, int] | None, scores: int) -> Cos
     return Cost(work=work, parameters=sum(parameter.numel() for parameter in layer.parameters()))
 
 
-def _active(config: Any) -> tuple[int, int] | None:
+def active_of(config: Any) -> tuple[int, int] | None:
     """How many experts a token meets, of how many."""
     text = config.get_text_config(decoder=True)
     chosen, experts = (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_llm_forge.errors import RequestError
+from p2p_llm_forge.stages.experts.requests import TrunkAnswer
 from p2p_llm_forge.stages.requests import StageCheck, StageExport, StageOpen, StageRequest, Tagged
 from p2p_llm_forge.stages.window import Window
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from p2p_llm_forge.stages.desk import Desk
+    from p2p_llm_forge.stages.experts.desk import PieceDesk
 
 MOST_WAITING = 16
 """With so many requests waiting, another pass is told to come back."""
@@ -25,16 +27,21 @@ MOST_WAITING = 16
 class Front:
     """Holds the stage of one worker, if one is open."""
 
-    def __init__(self, folder: Path, device: torch.device, tensors: int | None, waiting: Callable[[], int]) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, tensors: int | None, waiting: Callable[[], int],
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:  # fmt: skip
         """Hold none.
 
         Args:
             tensors: descriptor of the memory shared with the daemon.
             waiting: how many requests wait.
+            report: sends an event.
         """
+        self._report = report
         self._folder, self._device, self._waiting = folder, device, waiting
         self._window = Window(tensors)
-        self._desk: Desk | None = None  # Written only by the main thread.
+        self._desk: Desk | PieceDesk | None = None  # Written only by the main thread.
 
     def do(self, request: StageRequest) -> dict[str, Any]:
         """Answer a request. Raises EngineError."""
@@ -44,11 +51,30 @@ class Front:
             return export(request)
         if not isinstance(request, StageOpen):
             return self._opened().do(request)
-        from p2p_llm_forge.stages.desk import Desk
-
         self._desk = None  # The memory of the stage before is free again for this one.
-        self._desk = Desk(request, self._folder, self._device, self._window, self._waiting)
+        self._desk = self._open(request)
         return self._desk.opened()
+
+    def _open(self, request: StageOpen) -> Desk | PieceDesk:
+        common = request, self._folder, self._device, self._window, self._waiting
+        if "experts" not in request.config:
+            from p2p_llm_forge.stages.desk import Desk
+
+            return Desk(*common)
+        from p2p_llm_forge.stages.experts.shard_desk import ShardDesk
+        from p2p_llm_forge.stages.experts.trunk_desk import TrunkDesk
+
+        return ShardDesk(*common) if request.stage else TrunkDesk(*common, self._report)
+
+    def answered(self, request: TrunkAnswer) -> dict[str, Any]:
+        """Hand it to the pass that waits for it, on the main thread. Raises EngineError."""
+        from p2p_llm_forge.stages.experts.trunk_desk import TrunkDesk
+
+        desk = self._opened()
+        if not isinstance(desk, TrunkDesk):
+            raise RequestError("trunk_answer: this worker holds no trunk")
+        desk.answered(request)
+        return {}
 
     def check(self, request: StageCheck) -> dict[str, Any]:
         """Answer it beside the main thread. Raises EngineError."""
@@ -61,7 +87,7 @@ class Front:
             return None
         return desk.busy(waiting)
 
-    def _opened(self) -> Desk:
+    def _opened(self) -> Desk | PieceDesk:
         if self._desk is None:
             raise RequestError("no stage is open; send stage_open first")
         return self._desk

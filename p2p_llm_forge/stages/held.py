@@ -57,26 +57,29 @@ class Held:
         """The stage that shares a tensor with this one."""
         return Partner.of(self._layouts, self.index)
 
-    def norm(self, state: str, own: Settled, theirs: Settled) -> str:
+    def norm(self, state: str, own: Settled, theirs: Settled, tokens: int = 0) -> str:
         """The norm of the stage's mean gradient, as 16 hex digits.
 
         Args:
             state: id of the state that the updates belong to.
             own: the stage's updates.
             theirs: those of the stage that shares a tensor with it.
+            tokens: of the round, where the stage is a group of experts that may have served less; 0: of the updates.
 
         Raises:
             StateError: another state is held. RequestError, UpdateError, DiskError: the updates are not what they
                 should be.
         """
         self._check(state)
-        return step.norm_hex(self._kept(own, theirs).norm)
+        return step.norm_hex(self._kept(own, theirs, tokens).norm)
 
-    def norm_of(self, index: int, own: Settled, theirs: Settled) -> str:
+    def norm_of(self, index: int, own: Settled, theirs: Settled, tokens: int = 0) -> str:
         """The same of any stage, whose state need not be here. Raises as `norm`."""
-        return step.norm_hex(self._found(index, own, theirs).norm)
+        return step.norm_hex(self._found(index, own, theirs, tokens).norm)
 
-    def apply(self, state: str, round_number: int, own: Settled, theirs: Settled, norms: Sequence[str]) -> Path:
+    def apply(
+        self, state: str, round_number: int, own: Settled, theirs: Settled, norms: Sequence[str], tokens: int = 0
+    ) -> Path:
         """Take the round's step and write the new state; returns its file.
 
         Args:
@@ -86,7 +89,7 @@ class Held:
             As `norm`, with state and files as before.
         """
         self._check(state)
-        found, told = self._kept(own, theirs), [step.norm_of_hex(norm) for norm in norms]
+        found, told = self._kept(own, theirs, tokens), [step.norm_of_hex(norm) for norm in norms]
         if not self.index < len(told) or told[self.index] != found.norm:
             here = norms[self.index] if self.index < len(told) else "none"
             raise UpdateError(f"norms: stage {self.index} is told {here}, found {step.norm_hex(found.norm)}")
@@ -106,14 +109,14 @@ class Held:
         if state != self.id:
             raise StateError(f"stage {self.index}: holds state {self.id[:16]}, wanted {state[:16]}; load it")
 
-    def _kept(self, own: Settled, theirs: Settled) -> Mean:
+    def _kept(self, own: Settled, theirs: Settled, tokens: int) -> Mean:
         """Our own stage's mean gradient: `norm` has just asked for what `apply` asks for again."""
-        key = [(item.path, item.tokens) for item in (*own, *theirs)], len(own)
+        key = [(item.path, item.tokens) for item in (*own, *theirs)], len(own), tokens
         if self._mean is None or self._mean[0] != key:
-            self._mean = (key, self._found(self.index, own, theirs))
+            self._mean = (key, self._found(self.index, own, theirs, tokens))
         return self._mean[1]
 
-    def _found(self, index: int, own: Settled, theirs: Settled) -> Mean:
+    def _found(self, index: int, own: Settled, theirs: Settled, whole: int) -> Mean:
         partner = Partner.of(self._layouts, index)
         if not own or bool(theirs) != (partner is not None):
             wanted = "the updates of both stages that share a tensor" if partner else "its own updates only"
@@ -124,7 +127,7 @@ class Held:
         layout = self._layouts[index]
         mine = (decode(item, layout, self.spec) for item in own)
         others = (decode(item, partner.layout, self.spec) for item in theirs if partner)
-        return step.mean(mine, others, tokens, partner, layout.parameters)
+        return step.mean(mine, others, whole or tokens, partner, layout.parameters)
 
 
 def decode(item: Contribution, layout: Layout, spec: TrainingSpec) -> codec.Update:

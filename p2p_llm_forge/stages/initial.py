@@ -34,7 +34,7 @@ def states(config: Any, cut: Cut, outer: OuterSpec, seed: int, known: Anatomy) -
     copies: dict[str, Tensor] = {}
     for index in range(cut.stages()):
         stage = split.build(config, cut, index, known)
-        _draw(stage.model, seed)
+        draw(stage.model, seed)
         state = State.of_model(stage, split.layout_of(stage, outer))
         del stage
         where = tied.spans(state.layout)
@@ -48,15 +48,15 @@ def states(config: Any, cut: Cut, outer: OuterSpec, seed: int, known: Anatomy) -
         yield state
 
 
-def _draw(built: nn.Module, seed: int) -> None:
+def draw(built: nn.Module, seed: int) -> None:
     """Give all parameters their initial values, in place."""
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.fill_(torch.nan)
-        _visit(built, "", built, seed, set())
+        visit(built, "", built, seed, set())
 
 
-def _visit(module: nn.Module, path: str, owner: Any, seed: int, drawn: set[nn.Parameter]) -> None:
+def visit(module: nn.Module, path: str, owner: Any, seed: int, drawn: set[nn.Parameter]) -> None:
     """Children first, as `transformers` does it; `owner` is the model whose rule holds here.
 
     A tied tensor is drawn where it is met first.
@@ -66,7 +66,7 @@ def _visit(module: nn.Module, path: str, owner: Any, seed: int, drawn: set[nn.Pa
     if isinstance(module, PreTrainedModel):
         owner = module
     for name, child in module.named_children():
-        _visit(child, f"{path}.{name}" if path else name, owner, seed, drawn)
+        visit(child, f"{path}.{name}" if path else name, owner, seed, drawn)
     own = list(module.parameters(recurse=False))
     before = [(parameter, parameter.clone()) for parameter in own if parameter in drawn]
     torch.manual_seed(_seed(seed, path))

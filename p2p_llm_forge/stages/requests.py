@@ -43,14 +43,14 @@ class StageOpen(StageRequest):
 
     do: Literal["stage_open"]
     config: dict[str, Any]
-    """`RunSpec.canonical()`, with `pipeline.layers`."""
+    """`RunSpec.canonical()`, with `pipeline.layers` or `experts`."""
     model: str
     """Path of the model blob."""
     manifest: str
     """Path of the manifest blob."""
     shards: list[str]
     """Paths of the shards in the manifest's order; may be empty where nothing is read."""
-    stage: int = Field(ge=0, lt=64)
+    stage: int = Field(ge=0, lt=128)
     """Which one to hold."""
     state: str
     """Path of its state."""
@@ -189,13 +189,15 @@ class Settling(StageRequest):
     """The stage's, in receipt order."""
     tied: list[Contribution] = Field(default_factory=list, max_length=MOST_UPDATES)
     """Those of the stage that shares a tensor with it, in receipt order."""
+    whole: int = Field(default=0, ge=0, le=(1 << 53) - 1)
+    """Of a group of experts, which may have served less: the round's tokens."""
 
 
 class StageNorm(Settling):
     """The norm of the stage's mean gradient, 16 hex digits."""
 
     do: Literal["stage_norm"]
-    stage: int | None = Field(default=None, ge=0, lt=64)
+    stage: int | None = Field(default=None, ge=0, lt=128)
     """Whose `updates` and `tied` these are, if not our own stage's; `state` is ours all the same."""
 
 
@@ -204,7 +206,7 @@ class StageApply(Settling):
 
     do: Literal["stage_apply"]
     round: int = Round
-    norms: list[str] = Field(min_length=2, max_length=64)
+    norms: list[str] = Field(min_length=2, max_length=128)
     """Of all stages, in order."""
 
 
@@ -212,7 +214,7 @@ class StageCheck(StageRequest):
     """Decode an update of any stage strictly."""
 
     do: Literal["stage_check"]
-    stage: int = Field(ge=0, lt=64)
+    stage: int = Field(ge=0, lt=128)
     update: Contribution
 
 
@@ -221,12 +223,12 @@ class StageExport(StageRequest):
 
     do: Literal["stage_export"]
     config: dict[str, Any]
-    """`RunSpec.canonical()`, with `pipeline.layers`."""
+    """`RunSpec.canonical()`, with `pipeline.layers` or `experts`."""
     model: str
     """Path of the model blob."""
     tokenizer: str
     """Path of the tokenizer blob."""
-    states: list[str] = Field(min_length=2, max_length=64)
+    states: list[str] = Field(min_length=2, max_length=128)
     """Paths of the stages' states, in their order."""
     to: str = Field(min_length=1)
     """Folder to make; it may exist only if it is empty."""

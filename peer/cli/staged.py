@@ -15,7 +15,9 @@ def stage_lines(stages: Sequence[Mapping[str, Any]], who: Who) -> Iterator[str]:
     """A line for each stage: its share of the work, who serves it, how busy they are."""
     for stage in stages:
         replicas = [_replica(one, who) for one in stage["replicas"]]
-        yield f"stage {stage['stage']} ({stage['share']:.0%} of the work): {', '.join(replicas) or 'no replica'}"
+        nobody = "no replica, left out" if stage.get("experts") else "no replica"
+        kind = "experts" if stage.get("experts") else "stage"
+        yield f"{kind} {stage['stage']} ({stage['share']:.0%} of the work): {', '.join(replicas) or nobody}"
 
 
 def _replica(one: Mapping[str, Any], who: Who) -> str:
@@ -38,6 +40,9 @@ def line_of_stages(kind: str, event: Mapping[str, Any], at: str, who: Who) -> st
             return f"{at}{event['microbatches']} microbatches were taken out again: others serve them"
         case "unfit":
             return f"{who(event['account'])} can serve no stage: {event.get('reason', '')}"
+        case "masked":
+            share = event["weakened"] / max(event["tokens"], 1)
+            return f"{at}{share:.1%} of the tokens, counted in every layer, went without experts that nobody serves"
         case "void":
             return f"{at}does not count: it could not be brought to its end while {event.get('step', '?')}"
         case "waiting" if "missing" in event:

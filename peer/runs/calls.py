@@ -39,7 +39,7 @@ class Calls:
         for name, kind in ORDERS.items():
             network.serve(f"stage.{name}", self._ordered(kind))
         network.serve("stage.held_out", self._on_held_out)
-        for name in ("part", "pass", "look", "more"):
+        for name in ("part", "pass", "look", "expert", "more"):
             network.serve_bytes(f"stage.{name}", self._for_replica(f"on_{name}"), reply_bytes=PAYLOAD_LIMIT)
         network.serve("run.ahead", self._on_ahead)
         network.serve("run.news", self._on_news)

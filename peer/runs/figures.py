@@ -6,6 +6,7 @@ Pure: no state.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ledger.entries import Stages
@@ -80,13 +81,15 @@ def stage_plan_of(spec: dict[str, Any], plan: Plan) -> StagePlan | None:
     if stages is None:
         return None
     try:
-        pipeline = spec["config"]["pipeline"]
+        config = spec["config"]
+        pipeline = config["experts"] if stages.experts else config["pipeline"]
         return StagePlan(
-            plan=plan,
+            plan=replace(plan, evaluate_every=0) if stages.experts else plan,  # nobody measures it
             replicas=int(pipeline["replicas"]),
             microbatch=stages.microbatch,
             in_flight=int(pipeline["in_flight"]),
             shares=stages.shares,
+            experts=stages.experts,
             needs_bytes=tuple(map(int, spec["needs_bytes"])),
         )
     except (KeyError, TypeError, ValueError) as exc:

@@ -23,6 +23,7 @@ from peer.runs.history import History
 from peer.runs.leader import Leader
 from peer.runs.member import Member
 from peer.runs.run import Run
+from peer.runs.staged.expert_worker import ExpertWorker
 from peer.runs.staged.leader import StagedLeader
 from peer.runs.staged.member import StagedMember
 from peer.runs.staged.worker import StageWorker
@@ -54,7 +55,7 @@ class Roles:
         """The run's worker; its process starts with its first task."""
         ours = run.spec["submitter"] == self._key.public
         files = RunFiles(run=run, store=self.store, fetcher=self.fetcher, providers=providers)
-        make = RunWorker if run.staged is None else StageWorker
+        make = RunWorker if run.staged is None else ExpertWorker if run.staged.experts else StageWorker
         return make(
             run=run, store=self.store, files=files, history=History(run, self.store, ours=ours),
             hardware=self.hardware,

@@ -62,7 +62,7 @@ class Submitter:
     async def _prepare(self, spec: Fields, folder: Path) -> AsyncIterator[Fields]:
         """Have a worker of its own write everything that members need into `folder`."""
         events: asyncio.Queue[Fields] = asyncio.Queue()
-        peers = {"peers_bytes": self.memories()} if spec.get("pipeline") else {}
+        peers = {"peers_bytes": self.memories()} if spec.get("pipeline") or spec.get("experts") else {}
         worker = await Worker.start(folder, threads=self.hardware.threads, device="cpu")
         try:
             call = asyncio.create_task(

@@ -190,7 +190,7 @@ class Course:
     def _bare(self, working: set[str], now: float) -> bool:
         """Whether a stage has had no replica for too long."""
         there = working | self._unheard(now)
-        if len({seat.stage for seat in self.open.roster if seat.account in there}) == self._plan.stages:
+        if self._tally.stages_of(there) >= set(range(self._plan.needed)):
             self._bare_since = None
             return False
         self._bare_since = now if self._bare_since is None else self._bare_since
@@ -238,11 +238,11 @@ class Course:
         """Once everything that was agreed is written and here, it counts."""
         tally = self._tally
         awaited = [account for account in tally.manifests if not tally.delivered(account)]
-        if not awaited:
+        if not awaited and not tally.abandoned(working):
             return self._apply(tally.receipts(), now)
         if now >= self._due_at:
             tally.stuck.update(awaited)
-        if all(account in working - tally.stuck and not tally.lacks(account) for account in awaited):
+        if awaited and all(account in working - tally.stuck and not tally.lacks(account) for account in awaited):
             return []
         return self._again(now)
 
@@ -255,14 +255,13 @@ class Course:
     def _applied(self, working: set[str], now: float) -> Effects:
         """Once the norms are here, tell them; once every stage's state is sure, that is it."""
         tally, late = self._tally, now >= self._due_at
-        if not tally.norms:
-            if tally.take_norms():
-                return self._tell(seat.account for seat in self.open.roster)
-            if late:
-                self._void()
-            return []
-        states = [tally.state_of(stage, working, patient=not late) for stage in range(self._plan.stages)]
-        if all(states):
+        if tally.abandoned(working):
+            return self._again(now)
+        if not tally.norms and tally.take_norms():
+            return self._tell(seat.account for seat in self.open.roster)
+        before = self._log.states_after(self._log.round)
+        states = tally.states(before, working, patient=not late)
+        if tally.norms and all(states):
             self.outcome = Outcome(receipts=tally.cut, states=tuple(states))
         elif late:
             self._void()

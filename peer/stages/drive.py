@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from peer.rounds.log import OpenRound
-from peer.stages.jobs import Job, Record, Sent, way
+from peer.stages.jobs import Job, Record, Sent, Step, way
 from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status, Tag
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
@@ -55,7 +55,7 @@ class Driver:
         """How many were told of, and by whom."""
         self._account = account
         self._replicas = {0: (account,), **replicas}
-        self._way = way(len(self._replicas))
+        self._way = self._steps()
         self._waiting = list(reversed(list(microbatches)))
         self._in_flight = in_flight
         self._until = until
@@ -132,19 +132,24 @@ class Driver:
         while self._lost and replays < self._in_flight:
             stage, microbatch = place = next(iter(self._lost))
             del self._lost[place]
-            record, replays = self._records[place], replays + 1
-            self._jobs.append(
-                Job(
-                    microbatch=microbatch, steps=((stage, Kind.BACKWARD),), inputs={stage: record.input},
-                    gradient=record.gradient, replay=True,
-                )
-            )  # fmt: skip
+            replays += 1
+            self._jobs.append(self._replay(stage, microbatch))
         here = sum(job.step[0] == 0 for job in self._jobs)
         while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
             if here >= ENOUGH_HERE:
                 break
             here += 1
             self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
+
+    def _steps(self) -> tuple[Step, ...]:
+        return way(len(self._replicas))
+
+    def _replay(self, stage: int, microbatch: int) -> Job:
+        record = self._records[stage, microbatch]
+        return Job(
+            microbatch=microbatch, steps=((stage, Kind.BACKWARD),), inputs={stage: record.input},
+            gradient=record.gradient, replay=True,
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Begin nothing more, and give up what is under way."""
@@ -199,8 +204,10 @@ class Driver:
         if job.made == len(job.steps):
             self._jobs = [other for other in self._jobs if other is not job]
             if not job.replay or job.microbatch in self.table:
-                stages = range(1, len(self._replicas))
-                self.table[job.microbatch] = tuple(self._records[stage, job.microbatch].account for stage in stages)
+                self.table[job.microbatch] = self._row(job.microbatch)
+
+    def _row(self, microbatch: int) -> tuple[str, ...]:
+        return tuple(self._records[stage, microbatch].account for stage in range(1, len(self._replicas)))
 
     def _declined(self, message: Declined, now: float) -> None:
         sent = self._awaited(message.id)
@@ -257,7 +264,10 @@ class Driver:
             attempt=self.attempt,
         )  # fmt: skip
         gradient = job.gradient if kind is Kind.BACKWARD else ""
-        call = Call(id=next(self._ids), account=account, tag=tag, input=job.inputs[stage], gradient=gradient)
+        call = Call(
+            id=next(self._ids), account=account, tag=tag, input=job.inputs.get(stage, ""), gradient=gradient,
+            holders=job.holders if stage == 0 else (),
+        )  # fmt: skip
         due_at = now + self._router.timeout_s(account, stage, kind, now) if stage else 0.0
         if stage:
             self._router.sent(account, stage, kind, now)

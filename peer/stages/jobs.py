@@ -43,6 +43,8 @@ class Job:
     again_at: float = 0.0
     """Nobody could be called; look again then."""
 
+    holders: tuple[str, ...] = ()
+    """Of a trunk: by group who serves its experts."""
     replay: bool = False
     """Only one stage's backward, of a microbatch that was through it before."""
 

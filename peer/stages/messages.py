@@ -47,6 +47,8 @@ class Tag:
     kind: Kind
     attempt: Attempt = NO_ATTEMPT
     """`NO_ATTEMPT` while the round is driven, else the one that has it replayed."""
+    layer: int = -1
+    """Of experts: the layer, in which a call does not count yet; -1: the whole microbatch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,8 @@ class Status:
     losses: Attempt = NO_ATTEMPT
     """Drivers: how many losses it was told of, and by whom."""
     table: tuple[tuple[int, tuple[str, ...]], ...] = ()
-    """Drivers that halted: who holds what went through all stages, as (microbatch, replicas of stages 1, 2, …)."""
+    """Drivers that halted: who holds what went through all stages, as (microbatch, replicas of stages 1, 2, …); empty
+    where nobody does, of a group of experts."""
     frozen: Attempt = NO_ATTEMPT
     """The newest attempt for which it was told what to hold, or what counts."""
     lacking: str = ""

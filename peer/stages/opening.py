@@ -82,7 +82,7 @@ def opening(
         quotas: slots of each driver, in order; as many drivers as the balance pays have a seat.
         balance: the run's spendable micro-credits.
     """
-    if any(len(ready.get(stage, ())) < plan.replicas for stage in range(plan.stages)):
+    if any(len(ready.get(stage, ())) < plan.opens_with(stage, round) for stage in range(plan.stages)):
         return None
     roster: list[StageSeat] = []
     slot = start = log.next_slot
@@ -96,5 +96,5 @@ def opening(
     if not roster:
         return None
     for stage in range(1, plan.stages):
-        roster += [StageSeat(account, start, slot - start, stage) for account in ready[stage]]
+        roster += [StageSeat(account, start, slot - start, stage) for account in ready.get(stage, ())]
     return StageOpen(round=round, state=state, roster=tuple(roster))

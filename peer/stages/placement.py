@@ -85,7 +85,7 @@ class Placement:
     def edge(self, living: Collection[str], now: float) -> Move | None:
         """At a round's edge: the move to make, if any is worth it."""
         counts = self._counts(living)
-        short = [stage for stage, count in enumerate(counts) if count < self._plan.replicas]
+        short = [stage for stage, count in enumerate(counts) if count < self._plan.least(stage)]
         if not short and self._moved_at is not None and now < self._moved_at + INTERVAL_S:
             return None
         old = self._capacities(living, {})
@@ -107,8 +107,8 @@ class Placement:
         said = []
         for stage, needs in enumerate(self._plan.needs_bytes):
             count = counts.get(stage, 0)
-            if count < self._plan.replicas:
-                has = f"{count} of {self._plan.replicas} replicas" if count else "no replica"
+            if count < self._plan.least(stage):
+                has = f"{count} of {self._plan.least(stage)} replicas" if count else "no replica"
                 said.append(f"stage {stage} has {has}: needs a peer with >= {needs / 1e9:.1f} GB")
         return "; ".join(said)
 
@@ -117,13 +117,13 @@ class Placement:
     def _place(self, memory_bytes: int, living: Collection[str]) -> int | None:
         counts, capacities = self._counts(living), self._capacities(living, {})
         fits = [stage for stage, needs in enumerate(self._plan.needs_bytes) if needs <= memory_bytes]
-        short = [stage for stage in fits if counts[stage] < self._plan.replicas]
+        short = [stage for stage in fits if counts[stage] < self._plan.least(stage)]
         if short:
             return min(short, key=lambda stage: (counts[stage], capacities[stage]))
         return min(fits, key=lambda stage: (capacities[stage], counts[stage]), default=None)
 
     def _may_move(self, peer: Peer, target: int, counts: list[int], now: float) -> bool:
-        spare = counts[peer.stage] > self._plan.replicas
+        spare = counts[peer.stage] > self._plan.least(peer.stage)
         fits = peer.memory_bytes >= self._plan.needs_bytes[target]
         return peer.stage != target and peer.holds and spare and fits and now >= peer.since + INTERVAL_S
 

@@ -3,6 +3,7 @@
 Every microbatch counts in all stages or in none, and in each stage at one replica. What the recorded replica does not
 hold is a gap: the driver replays it from its records, or, if the driver is gone, the microbatch is dropped everywhere.
 A replica that is gone still counts with the receipt that it had delivered, if that is exactly what it shall hold.
+Groups of experts are stages without which a microbatch counts all the same: what nobody can replay there is left out.
 
 Pure: no state.
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 Table = Mapping[int, tuple[str, ...]]
-"""By microbatch: the replicas of stages 1, 2, … that hold it; all of it is in its driver's stage 0."""
+"""By microbatch: the replicas of stages 1, 2, … that hold it, or empty; all of it is in its driver's stage 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,9 @@ class Agreement:
 
 
 def reconcile(
-    tables: Mapping[str, Table], *, working: Set[str], lacking: Mapping[str, Set[int]], sound: Mapping[str, Set[int]]
-) -> Agreement:
+    tables: Mapping[str, Table], *, working: Set[str], lacking: Mapping[str, Set[int]], sound: Mapping[str, Set[int]],
+    optional: Mapping[int, bool] | None = None,
+) -> Agreement:  # fmt: skip
     """Agree on who shall hold what.
 
     Args:
@@ -38,8 +40,10 @@ def reconcile(
         working: accounts that are there: they can undo, replay and write.
         lacking: by account, what it was asked for and does not hold.
         sound: by account, what the receipt says that it delivered and whose update is at hand.
+        optional: stages that are groups of experts, and whether somebody there is working.
     """
     dropped: set[int] = set()
+    groups = optional or {}
     kept = {account: served for account, served in sound.items() if served}
     while True:
         manifests: dict[str, set[int]] = {}
@@ -53,15 +57,18 @@ def reconcile(
                 open_stages = [
                     stage
                     for stage, account in enumerate(holders)
-                    if not _holds(account, microbatch, working=working, lacking=lacking, kept=kept)
+                    if account and not _holds(account, microbatch, working=working, lacking=lacking, kept=kept)
                 ]
+                absent = [stage for stage in open_stages if not groups.get(stage, True) or driver not in working]
+                left_out = {stage for stage in absent if stage in groups}
+                open_stages = [stage for stage in open_stages if stage not in left_out]
                 if open_stages and driver not in working:
                     dropped.add(microbatch)
                     changed = True
                     continue
                 gaps.setdefault(driver, []).extend((stage, microbatch) for stage in open_stages)
                 for stage, account in enumerate(holders):
-                    if stage not in open_stages:
+                    if account and stage not in open_stages and stage not in left_out:
                         manifests.setdefault(account, set()).add(microbatch)
         void = [account for account, served in kept.items() if manifests.get(account, set()) != served]
         for account in void:

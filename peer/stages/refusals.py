@@ -107,6 +107,9 @@ def _check_table(status: Status, seat: Seat, open_round: OpenRound, plan: StageP
     for microbatch, replicas in status.table:
         if microbatch not in own or microbatch <= before:
             raise RoundError(UNFIT, f"{place}: microbatch {microbatch} in its table, its own are {own}")
-        if [stages.get(account) for account in replicas] != wanted:
+        if any(
+            stages.get(account) != stage if account else stage < plan.needed
+            for stage, account in zip(wanted, replicas, strict=False)
+        ) or len(replicas) != len(wanted):
             raise RoundError(UNFIT, f"{place}: microbatch {microbatch} went to others than one of every stage")
         before = microbatch

@@ -20,6 +20,7 @@ from peer.rounds.messages import LogGrew
 from peer.rounds.pause import Pause
 from peer.stages import tasks
 from peer.stages.drive import Driver
+from peer.stages.drive_trunk import TrunkDriver
 from peer.stages.holding import Held, Holding
 from peer.stages.messages import Assign, Cut, Freeze, Halt, Losses, Order, Refusal, Status, Tag
 from peer.stages.plan import StagePlan
@@ -263,7 +264,7 @@ class ReplicaMachine:
     def _drive(self, work: Work, now: float) -> Driver:
         stages = range(1, self._plan.stages)
         replicas = {stage: tuple(seat.account for seat in work.open.roster if seat.stage == stage) for stage in stages}
-        return Driver(
+        return (TrunkDriver if self._plan.experts else Driver)(
             account=self.account, open_round=work.open, replicas=replicas, microbatches=work.numbers(work.seat),
             in_flight=self._plan.in_flight, until=now + self._plan.plan.time_budget_s, router=self._router,
             ids=self._ids,

@@ -6,7 +6,7 @@ Pure: no time; nothing changes when a method raises.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, Seat
@@ -16,6 +16,9 @@ from peer.stages.messages import NO_ATTEMPT, Attempt, Status
 from peer.stages.plan import StagePlan
 from peer.stages.reconcile import Agreement, Table, reconcile
 from peer.stages.slots import size_of
+
+NO_NORM = "0" * 16
+"""That of a stage without receipts, as norms travel."""
 
 
 class Tally:
@@ -39,6 +42,7 @@ class Tally:
         self._sound: dict[str, StageReceipt] = {}
         self._checking: dict[str, StageReceipt] = {}
         self._stages = plan.stages
+        self._plan = plan
 
     # ------------------------------------------------------------------ learning
 
@@ -78,7 +82,7 @@ class Tally:
     def begin(self, attempt: Attempt, working: Collection[str]) -> None:
         """A new attempt, in which what is known to be lacking is replayed."""
         self.gaps = self.agree(working).gaps
-        self.attempt, self.manifests = attempt, {}
+        self.attempt, self.manifests, self.cut, self.norms = attempt, {}, (), ()
         self._tables = {driver: table for driver, table in self._tables.items() if driver in self._sound}
         self._lacking.clear()
 
@@ -90,9 +94,26 @@ class Tally:
 
     def agree(self, working: Collection[str]) -> Agreement:
         """Who shall hold what, as far as is known."""
-        sound = {account: set(Manifest.read(one.served, self.size)) for account, one in self._sound.items()}
         able = {account for account in working if account not in self.stuck}
-        return reconcile(self._tables, working=able, lacking=self._lacking, sound=sound)
+        there = self.stages_of(able)
+        groups = {stage: stage in there for stage in range(self._plan.needed, self._stages)}
+        sound = {
+            account: set(Manifest.read(one.served, self.size))
+            for account, one in self._sound.items()
+            if groups.get(one.stage, True)
+        }
+        return reconcile(self._tables, working=able, lacking=self._lacking, sound=sound, optional=groups)
+
+    def stages_of(self, accounts: Collection[str]) -> set[int]:
+        """The stages that these have seats of."""
+        return {seat.stage for seat in self.open.roster if seat.account in accounts}
+
+    def abandoned(self, working: Collection[str]) -> bool:
+        """Whether a group of experts that is to count, or does, has nobody left to take its step."""
+        counting = {receipt.stage for receipt in self.cut} or self.stages_of(self.manifests)
+        there = self.stages_of({account for account in working if account not in self.stuck})
+        gone = [stage for stage in counting if stage >= self._plan.needed and stage not in there]
+        return any(not any(self._said(seat.account).applied for seat in self._seats(stage)) for stage in gone)
 
     def halted(self, account: str) -> bool:
         """Whether this driver halted and closed its gaps in this attempt."""
@@ -135,10 +156,16 @@ class Tally:
         """Take up the norms that are here, the first of each stage in the roster's order; whether none is missing."""
         norms = [
             next((norm for seat in self._seats(stage) if (norm := self._said(seat.account).norm)), "")
+            if self.counts(stage)
+            else NO_NORM
             for stage in range(self._stages)
         ]
         self.norms = tuple(norms) if all(norms) else ()
         return bool(self.norms)
+
+    def counts(self, stage: int) -> bool:
+        """Whether there are receipts of it; of a group of experts there may be none."""
+        return any(receipt.stage == stage for receipt in self.cut)
 
     def _said(self, account: str) -> Status:
         """What it said of this very cut."""
@@ -148,6 +175,13 @@ class Tally:
 
     def _seats(self, stage: int) -> list[Seat]:
         return [seat for seat in self.open.roster if seat.stage == stage]
+
+    def states(self, before: Sequence[str], working: Collection[str], *, patient: bool) -> list[str]:
+        """The state of each stage after the cut, empty where it is not sure; without receipts it stays as it is."""
+        return [
+            self.state_of(stage, working, patient=patient) if self.counts(stage) else before[stage]
+            for stage in range(self._stages)
+        ]
 
     def state_of(self, stage: int, working: Collection[str], *, patient: bool) -> str:
         """The id that most replicas say the stage's state has after the cut, once that is sure; else empty.

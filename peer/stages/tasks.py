@@ -112,6 +112,8 @@ class Reset:
     """The line to the replica broke during a call: it is not answered any more."""
 
     id: int
+    account: str = ""
+    """Of a call to our own trunk: the holder of experts that failed it."""
 
 
 DriverMessage = Answered | Declined | Reset
@@ -197,6 +199,8 @@ class Call:
     """Handle of the stage's input; stage 0: empty, the tokens."""
     gradient: str
     """Handle of the gradient of the stage's output; empty for a forward, and in the last stage, which has targets."""
+    holders: tuple[str, ...] = ()
+    """Of a call to our own trunk: by group the account that serves its experts; empty: nobody does."""
 
 
 @dataclass(frozen=True, kw_only=True)

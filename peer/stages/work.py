@@ -83,11 +83,13 @@ class Work:
         if self.undoing or len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight:
             return Refusal(code="BUSY")
         self._pending.add(tag)
+        if tag.layer >= 0 and tag.kind is Kind.BACKWARD:
+            self.held -= Manifest.of([tag.microbatch], self.size)  # until the driver says what it is made of
         return None
 
     def served(self, tag: Tag) -> None:
         """The worker did it."""
-        if self._over(tag) and tag.kind is Kind.BACKWARD:
+        if self._over(tag) and tag.kind is Kind.BACKWARD and tag.layer < 0:
             self.held |= Manifest.of([tag.microbatch], self.size)
 
     def dropped(self, tag: Tag) -> None:

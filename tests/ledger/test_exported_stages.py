@@ -3,7 +3,7 @@
 IO: files in a temporary folder, a store beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,25 +17,42 @@ from ledger.exported.weights import STATE, blob_id
 from ledger.stages import run_state
 from ledger.store.store import Store
 
-from .exported_kit import CONFIG, SHAPES, TOKENIZER, WEIGHTS, Model, besides, canonical, make, safetensors, values
+from .exported_kit import (
+    CONFIG,
+    SHAPES,
+    TOKENIZER,
+    WEIGHTS,
+    Model,
+    Tensors,
+    besides,
+    canonical,
+    make,
+    safetensors,
+    values,
+)
 from .world import ALICE, BOB, GENESIS, certify, spec_of
 
 CUT = (("a.weight",), ("b.bias", "c.weight", "a.weight"))
 """The tensors of each stage; the first is tied, and so in both."""
 
 
-def stage_state(names: tuple[str, ...]) -> tuple[bytes, int]:
+def held_by(names: tuple[str, ...]) -> Tensors:
+    """These of the weights."""
+    return {name: WEIGHTS[name] for name in names}
+
+
+def stage_state(weights: Tensors) -> tuple[bytes, int]:
     """The canonical state of a stage, and where its weights end."""
-    size = sum(len(WEIGHTS[name][1]) for name in names)
+    size = sum(len(data) for _, data in weights.values())
     more = {"outer.momentum": ((size // 4,), values("momentum", (size // 4,)))}
-    data = safetensors({**{name: WEIGHTS[name] for name in names}, **more}, {"format": "state"}, align=64)
+    data = safetensors({**weights, **more}, {"format": "state"}, align=64)
     return data, len(data) - size
 
 
-def staged(folder: Path) -> Model:
+def staged(folder: Path, stages: Sequence[Tensors] = tuple(map(held_by, CUT))) -> Model:
     """The export of a run with two stages, after its first round."""
     plain = make(folder)
-    states = [stage_state(names) for names in CUT]
+    states = [stage_state(weights) for weights in stages]
     before, after = [blob_id(b"first"), blob_id(b"second")], [blob_id(state) for state, _ in states]
     blobs = {
         "model": blob_id(canonical({"format": "p2p-llm-forge/model/v1", "config": CONFIG})),
@@ -69,7 +86,7 @@ def model(tmp_path: Path) -> Model:
 def test_the_weights_prove_the_states_of_all_stages(model: Model) -> None:
     found = check_folder(model.folder, GENESIS)
     assert found.parameters == sum(len(data) for _, data in WEIGHTS.values()) // 4  # the tied tensor once
-    assert found.card.state == run_state(blob_id(stage_state(names)[0]) for names in CUT)
+    assert found.card.state == run_state(blob_id(stage_state(held_by(names))[0]) for names in CUT)
     assert found.tokenizer == tuple(sorted(TOKENIZER))
 
 
@@ -129,5 +146,40 @@ def test_the_initial_state_is_that_of_entry_0(model: Model) -> None:
     with pytest.raises(ExportInvalid, match="state is"):
         check_folder(model.folder, GENESIS)
     model.sign(round=0, state=model.log[0].state)  # type: ignore[attr-defined]
+    with pytest.raises(ExportInvalid, match="give state"):
+        check_folder(model.folder, GENESIS)
+
+
+def rows(name: str, first: int, last: int) -> tuple[tuple[int, ...], bytes]:
+    """Some rows of a weight."""
+    (count, *rest), data = WEIGHTS[name]
+    size = len(data) // count
+    return (last - first, *rest), data[first * size : last * size]
+
+
+def in_slices(first: int, last: int) -> list[Tensors]:
+    """The states of a trunk, and of a group that has these rows of c.weight."""
+    return [held_by(("a.weight", "b.bias")), {f"c.weight[{first}:{last}]": rows("c.weight", first, last)}]
+
+
+def test_slices_of_a_tensor_prove_the_states_of_groups_of_experts(tmp_path: Path) -> None:
+    model = staged(tmp_path / "model", in_slices(0, 700))
+    found = check_folder(model.folder, GENESIS)
+    assert found.parameters == sum(len(data) for _, data in WEIGHTS.values()) // 4
+
+
+def test_a_row_that_no_group_has_is_found_out(tmp_path: Path) -> None:
+    model = staged(tmp_path / "short", in_slices(0, 699))
+    with pytest.raises(ExportInvalid, match=r"c\.weight: the states have 699 of its 700 rows"):
+        check_folder(model.folder, GENESIS)
+    model = staged(tmp_path / "late", in_slices(1, 700))
+    with pytest.raises(ExportInvalid, match=r"c.weight\[1:700\]: wanted rows from 0 on, of 700"):
+        check_folder(model.folder, GENESIS)
+
+
+def test_another_byte_in_a_slice_is_found_out(tmp_path: Path) -> None:
+    model = staged(tmp_path / "model", in_slices(0, 700))
+    other_byte(model)
+    model.sign()
     with pytest.raises(ExportInvalid, match="give state"):
         check_folder(model.folder, GENESIS)

@@ -13,11 +13,13 @@ STAGES = [
     {"stage": 0, "share": 0.3, "replicas": [{"account": "ab" * 32, "queue": 2, "busy": 0.5, "microbatch_ms": 12.5}]},
     {"stage": 1, "share": 0.7, "replicas": [{"account": "cd" * 32}]},
     {"stage": 2, "share": 0.0, "replicas": []},
+    {"stage": 3, "share": 0.1, "replicas": [], "experts": True},
 ]
 LINES = (
     "stage 0 (30% of the work): abababab (queue 2, busy 50%, 12.5 ms a microbatch)",
     "stage 1 (70% of the work): cdcdcdcd",
     "stage 2 (0% of the work): no replica",
+    "experts 3 (10% of the work): no replica, left out",
 )
 
 
@@ -42,6 +44,10 @@ def test_watch_shows_the_stages_as_they_were_told_last() -> None:
         (
             {"event": "void", "round": 2, "step": "driving"},
             "round 2: does not count: it could not be brought to its end while driving",
+        ),
+        (
+            {"event": "masked", "round": 2, "tokens": 200, "weakened": 5, "silenced": 0},
+            "round 2: 2.5% of the tokens, counted in every layer, went without experts that nobody serves",
         ),
         ({"event": "unfit", "account": "ab" * 32, "reason": "too small"}, "abababab can serve no stage: too small"),
         (

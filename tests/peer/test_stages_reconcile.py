@@ -87,3 +87,24 @@ def test_once_the_gaps_are_closed_every_stage_holds_the_same_set_each_microbatch
     for account, held in found.manifests.items():
         able = account in working and not held & lacking.get(account, set())
         assert able or held == sound.get(account), f"{account} cannot hold {held}"
+
+
+WITH_EXPERTS: dict[str, Table] = {"d1": {0: ("m1", "l1"), 1: ("m1", "")}, "d2": {2: ("m1", "l2")}}
+
+
+def test_a_group_of_experts_holds_what_somebody_there_can_hold() -> None:
+    found = reconcile(WITH_EXPERTS, working=set(ALL) - {"l1"}, lacking={}, sound={}, optional={1: True, 2: True})
+    assert found.gaps == {"d1": ((2, 0),)}
+    found = reconcile(WITH_EXPERTS, working=set(ALL) - set(LASTS), lacking={}, sound={}, optional={1: True, 2: False})
+    assert (found.gaps, found.counted) == ({}, {0, 1, 2})
+    assert found.manifests == {"d1": {0, 1}, "d2": {2}, "m1": {0, 1, 2}}
+
+
+def test_a_dead_driver_takes_no_microbatch_from_the_trunk_of_another_when_a_group_lacks_it() -> None:
+    lacking = {"l1": {0}}
+    gone = set(ALL) - {"d1"}
+    found = reconcile(
+        WITH_EXPERTS, working=gone, lacking=lacking, sound={"d1": {0, 1}}, optional={1: True, 2: True}
+    )
+    assert (found.gaps, found.counted) == ({}, {0, 1, 2})
+    assert found.manifests == {"d1": {0, 1}, "d2": {2}, "m1": {0, 1, 2}, "l2": {2}}

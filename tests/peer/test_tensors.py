@@ -119,7 +119,7 @@ async def test_a_slot_is_given_on_when_the_worker_has_answered_or_died_and_never
 
 def test_passes_are_turned_away_while_too_many_wait(run: Prepared, tmp_path: Path) -> None:
     waiting = 0
-    front = Front(tmp_path, torch.device("cpu"), None, lambda: waiting)
+    front = Front(tmp_path, torch.device("cpu"), None, lambda: waiting, lambda _: None)
     place = Place(at=0, bytes=0)
     asked = StageForward(id=1, do="stage_forward", x=place, reply=place, **tag("x"))
     waiting = MOST_WAITING

@@ -44,5 +44,6 @@ def stages_of(run: Run, loads: Mapping[str, Load]) -> list[dict[str, Any]]:
     for stage, share in enumerate(run.staged.shares):
         serving = [account for account, seat in seats.items() if seat == stage]
         replicas = [loads[one].fields(one) if one in loads else {"account": one} for one in serving]
-        found.append({"stage": stage, "share": share / 1e6, "replicas": replicas})
+        kind = {"experts": True} if stage >= run.staged.needed else {}
+        found.append({"stage": stage, "share": share / 1e6, "replicas": replicas, **kind})
     return found

@@ -31,6 +31,8 @@ from peer.runs.prefetch import Prefetcher
 from peer.runs.run import Run
 from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
+from peer.runs.staged.expert_driving import ExpertDriving
+from peer.runs.staged.expert_serving import ExpertServing
 from peer.runs.staged.loads import Load
 from peer.runs.staged.looking import Looking
 from peer.runs.staged.messages import Standing as StandingBody
@@ -86,8 +88,11 @@ class StagedMember:
             on_joined=self._say_now,
         )  # fmt: skip
         self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
-        self.serving = Serving(machine=lambda: self.machine, worker=worker, tell=self.tell, account_of=account_of)
-        self._driving = Driving(
+        experts = bool(run.staged.experts)
+        self.serving = (ExpertServing if experts else Serving)(
+            machine=lambda: self.machine, worker=worker, tell=self.tell, account_of=account_of
+        )
+        self._driving = (ExpertDriving if experts else Driving)(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
         self.looking = Looking(run=run, network=network, worker=worker, peer_of=peer_of)

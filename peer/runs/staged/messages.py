@@ -60,7 +60,7 @@ class Standing(Message):
     halted: AttemptText
     losses: AttemptText
     table: Annotated[list[Annotated[list[Natural], Field(min_length=2, max_length=128)]], Field(max_length=16384)]
-    """Of a microbatch: its number, then the places in the roster of those who hold it in stages 1, 2, …"""
+    """Of a microbatch: its number, then who holds it in stages 1, 2, …: the place in the roster; its length: nobody."""
     frozen: AttemptText
     lacking: Bitmap
     receipt: EntryText
@@ -77,6 +77,7 @@ class Standing(Message):
     def of(cls, run: str, status: Status, opened: OpenRound | None, *, queue: int = 0, busy: float = 0.0) -> Self:
         """On the wire; accounts of the table become places in the roster of the open round."""
         seats = {seat.account: place for place, seat in enumerate(opened.roster)} if opened is not None else {}
+        seats[""] = len(seats)
         whole = all(account in seats for _, held in status.table for account in held)  # else it is of another round
         return cls(
             run=run, life=status.life, seq=status.seq, stage=status.stage if status.stage >= 0 else None,
@@ -93,9 +94,9 @@ class Standing(Message):
     def status(self, account: str, opened: OpenRound | None) -> Status:
         """As the machines have it; signatures are not checked. Raises MessageInvalid."""
         same = opened is not None and opened.round == self.round
-        roster = [seat.account for seat in opened.roster] if same and opened is not None else []
+        roster = [*(seat.account for seat in opened.roster), ""] if same and opened is not None else []
         if same and any(place >= len(roster) for row in self.table for place in row[1:]):
-            raise MessageInvalid(f"Standing: table: a place beyond the {len(roster)} of the roster")
+            raise MessageInvalid(f"Standing: table: a place beyond the {len(roster) - 1} of the roster")
         table = tuple((row[0], tuple(roster[place] for place in row[1:])) for row in self.table) if same else ()
         return Status(
             account=account, life=self.life, seq=self.seq, stage=-1 if self.stage is None else self.stage,

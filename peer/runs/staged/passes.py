@@ -50,7 +50,7 @@ async def ask(
         kind=tag.kind.value, attempt=AttemptText.of(tag.attempt), tokens=tokens, x=len(x), gradient=len(gradient),
         sum=digest(given),
     )  # fmt: skip
-    return await _carry(network, peer, "stage.pass", body, given, most_bytes)
+    return await carry(network, peer, "stage.pass", body, given, most_bytes)
 
 
 async def look(
@@ -59,10 +59,10 @@ async def look(
     """Have a peer look at held-out samples with its stage's `state`; `targets` for the last stage. Raises as `ask`."""
     call, given = secrets.token_hex(16), x + targets
     body = LookBody(run=run, call=call, state=state, x=len(x), targets=len(targets), sum=digest(given))
-    return await _carry(network, peer, "stage.look", body, given, len(x))
+    return await carry(network, peer, "stage.look", body, given, len(x))
 
 
-async def _carry(
+async def carry(
     network: Network, peer: str, method: str, body: PassBody | LookBody, given: bytes, most_bytes: int
 ) -> tuple[PassAnswer, bytes]:
     """Send what is given, in parts if it is long, and fetch what comes of it."""

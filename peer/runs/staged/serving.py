@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -53,23 +54,34 @@ class Serving:
     async def make(
         self, caller: str, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
     ) -> tuple[Refusal | None, Passed]:
-        """Make a pass for an account, or say why not. The machine hears of the outcome also if nobody waits for it."""
+        """Make a pass for an account, or say why not."""
+        worker = self._worker
+
+        def work() -> Coroutine[Any, Any, Passed]:
+            return worker.make(
+                tag.kind, round_number=tag.round, microbatch=tag.microbatch, tokens=tokens, x=x, gradient=gradient
+            )
+
+        return await self.perform(caller, tag, work)
+
+    async def perform(
+        self, caller: str, tag: Tag, work: Callable[[], Coroutine[Any, Any, Passed]]
+    ) -> tuple[Refusal | None, Passed]:
+        """Do what an account asks for, or say why not. The machine hears of the outcome also if nobody waits for it."""
         refusal = self._machine().admit(tag, caller)
         if refusal is not None:
             return refusal, Passed(kind="refused")
-        making = asyncio.create_task(self._make(tag, tokens, x, gradient))
+        making = asyncio.create_task(self._make(tag, work))
         self._making.add(making)
         making.add_done_callback(self._making.discard)
         return await asyncio.shield(making)
 
     async def _make(
-        self, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
+        self, tag: Tag, work: Callable[[], Coroutine[Any, Any, Passed]]
     ) -> tuple[Refusal | None, Passed]:
         worker, passed = self._worker, Passed(kind="refused")
         try:
-            passed = await worker.make(
-                tag.kind, round_number=tag.round, microbatch=tag.microbatch, tokens=tokens, x=x, gradient=gradient
-            )
+            passed = await work()
         except WorkerRefused as exc:
             log.warning("pass_refused", stage=tag.stage, microbatch=tag.microbatch, reason=str(exc))
             self.why = str(exc)
@@ -105,6 +117,13 @@ class Serving:
         if asked.tag().kind is Kind.BACKWARD and not gradient:
             raise Refused(BAD, "backward without a gradient")
         refusal, passed = await self.make(account, asked.tag(), asked.tokens, x or None, gradient)
+        return self._answer((caller, asked.call), refusal, passed)
+
+    async def on_expert(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
+        """`stage.expert`: not in this run."""
+        raise Refused(BAD, "the run places no experts on peers")
+
+    def _answer(self, key: Key, refusal: Refusal | None, passed: Passed) -> Reply:
         if refusal is not None:
             why = self.why if refusal.code == FAULT else ""
             return Reply(PassAnswer(refusal=RefusalText.of(refusal, why)).body())
@@ -112,7 +131,7 @@ class Serving:
             bytes=len(passed.data), sum=digest(passed.data), service_us=round(passed.service_s * MICRO),
             waited_us=round(passed.waited_s * MICRO), queue_us=round(passed.queue_s * MICRO),
         )  # fmt: skip
-        return self._handed((caller, asked.call), answer, passed.data)
+        return self._handed(key, answer, passed.data)
 
     async def on_look(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.look`: for the drivers of the round, one at a time."""

@@ -9,11 +9,13 @@ from ledger.entries import StageReceipt
 from ledger.keys import PrivateKey
 from peer.runs.run import Run
 from peer.runs.staged import promises
+from peer.runs.staged.expert_worker import ExpertWorker
 from peer.runs.staged.worker import StageWorker
 from peer.stages import tasks
 from peer.stages.holding import Held
 from peer.stages.manifest import Manifest
 from peer.stages.slots import first_slot, size_of
+from peer.stages.tally import NO_NORM
 from peer.stages.work import Work
 
 
@@ -57,7 +59,9 @@ class Steps:
             key=self._key,
         )  # fmt: skip
         promises.keep(self._run, receipt)
-        loss = {"loss": receipt.loss / 1e6} if effect.stage == plan.stages - 1 else {}
+        if isinstance(self._worker, ExpertWorker) and self._worker.masked.get("weakened"):
+            await self._run.journal.add("masked", round=receipt.round, **self._worker.masked)
+        loss = {"loss": receipt.loss / 1e6} if effect.stage == plan.last else {}
         await self._run.journal.add(
             "delivered", round=receipt.round, stage=effect.stage, microbatches=len(served), tokens=receipt.tokens,
             **loss,
@@ -66,7 +70,8 @@ class Steps:
 
     async def norm(self, effect: tasks.SumUpdates) -> tasks.Normed:
         """The norm of our stage's mean gradient."""
-        norm = await self._worker.norm(effect.receipts, self._key.public)
+        counts = any(receipt.stage == effect.stage for receipt in effect.receipts)
+        norm = await self._worker.norm(effect.receipts, self._key.public) if counts else NO_NORM
         return tasks.Normed(receipts=effect.receipts, norm=norm)
 
     async def apply(self, effect: tasks.ApplyStage, held: Held) -> tasks.AppliedStage:
@@ -76,8 +81,9 @@ class Steps:
             await worker.load(held[1], held[2])
         norms = list(effect.norms)
         for stage in range(self._plan.stages) if receipts and not norms else ():
-            norms.append(await worker.norm(receipts, self._key.public, stage))
+            counts = any(receipt.stage == stage for receipt in receipts)
+            norms.append(await worker.norm(receipts, self._key.public, stage) if counts else NO_NORM)
         state = held[2]
-        if receipts:
+        if any(receipt.stage == held[1] for receipt in receipts):
             state = await worker.apply(effect.round, receipts, norms, self._key.public)
         return tasks.AppliedStage(round=effect.round, receipts=receipts, state=state)
