@@ -52,7 +52,7 @@ def distance(net: Net) -> float:
     return Oracle(known_run(net.peers[0].home), Found([peer.home for peer in net.peers])).distance()
 
 
-@pytest.mark.parametrize(("family", "dropout"), [("gpt2", 0.1), ("llama", 0.0)])
+@pytest.mark.parametrize(("family", "dropout"), [("gpt2", 0.1), pytest.param("llama", 0.0, marks=pytest.mark.slow)])
 def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path, family: str, dropout: float) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\n") as net:
         submit(net, tmp_path, family=family, dropout=dropout)
@@ -88,7 +88,7 @@ def two_each(net: Net) -> bool:
     return all(stages.count(stage) >= 2 for stage in range(3))
 
 
-@pytest.mark.parametrize("victim", ["replica", "driver", "leader", "donor"])
+@pytest.mark.parametrize("victim", ["replica", slow("driver"), "leader", slow("donor")])
 def test_a_sigkill_in_mid_round_loses_nothing_and_counts_nothing_twice(tmp_path: Path, victim: str) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\nlead = true\n", peers=7) as net:
         first, *others = net.peers
