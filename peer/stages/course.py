@@ -283,7 +283,8 @@ class Course:
             losses = Losses(round=number, leader=self._name, accounts=tuple(self._losses))
             return [Tell(account=account, order=losses)]
         if self.step is Step.RECONCILING and seat.stage == 0 and not tally.halted(account):
-            gone = tuple(each.account for each in self.open.roster if not self._roll.lives(each.account))
+            seats = [each.account for each in self.open.roster]
+            gone = tuple(one for one in seats if one in tally.stuck or not self._roll.lives(one))
             gaps = tally.gaps.get(account, ())
             return [Tell(account=account, order=Halt(round=number, attempt=attempt, gaps=gaps, gone=gone))]
         if self.step is Step.COLLECTING and manifest and not (tally.told(account) or tally.delivered(account)):

@@ -71,6 +71,8 @@ class StagedLeader(Leading):
         """How busy members are, by account, as they said last."""
         self._makers: dict[str, str] = {}
         """By update: the account that delivered it first."""
+        self._unsound: set[str] = set()
+        """Signatures of receipts whose updates were refused for what they hold, in this round."""
         self._sound: set[str] = set()
         """Signatures that were verified in this round."""
         self._checking = Checking(
@@ -155,6 +157,7 @@ class StagedLeader(Leading):
                 self._tell(await self._evaluate(effect))
             case rounds.Log():
                 self._sound.clear()
+                self._unsound.clear()
                 alive = self._alive()
                 self.loads = {account: load for account, load in self.loads.items() if account in alive}
                 await self._log(effect)
@@ -188,13 +191,18 @@ class StagedLeader(Leading):
 
     async def _check(self, receipt: StageReceipt) -> None:
         assert self._tasks is not None
+        if receipt.signature in self._unsound:
+            return  # it comes with every status, and counts as one offence
         if len(self._makers) > MOST_MAKERS:
             self._makers.clear()
         if (maker := self._makers.setdefault(receipt.update, receipt.account)) != receipt.account:
             refusal = (COPIED, f"update {receipt.update[:16]}: is that of {maker[:16]}, who delivered it first")
-            self._tell(rounds.Checked(account=receipt.account, update=receipt.update, refusal=refusal))
-            return
-        self._tell(await self._checking.check(receipt, self._interested(receipt), self._tasks))
+            checked = rounds.Checked(account=receipt.account, update=receipt.update, refusal=refusal)
+        else:
+            checked = await self._checking.check(receipt, self._interested(receipt), self._tasks)
+        if checked.unsound:
+            self._unsound.add(receipt.signature)
+        self._tell(checked)
 
     def _interested(self, receipt: StageReceipt) -> Sequence[str]:
         """PeerIDs of those who will sum the update: its stage's, and of the ends, which may share a tensor."""
