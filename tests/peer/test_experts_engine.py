@@ -21,9 +21,7 @@ def experts_spec(folder: Path, *, rounds: int, groups: int = 2, **experts: Any) 
     """The spec of a small mixture of experts over a corpus in this folder."""
     corpus = folder / "corpus.txt"
     corpus.write_text(corpus_text(600))
-    fields = spec_fields(
-        corpus, rounds=rounds, inner_steps=2, batch_size=4, mode="synchronous", codec={"kind": "f32"}
-    )
+    fields = spec_fields(corpus, rounds=rounds, inner_steps=2, batch_size=4, mode="synchronous", codec={"kind": "f32"})
     fields["model"] = {
         "family": "olmoe", "layers": 2, "hidden_size": 32, "heads": 2,
         "options": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48},
