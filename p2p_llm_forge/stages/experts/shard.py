@@ -187,9 +187,7 @@ class ExpertShard:
         tokens = sum(asked.tokens for asked in manifest.values())
         return Written(path=path, tokens=tokens, loss=0, leaves=leaves_root([(slot, 0) for slot in slots]))
 
-    def apply(
-        self, state: str, round_number: int, own: Settled, norms: Sequence[str], tokens: int = 0
-    ) -> Path:
+    def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str], tokens: int = 0) -> Path:
         """Take the round's step, as `Held.apply`; nothing of the next round is done yet."""
         path = self.held.apply(state, round_number, own, (), norms, tokens)
         self._updates.applied(own)

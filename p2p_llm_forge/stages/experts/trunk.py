@@ -185,9 +185,7 @@ class Trunk:
             loss=round(sum(loss for _, loss in leaves) / len(leaves)),
         )  # fmt: skip
 
-    def apply(
-        self, state: str, round_number: int, own: Settled, norms: Sequence[str], tokens: int = 0
-    ) -> Path:
+    def apply(self, state: str, round_number: int, own: Settled, norms: Sequence[str], tokens: int = 0) -> Path:
         """Take the round's step, as `stages.held.Held.apply`."""
         path = self.held.apply(state, round_number, own, (), norms, tokens)
         self._updates.applied(own)

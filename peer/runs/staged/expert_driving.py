@@ -94,7 +94,9 @@ class ExpertDriving(Driving):
             raise lost[0]
         if refusal is None:
             for stage in range(1, self._plan.stages):
-                await self._record(tag.microbatch, stage, asked.get(stage, []))
+                known = not asked and await self._recorded(tag.microbatch, stage) is not None
+                if not known:  # else the trunk had it already, and asked nobody again
+                    await self._record(tag.microbatch, stage, asked.get(stage, []))
         return refusal, passed
 
     # ------------------------------------------------------------------ holders
