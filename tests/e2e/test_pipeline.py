@@ -88,7 +88,15 @@ def two_each(net: Net) -> bool:
     return all(stages.count(stage) >= 2 for stage in range(3))
 
 
-@pytest.mark.parametrize("victim", ["replica", slow("driver"), "leader", slow("donor")])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "replica",
+        "leader",
+        pytest.param("driver", marks=pytest.mark.slow),
+        pytest.param("donor", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sigkill_in_mid_round_loses_nothing_and_counts_nothing_twice(tmp_path: Path, victim: str) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\nlead = true\n", peers=7) as net:
         first, *others = net.peers
