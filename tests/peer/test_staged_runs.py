@@ -88,7 +88,7 @@ async def test_replicas_of_two_stages_train_and_are_paid(four: World) -> None:
 
 
 async def in_round_2(run: str, *peers: Peer) -> None:
-    """All have a seat in round 2, in which their passes are held back; it is certified, so it stays open whoever dies."""
+    """All have a seat in round 2, which is certified, so that it stays open; their passes in it are held back."""
     for peer in peers:
         await until(lambda peer=peer: any(event["round"] == 2 for event in peer.events(run, "training")), 30)
         await until(lambda peer=peer: (opened := peer.run(run).log.certified_open) and opened.round == 2, 30)
