@@ -128,8 +128,8 @@ class OuterSpec(Section):
     """How the members' mean update moves the shared weights."""
 
     kind: Literal["sgd", "nesterov", "adamw"] = "sgd"
-    """sgd takes the members' mean · nesterov (0.7, 0.9) is for dense codecs and rounds of hundreds of steps, it overshoots
-    with short ones (docs/benchmarks.md, convergence) · adamw is that of mode synchronous."""
+    """sgd takes the members' mean · nesterov (0.7, 0.9) is for dense codecs and rounds of hundreds of steps, with short
+    ones it overshoots (docs/benchmarks.md, convergence) · adamw is that of mode synchronous."""
     learning_rate: float = Field(default=1.0, gt=0.0, le=10.0)
     """1.0 takes the mean of the members' weights. adamw goes by `training.learning_rate` instead."""
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
