@@ -97,6 +97,7 @@ def test_the_pipelines_benchmark_measures_all_its_targets(tmp_path: Path) -> Non
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_benchmark_of_kills_in_a_pipeline_measures_both_its_targets(tmp_path: Path) -> None:
     file, plot = tmp_path / "faults.json", tmp_path / "faults.svg"
     table = run(BENCH / "pipeline_faults.py", "--quick", "--json", file, "--plot", plot, status={0, 1}, patience_s=600)

@@ -61,6 +61,7 @@ def test_real_daemons_hold_the_experts_of_a_model_that_trains_as_in_one_process(
         run("forge-ledger", "check", folder, "--network", net.file)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_experts_are_killed(tmp_path: Path) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\n") as net:
         submit(net, tmp_path, family="olmoe", rounds=60)
