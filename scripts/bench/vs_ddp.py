@@ -1,14 +1,13 @@
 """Tokens per second of two members against two ranks of DDP: on loopback, and over a line of 20 Mbit/s.
 
 Both train the same GPT-2 of about 10 million parameters, one CPU thread each, the same batches of the same length. Ours
-are two real daemons with the default codec (`topk` k 64), 80 AdamW steps a round, and a leader that trains
+are two real daemons with the settings of the recipes (`topk` k 64, 40 AdamW steps a round) and a leader that trains
 too; their time is that of whole rounds, from one `settled` to the next in the leader's journal, with everything that
 lies between them. DDP is `torch.distributed` over gloo with its defaults. On loopback runs and bursts of DDP take
 turns, and each run is compared with the bursts beside it; on the line, which is a cable between two network
 namespaces, they follow each other. The first round of a run and the first burst warm up and do not count.
 `limited_training_share` is the members' mean: seconds that the worker spent in AdamW steps over all seconds; the
-rest, `limited_gap_s` a round, hardly depends on the length of a round. For
-comparison, `hivemind.Optimizer` averages the weights after as many local steps (its gradients after every step would
+rest, `limited_gap_s` a round, hardly depends on the length of a round. For comparison, `hivemind.Optimizer` averages the weights after as many local steps (its gradients after every step would
 need the line as DDP does, and more). What the line allows at most, whatever runs, is the floor:
 2 (n - 1) / n gradients of 4 bytes a parameter leave every rank of DDP in every step, n = 2.
 
@@ -104,7 +103,7 @@ class Size:
 
 
 FULL = Size(
-    layers=6, hidden=360, heads=6, vocabulary=2048, steps=80, rounds=3, turns=2, burst=10, limited_burst=2,
+    layers=6, hidden=360, heads=6, vocabulary=2048, steps=40, rounds=3, turns=2, burst=10, limited_burst=2,
     hivemind_s=(25.0, 45.0), mbit=20.0, patience_s=300.0,
 )  # fmt: skip
 QUICK = Size(
