@@ -7,9 +7,10 @@ lies between them. DDP is `torch.distributed` over gloo with its defaults. On lo
 turns, and each run is compared with the bursts beside it; on the line, which is a cable between two network
 namespaces, they follow each other. The first round of a run and the first burst warm up and do not count.
 `limited_training_share` is the members' mean: seconds that the worker spent in AdamW steps over all seconds; the
-rest, `limited_gap_s` a round, hardly depends on the length of a round. For comparison, `hivemind.Optimizer` averages the weights after as many local steps (its gradients after every step would
-need the line as DDP does, and more). What the line allows at most, whatever runs, is the floor:
-2 (n - 1) / n gradients of 4 bytes a parameter leave every rank of DDP in every step, n = 2.
+rest, `limited_gap_s` a round, hardly depends on the length of a round. For comparison, `hivemind.Optimizer` averages
+the weights after as many local steps (its gradients after every step would need the line as DDP does, and more). What
+the line allows at most, whatever runs, is the floor: 2 (n - 1) / n gradients of 4 bytes a parameter leave every rank of
+DDP in every step, n = 2.
 
 IO: daemons, processes, network namespaces.
 """
