@@ -2,6 +2,7 @@
 
 What is known of a replica is learnt from its replies: how long it takes for one call, how much it has before it, and
 how far away it is. Between replies a replica is taken to be busy with what it said it had and with what we sent since.
+Of whom nothing is known, or nothing of late, is taken to be like the others: it gets its turn, and is known again.
 Who fails is not called for 1, 2, 4 … seconds; who is busy, not before it said it would have room.
 
 Pure: time and the random generator are arguments.
@@ -9,6 +10,7 @@ Pure: time and the random generator are arguments.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,9 @@ WEIGHT = 0.25
 FIRST_SERVICE_S = 1.0
 """Taken for a replica of whose stage nothing is known."""
 FIRST_RTT_S = 0.1
+"""Taken while no replica has answered."""
+REMEMBER_S = 30.0
+"""So long after its last answer a replica's speed is known: one that was slow once is not passed over for good."""
 LEAST_TIMEOUT_S = 5.0
 MOST_WAIT_S = 60.0
 """No replica is waited for longer, whatever it says, before it is asked again."""
@@ -34,7 +39,9 @@ class Known:
 
     service_s: dict[Kind, float] = field(default_factory=dict)
     """Seconds of one call, by its kind."""
-    rtt_s: float = FIRST_RTT_S
+    rtt_s: float | None = None
+    answered_at: float = -math.inf
+    """When it answered last."""
     through_at: float = 0.0
     """When it should be through with all that it is known to have."""
     room_at: float = 0.0
@@ -50,6 +57,7 @@ class Router:
         self._known: dict[str, Known] = {}
         self._usual: dict[tuple[int, Kind], float] = {}
         """Seconds of one call, by stage and kind, whoever served it."""
+        self._usual_rtt_s: float | None = None
 
     def pick(
         self, accounts: Sequence[str], stage: int, kind: Kind, now: float, without: Collection[str] = ()
@@ -69,8 +77,8 @@ class Router:
 
     def finish_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
         """Seconds until an answer to a call made now should be here."""
-        known = self._of(account)
-        return max(known.through_at - now, known.rtt_s / 2) + self._service_s(known, stage, kind) + known.rtt_s / 2
+        known, way_s = self._of(account), self._way_s(account, now)
+        return max(known.through_at - now, way_s) + self._service_s(known, stage, kind, now) + way_s
 
     def timeout_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
         """After how long a call made now has failed."""
@@ -85,7 +93,8 @@ class Router:
     def sent(self, account: str, stage: int, kind: Kind, now: float) -> None:
         """A call is made."""
         known = self._of(account)
-        known.through_at = max(known.through_at, now + known.rtt_s / 2) + self._service_s(known, stage, kind)
+        arrives = now + self._way_s(account, now)
+        known.through_at = max(known.through_at, arrives) + self._service_s(known, stage, kind, now)
 
     def answered(
         self, account: str, stage: int, kind: Kind, now: float, *, took_s: float, service_s: float, waited_s: float,
@@ -98,17 +107,21 @@ class Router:
         known.service_s[kind] = _moved(known.service_s.get(kind), service_s)
         self._usual[stage, kind] = _moved(self._usual.get((stage, kind)), service_s)
         known.rtt_s = _moved(known.rtt_s, rtt_s)
+        self._usual_rtt_s = _moved(self._usual_rtt_s, rtt_s)
+        known.answered_at = now
         known.through_at = now + max(queue_s, 0.0)
         known.room_at = 0.0
         known.pause.rest(0.0)
 
     def busy(self, account: str, now: float, wait_s: float) -> None:
-        """It has no room for so long."""
-        self._of(account).room_at = now + min(max(wait_s, 0.0), MOST_WAIT_S)
+        """It has no room for so long; what was sent is not before it, and then it begins with what it is sent."""
+        known = self._of(account)
+        known.room_at = known.through_at = now + min(max(wait_s, 0.0), MOST_WAIT_S)
 
     def failed(self, account: str, now: float) -> None:
-        """It did not answer, or not what it should."""
+        """It did not answer, or not what it should: what was sent is not before it any more."""
         known = self._of(account)
+        known.through_at = now
         if known.pause.over(now):
             known.pause.failed(now)
 
@@ -125,8 +138,19 @@ class Router:
         known = self._of(account)
         return max(known.pause.until, known.room_at)
 
-    def _service_s(self, known: Known, stage: int, kind: Kind) -> float:
-        return known.service_s.get(kind, self._usual.get((stage, kind), FIRST_SERVICE_S))
+    def _service_s(self, known: Known, stage: int, kind: Kind, now: float) -> float:
+        usual = self._usual.get((stage, kind), FIRST_SERVICE_S)
+        return known.service_s.get(kind, usual) if _of_late(known, now) else usual
+
+    def _way_s(self, account: str, now: float) -> float:
+        """Seconds to a replica, and as many back."""
+        known, usual = self._of(account), FIRST_RTT_S if self._usual_rtt_s is None else self._usual_rtt_s
+        return (known.rtt_s if known.rtt_s is not None and _of_late(known, now) else usual) / 2
+
+
+def _of_late(known: Known, now: float) -> bool:
+    """Whether what its answers told is still believed: they are fresh, or it is busy with what it had."""
+    return now <= max(known.answered_at, known.through_at) + REMEMBER_S
 
 
 def _moved(old: float | None, seen: float) -> float:

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from peer.stages.messages import Kind
-from peer.stages.routing import LEAST_TIMEOUT_S, MOST_WAIT_S, Router
+from peer.stages.routing import LEAST_TIMEOUT_S, MOST_WAIT_S, REMEMBER_S, Router
 
 A, B, C = "aa", "bb", "cc"
 FORWARD = Kind.FORWARD
@@ -67,6 +67,21 @@ def test_times_move_part_of_the_way_to_what_is_seen_and_newcomers_are_taken_to_b
     assert made.finish_s(B, 1, FORWARD, 5.0) == pytest.approx(made.finish_s(A, 1, FORWARD, 5.0))
 
 
+def test_a_replica_not_called_yet_is_not_taken_to_be_farther_away_than_the_others() -> None:
+    made = router()
+    answered(made, A, 0.001, took_s=0.002)
+    assert picks(made, [A, B], 10) == {A: 5, B: 5}
+
+
+def test_a_replica_that_was_slow_once_gets_another_turn_when_that_is_long_ago() -> None:
+    made = router(aa=1.0, bb=60.0)
+    for now in (10.0, 20.0, REMEMBER_S):
+        answered(made, A, 1.0, now)
+    assert picks(made, [A, B], 8, REMEMBER_S) == {A: 8}
+    answered(made, A, 1.0, REMEMBER_S + 10)
+    assert picks(made, [A, B], 8, REMEMBER_S + 10)[B] >= 1
+
+
 def test_whoever_fails_is_not_called_for_a_while_that_grows_and_an_answer_clears_it() -> None:
     made = router(aa=1.0, bb=9.0)
     for now, pause_s in ((10.0, 1.0), (20.0, 2.0), (30.0, 4.0)):
@@ -90,6 +105,15 @@ def test_whoever_is_full_is_not_called_before_it_has_room_however_long_it_says_w
     made.busy(A, 20.0, -5.0)
     assert made.free_at([A]) == 20.0
     assert made.free_at([]) is None
+
+
+def test_what_was_sent_to_a_replica_that_did_not_take_it_is_not_before_it() -> None:
+    made = router(aa=1.0, bb=2.5)
+    for declined in (lambda: made.busy(A, 1.0, 0.1), lambda: made.failed(A, 1.0)):
+        for _ in range(3):
+            made.sent(A, 1, FORWARD, 1.0)
+        declined()
+        assert made.pick([A, B], 1, FORWARD, 2.0) == A
 
 
 def test_who_failed_this_very_step_is_called_again_only_where_there_is_nobody_else() -> None:
