@@ -44,6 +44,7 @@ def test_the_seeds_reach_the_places_that_matter() -> None:
         "max_tokens reached", "target_loss reached", "no better held-out loss in 2 evaluations",
         "killed when trained", "killed when promised", "killed when checking", "killed when applied",
         "killed when appended", "killed when certified", "held back", "usurped", "tail lost",
+        "guessed right", "guessed wrong",
     }  # fmt: skip
     assert wanted <= set(reached), f"never reached: {wanted - set(reached)}"
 
