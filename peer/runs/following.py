@@ -24,8 +24,9 @@ class Following:
     """A member's eye on its run's log."""
 
     def __init__(
-        self, *, run: Run, logs: Logs, replication: Replication, leader: Whereabouts, grew: Callable[[], Awaitable[None]]
-    ) -> None:
+        self, *, run: Run, logs: Logs, replication: Replication, leader: Whereabouts,
+        grew: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
         """Have `grew` called whenever `run.log` has news."""
         self._run = run
         self._logs = logs
