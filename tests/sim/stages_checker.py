@@ -18,7 +18,7 @@ from ledger.entries import Close, Entry, StageOpen, StageReceipt, StageSettle
 from ledger.fold.fold import conservation
 from peer.errors import RoundError
 from peer.rounds.messages import Report
-from peer.stages.messages import NO_ATTEMPT, Status
+from peer.stages.messages import Status
 from peer.stages.placement import INTERVAL_S
 from tests.sim.stages_worker import applied, first_state, norm_of
 
@@ -49,6 +49,8 @@ class Checker:
         """By id of the run's state: when the round that starts from it was opened first."""
         self._moved_at: dict[str, float] = {}
         """By leader and life."""
+        self._dropped_at: dict[tuple[str, str], float] = {}
+        """By leader and life, and member: when it fell silent last."""
 
     # ------------------------------------------------------------------ members
 
@@ -82,9 +84,11 @@ class Checker:
 
     def reported(self, leader: SimLeader, report: Report) -> None:
         """A leader tells of a move: nobody leaves a stage with too few, and moves are rare."""
+        machine, now, name = leader.machine, self._world.clock.now, f"{leader.name}/{leader.disk.lives}"
+        if report.event == "dropped":
+            self._dropped_at[name, cast(str, report.fields["account"])] = now
         if report.event != "moved":
             return
-        machine, now, name = leader.machine, self._world.clock.now, f"{leader.name}/{leader.disk.lives}"
         before = cast(int, report.fields["before"])
         left = [one.account for one in machine.roll.alive() if machine.placement.stage_of(one.account) == before]
         assert len(left) >= self._world.plan.least(before), f"a move leaves stage {before} with {len(left)} replicas"
@@ -104,14 +108,19 @@ class Checker:
         for seat in opened.roster:
             node = self._world.nodes[seat.account]
             driver = node.machine.driver
-            if driver is None or driver.open != opened or driver.attempt == NO_ATTEMPT:
-                continue
-            if self._undisturbed(node, self._signed_at[opened.state]):
+            if driver is not None and driver.open == opened and self._undisturbed(node, leader, opened.state):
                 lost = set(driver.table) - counted
                 assert not lost, f"round {opened.round}: {lost} went through all stages and does not count"
 
-    def _undisturbed(self, node: StageNode, since: float) -> bool:
-        return node.alive and node.undisturbed_since < since and self._world.net.cut_off.get(node.name, 0.0) < since
+    def _undisturbed(self, node: StageNode, leader: SimLeader, state: str) -> bool:
+        """Whether nothing happened to a driver since the round was opened, and it halted for this leader."""
+        name, since, driver = f"{leader.name}/{leader.disk.lives}", self._signed_at[state], node.machine.driver
+        disturbed = (
+            node.undisturbed_since,
+            self._world.net.cut_off.get(node.name, 0.0),
+            self._dropped_at.get((name, node.name), 0.0),
+        )
+        return node.alive and max(disturbed) < since and driver is not None and driver.attempt.leader == name
 
     # ------------------------------------------------------------------ what is certified
 
