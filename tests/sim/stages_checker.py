@@ -77,8 +77,8 @@ class Checker:
             assert known <= set(inside), f"{place} takes {known - set(inside)} to be in its accumulator"
 
     def refused(self, leader: SimLeader, status: Status, reason: RoundError) -> None:
-        """A leader refused what a member says."""
-        self._world.reports["status refused"] += 1
+        """Here nobody lies: no leader takes anybody for one who does."""
+        raise AssertionError(f"{leader.name[:8]} refused what {status.account[:8]} says: {reason}")
 
     # ------------------------------------------------------------------ leaders
 
