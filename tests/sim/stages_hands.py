@@ -74,7 +74,7 @@ class Hands:
                         norm_of(stage, effect.receipts) for stage in range(self.node.world.plan.stages)
                     ]
                     state = applied(held[2], effect.stage, effect.receipts, norms)
-                    self.node.world.checker.came_from[state] = held[2]
+                    self.node.world.checker.came_from.setdefault(state, held[2])
                     self._keep(effect.round, effect.stage, state)
                     if not self.node.world.hazard(self.node, "applied"):
                         told = tasks.AppliedStage(round=effect.round, receipts=effect.receipts, state=state)
