@@ -81,6 +81,11 @@ class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
             self.die()
             self.world.ended(self)
 
+    def lost_patience(self, account: str) -> bool:
+        """Whether a member of the open round had time enough and did not do what was asked."""
+        course = self.machine.course
+        return course is not None and account in course._tally.stuck
+
     # ------------------------------------------------------------------ members
 
     def heard(self, status: Status, size: int, ahead: Ahead) -> None:
