@@ -73,7 +73,9 @@ class Checker:
             assert status.receipt.update in node.disk.updates, f"{place} does not have the update it signed for"
         inside = node.worker.accumulator.inside if node.worker.accumulator is not None else Counter[int]()
         if machine.work is not None and machine.work.begun and not machine.holding.ahead:
-            known = set(machine.work.held)
+            known = {
+                one for one in machine.work.held if not node.worker.waiting[one]
+            }  # else it will be, before a write
             assert known <= set(inside), f"{place} takes {known - set(inside)} to be in its accumulator"
 
     def refused(self, leader: SimLeader, status: Status, reason: RoundError) -> None:
@@ -128,7 +130,8 @@ class Checker:
             self._world.net.cut_off.get(node.name, 0.0),
             self._dropped_at.get((name, node.name), 0.0),
         )
-        return node.alive and max(disturbed) < since and driver is not None and driver.attempt.leader == name
+        heard = node.alive and leader.heard_in_time(node.name)
+        return heard and max(disturbed) < since and driver is not None and driver.attempt.leader == name
 
     # ------------------------------------------------------------------ what is certified
 

@@ -68,10 +68,12 @@ class StageFaults:
             if new in world.leading:
                 world.follows[name] = new
 
+        long_s = rng.choice([2.0, 8.0, 20.0])
         for name in world.nodes:
-            world.clock.at(self._until(rng.uniform(0.0, 4.0)), lambda name=name: come_over(name))  # type: ignore[misc]
+            late_s = rng.choice([0.2, long_s]) * rng.random()
+            world.clock.at(self._until(late_s), lambda name=name: come_over(name))  # type: ignore[misc]
         for leader in old:
-            world.clock.at(self._until(rng.uniform(0.5, 12.0)), leader.end)
+            world.clock.at(self._until(rng.uniform(0.3, 1.2) * long_s), leader.end)
 
     def kill(self, node: StageNode | SimLeader) -> None:
         """kill -9 now; it is started again after a while, on its disk; another leader may be quicker."""

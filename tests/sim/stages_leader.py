@@ -53,6 +53,8 @@ class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
         self.leads = self.took_over = False
         """A round was open when it began, and is still the same."""
         self._certifying = self._held_back = False
+        self._leads_since = 0.0
+        self._first_heard: dict[str, float] = {}
         self.after(world.certify_s(), self._begin)
 
     def _begin(self) -> None:
@@ -71,6 +73,7 @@ class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
             now=world.clock.now,
         )  # fmt: skip
         self.leads, self.took_over = True, self.log.open is not None
+        self._leads_since = world.clock.now
         if world.cancelled:
             self.tell(Cancel(reason="cancelled"))
         self._carry_out([])
@@ -80,6 +83,11 @@ class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
         if self.alive:
             self.die()
             self.world.ended(self)
+
+    def heard_in_time(self, account: str) -> bool:
+        """Whether a member was heard before it was taken to be gone."""
+        patience_s = self.world.plan.plan.lost_after_s
+        return self._first_heard.get(account, self.world.clock.now) < self._leads_since + patience_s
 
     def lost_patience(self, account: str) -> bool:
         """Whether a member of the open round had time enough and did not do what was asked."""
@@ -92,6 +100,7 @@ class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
         """A member's heartbeat, how much of the certified log it has, and whose tail beyond it, how long."""
         if not self.alive or not self.leads:
             return
+        self._first_heard.setdefault(status.account, self.world.clock.now)
         if size < self.log.certified:
             self._push(status.account, size)
         elif ahead != (self.name, len(self.log.tail)):

@@ -13,7 +13,7 @@ from pytest import MonkeyPatch  # noqa: PT013
 
 import ledger.rounds
 from ledger.entries import StageReceipt
-from peer.stages import course, drive, holding, lead, placement, serve, tally, work
+from peer.stages import course, drive, holding, placement, serve, tally, work
 from peer.stages.manifest import Manifest
 from peer.stages.messages import Refusal, Status, Tag
 from peer.stages.reconcile import Agreement
@@ -160,8 +160,12 @@ def trains_on_what_gave_way(patch: MonkeyPatch) -> None:
     def behind(self: holding.Holding) -> bool:
         return self.held is None or self.held[1] != self.stage or self.held[0] < self._log.round
 
+    def state(self: holding.Holding) -> str:
+        return self._log.state_after(min(self.held[0], self._log.round)) if self.held is not None else ""
+
     patch.setattr(holding.Holding, "give_way", lambda self: None)
     patch.setattr(holding.Holding, "behind", property(behind))
+    patch.setattr(holding.Holding, "state", property(state))
 
 
 def claims_what_it_lost(patch: MonkeyPatch) -> None:
@@ -209,23 +213,17 @@ def leaves_a_norm_out(patch: MonkeyPatch) -> None:
     patch.setattr(tally.Tally, "take_norms", without)
 
 
-def mixes_cuts(patch: MonkeyPatch) -> None:
-    """The leader takes states and norms that came of another cut, perhaps another leader's, for those of its own."""
+def mixes_two_leaders_cuts(patch: MonkeyPatch) -> None:
+    """A member that is told another cut says the norm and the state that came of the one before."""
+    take = work.Work.take
 
-    def said(self: tally.Tally, account: str) -> Status:
-        return self._statuses.get(account) or Status(account=account, life=0, seq=0)
+    def keep(self: work.Work, order: Any) -> bool:
+        norm, state = self.norm, self.applied
+        told = take(self, order)
+        self.norm, self.applied = norm, state
+        return told
 
-    patch.setattr(tally.Tally, "_said", said)
-
-
-def makes_the_same_attempts_as_another_leader(patch: MonkeyPatch) -> None:
-    """Leaders do not tell their attempts apart, nor what was agreed in them."""
-    begin = lead.StageLeader.__init__
-
-    def nameless(self: lead.StageLeader, **given: Any) -> None:
-        begin(self, **{**given, "name": "0" * 64 + "/1"})
-
-    patch.setattr(lead.StageLeader, "__init__", nameless)
+    patch.setattr(work.Work, "take", keep)
 
 
 def moves_away_from_a_stage_with_too_few(patch: MonkeyPatch) -> None:
@@ -281,16 +279,13 @@ def tells_a_receipt_of_a_round_that_gave_way(patch: MonkeyPatch) -> None:
     patch.setattr(serve, "fits", state_only)
 
 
-def takes_for_sure_what_one_says(patch: MonkeyPatch) -> None:
-    """One stage's state is taken to be what the first replica says, also of a round before."""
+def asks_for_ever_for_what_nobody_can_replay(patch: MonkeyPatch) -> None:
+    """What a driver that is gone drove is agreed on anew in every attempt, though it is known to be lost."""
+    begin = tally.Tally.begin
 
-    def state_of(self: tally.Tally, stage: int, working: Any, *, patient: bool) -> str:
-        said = (self._statuses[seat.account].applied for seat in self._seats(stage) if seat.account in self._statuses)
-        return next((state for state in said if state), "")
+    def forget(self: tally.Tally, *args: Any) -> None:
+        tables = {driver: table for driver, table in self._tables.items() if driver in self._sound}
+        begin(self, *args)
+        self._tables = tables
 
-    patch.setattr(tally.Tally, "state_of", state_of)
-
-
-def asks_nobody_to_go_back(patch: MonkeyPatch) -> None:
-    """A replica does not notice that what it holds came of a tail that gave way."""
-    patch.setattr(holding.Holding, "follow", lambda self: None)
+    patch.setattr(tally.Tally, "begin", forget)

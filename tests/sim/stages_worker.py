@@ -61,6 +61,8 @@ class StageWorker:
         self.accumulator: Accumulator | None = None
         self.queued_s = 0.0
         """Work that waits or is under way."""
+        self.waiting: Counter[int] = Counter()
+        """Microbatches whose backward waits or is under way."""
         self._clock = clock
         self._stages = stages
         self._line = FakeWorker(clock, microbatch_s)
@@ -98,7 +100,10 @@ class StageWorker:
         tag, asked_at = call.tag, self._clock.now
         seconds = self.microbatch_s * (FORWARD if tag.kind is Kind.FORWARD else self._backward(tag))
 
+        self.waiting[tag.microbatch] += tag.kind is Kind.BACKWARD
+
         def finish() -> None:
+            self.waiting[tag.microbatch] -= tag.kind is Kind.BACKWARD
             done(self._reply(call), seconds, self._clock.now - asked_at - seconds)
 
         self.do(seconds, finish)
