@@ -25,6 +25,9 @@ from tests.sim.stages_node import Disk, StageNode
 from tests.sim.stages_settings import Settings
 from tests.sim.stages_worker import first_state
 
+VERY_LATE = 50
+"""What is repeated comes so many times later than what is not: perhaps in another round."""
+
 
 class Lines:
     """One-way messages between peers: lost, late, repeated, out of order."""
@@ -41,9 +44,9 @@ class Lines:
             if reset is not None and rng.random() < 0.5:
                 self._clock.at(now + rng.expovariate(1 / settings.delay_s), reset)
             return
-        for _ in range(1 + (rng.random() < settings.repeat)):
+        for late in (1, VERY_LATE)[: 1 + (rng.random() < settings.repeat)]:
             if rng.random() >= settings.loss:
-                self._clock.at(now + rng.expovariate(1 / settings.delay_s), arrive)
+                self._clock.at(now + late * rng.expovariate(1 / settings.delay_s), arrive)
 
 
 @dataclass(frozen=True, kw_only=True)
