@@ -20,7 +20,10 @@ from tests.sim.stages_world import run
 SEEDS = range(40)
 LEDGER, SETS, STATE = "the ledger refuses .*served", "stages served different sets", "state is not what comes of"
 CLAIM = "takes .* to be in its accumulator"
-STORM = {"leaders": 2, "usurpers": 6, "hazard": 0.06, "replicas": 2, "spares": 3, "loss": 0.02, "rounds": 4}
+STORM = {
+    "leaders": 2, "usurpers": 6, "hazard": 0.06, "stages": 2, "replicas": 2, "spares": 3, "loss": 0.02, "rounds": 4,
+    "heal_s": 50.0,
+}  # fmt: skip
 """Two leaders for long, and members enough for both."""
 TAILS = {
     "leaders": 2, "usurpers": 3, "outages": 3, "certify_s": 2.0, "hazard": 0.06, "leader_kills": 2,
@@ -50,7 +53,7 @@ FAULTS: tuple[tuple[Plant, str, dict[str, object], Iterable[int]], ...] = (
     (planted.claims_what_it_lost, CLAIM, {}, SEEDS),
     (planted.claims_what_its_worker_lost, f"{CLAIM}|before the round was begun", {}, SEEDS),
     (planted.leaves_a_norm_out, STATE, {}, SEEDS),
-    (planted.mixes_two_leaders_cuts, STATE, STORM, SEEDS),
+    (planted.mixes_two_leaders_cuts, STATE, STORM, range(20, 60)),
     (planted.moves_away_from_a_stage_with_too_few, "a move leaves stage . with too few", SLOW, SEEDS),
     (planted.moves_again_and_again, "two moves in one interval", {}, SEEDS),
     (planted.loses_a_microbatch, "went through all stages and does not count", {}, SEEDS),

@@ -31,7 +31,8 @@ def test_the_seeds_reach_the_places_that_matter() -> None:
     wanted = {
         "placed", "joined", "dropped", "rejoined", "waiting", "void", "killed", "leader killed", "worker lost",
         "killed when served", "killed when wrote", "killed when checked", "killed when applied",
-        "killed when certified", "undone", "replayed", "written again", "went back", "cut went on",
+        "killed when signed", "killed when certified", "usurped", "tail lost",
+        "held back", "moved", "undone", "replayed", "written again", "went back", "cut went on",
     }  # fmt: skip
     assert wanted <= set(reached), f"never reached: {wanted - set(reached)}"
 
