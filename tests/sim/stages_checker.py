@@ -123,7 +123,7 @@ class Checker:
                 assert not lost, f"round {opened.round}: {lost} went through all stages and does not count"
 
     def _undisturbed(self, node: StageNode, leader: SimLeader, state: str) -> bool:
-        """Whether nothing happened to a driver since the round was opened, and it halted for this leader."""
+        """Whether nothing happened to a driver since the round was opened, and it halted for what is signed."""
         name, since, driver = f"{leader.name}/{leader.disk.lives}", self._signed_at[state], node.machine.driver
         disturbed = (
             node.undisturbed_since,
@@ -131,7 +131,7 @@ class Checker:
             self._dropped_at.get((name, node.name), 0.0),
         )
         heard = node.alive and leader.heard_in_time(node.name)
-        return heard and max(disturbed) < since and driver is not None and driver.attempt.leader == name
+        return heard and max(disturbed) < since and driver is not None and driver.attempt == leader.attempt
 
     # ------------------------------------------------------------------ what is certified
 

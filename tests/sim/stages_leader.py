@@ -18,7 +18,16 @@ from peer.rounds.log import RunLog
 from peer.rounds.messages import Cancel, Checked, Log, Logged, Report
 from peer.rounds.tail import balance_after_tail, why_wait
 from peer.stages.lead import StageLeader
-from peer.stages.messages import CheckUpdate, Cut, StageLeaderEffect, StageLeaderMessage, Status, Tell
+from peer.stages.messages import (
+    NO_ATTEMPT,
+    Attempt,
+    CheckUpdate,
+    Cut,
+    StageLeaderEffect,
+    StageLeaderMessage,
+    Status,
+    Tell,
+)
 from tests.sim.stages_life import Life
 
 if TYPE_CHECKING:
@@ -83,6 +92,11 @@ class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
         if self.alive:
             self.die()
             self.world.ended(self)
+
+    @property
+    def attempt(self) -> Attempt:
+        """The open round's newest; later than what drivers halted for, where it went on with another leader's cut."""
+        return self.machine.course._tally.attempt if self.machine.course is not None else NO_ATTEMPT
 
     def heard_in_time(self, account: str) -> bool:
         """Whether a member was heard before it was taken to be gone."""
