@@ -73,6 +73,7 @@ ORDER = {
         runs/staged/records runs/staged/failover runs/staged/worker runs/staged/expert_messages
         runs/staged/expert_worker runs/staged/whole runs/provenance runs/staged/passes runs/staged/serving
         runs/staged/expert_serving runs/staged/driving runs/staged/expert_driving runs/staged/looking
+        runs/staged/expert_looking
         runs/staged/steps runs/staged/member runs/staged/leader runs/evaluating runs/leader directory runs/roles
         runs/presence runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
         audit/live audit/replay

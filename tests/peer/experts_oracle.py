@@ -65,6 +65,8 @@ class ExpertsOracle:
         training = self.spec.training
         optimizer = torch.optim.AdamW(groups, betas=training.betas, weight_decay=training.weight_decay)
         for done in self.run.log.settled:
+            if not done.staged:
+                continue
             optimizer.zero_grad()
             tokens = sum(self._backward(done, number) for number in served(done, self.run))
             for value in named.values():

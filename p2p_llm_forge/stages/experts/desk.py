@@ -16,6 +16,7 @@ from p2p_llm_forge.blobs import read_blob
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.errors import DeviceError, RequestError
 from p2p_llm_forge.stages import activations, requests
+from p2p_llm_forge.stages.experts.requests import Evaluation
 from p2p_llm_forge.stages.experts.start import Placed
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.tags import Written
@@ -98,6 +99,8 @@ class PieceDesk(ABC):
                 return self._current(request.round) or {"answer": "done", "lacking": self._freeze(request.manifest)}
             case requests.StageWrite():
                 return self._current(request.round) or self._write(request)
+            case Evaluation():
+                return self._evaluate(request) if request.state == self.held.id else self._told("stale")
             case requests.Tagged():
                 return self._tagged(request)
         raise RequestError(f"{type(request).__name__}: not in a run with experts on several peers")
@@ -159,6 +162,9 @@ class PieceDesk(ABC):
 
     @abstractmethod
     def _pass(self, request: requests.Tagged) -> tuple[str, Reply]: ...
+
+    @abstractmethod
+    def _evaluate(self, request: Evaluation) -> Reply: ...
 
     @abstractmethod
     def _load(self, path: Path) -> None: ...

@@ -25,12 +25,14 @@ from p2p_llm_forge.stages.experts.desk import PieceDesk, Reply, Report
 from p2p_llm_forge.stages.experts.gate import Lost
 from p2p_llm_forge.stages.experts.groups import Serving
 from p2p_llm_forge.stages.experts.remote import Exchange, Passage
-from p2p_llm_forge.stages.experts.requests import TrunkAnswer, TrunkDrive
+from p2p_llm_forge.stages.experts.requests import Evaluation, TrunkAnswer, TrunkDrive, TrunkEvaluate
 from p2p_llm_forge.stages.experts.trunk import Trunk
 from p2p_llm_forge.stages.requests import Place
 from p2p_llm_forge.stages.seeds import stage_seed
 from p2p_llm_forge.stages.tags import Written
 from p2p_llm_forge.stages.window import Window
+
+_MOST_NATS = 1e6
 
 
 class TrunkDesk(PieceDesk):
@@ -61,7 +63,7 @@ class TrunkDesk(PieceDesk):
         )
         self._report, self._answers = report, queue.SimpleQueue[TrunkAnswer]()
         self._asks = 0
-        self._driving: TrunkDrive | None = None
+        self._under_way: TrunkDrive | TrunkEvaluate | None = None
         self._replies: dict[int, Reply] = {}
         """Of what was driven in this round."""
         self.trunk = Trunk(
@@ -82,29 +84,51 @@ class TrunkDesk(PieceDesk):
     def _pass(self, request: requests.Tagged) -> tuple[str, Reply]:
         if not isinstance(request, TrunkDrive):
             raise RequestError(f"{type(request).__name__}: this worker holds the trunk")
-        number, groups = request.microbatch, self.placed.groups
+        number = request.microbatch
         if number in self._replies:
             return "done", self._replies[number]
-        if len(request.holders) != groups.count:
-            raise RequestError(f"trunk_drive: {len(request.holders)} holders for {groups.count} groups")
         first = self.start + number * self.sequences
         tokens_BL = torch.from_numpy(self._shards.read(self._sampler.windows(first, self.sequences)))
-        serving = Serving.of(groups, [holder or None for holder in request.holders], layers=len(self.placed.fused))
-        self._driving = request
+        self._under_way = request
         try:
             driven = self.trunk.drive(
-                number, first, tokens_BL, serving, stage_seed(self.spec.seed, self.round, number, 0)
+                number, first, tokens_BL, self._serving(request), stage_seed(self.spec.seed, self.round, number, 0)
             )
         except HolderError as exc:
             return "failed", {"holder": exc.holder or "", "why": exc.message}
         finally:
-            self._driving = None
+            self._under_way = None
         lost = sum(driven.lost.values(), Lost())
         self._replies[number] = {
             "loss": round(sum(driven.losses) / len(driven.losses)),
             "lost": {"tokens": lost.tokens, "weakened": lost.weakened, "silenced": lost.silenced},
         }
         return "done", self._replies[number]
+
+    def _serving(self, request: TrunkDrive | TrunkEvaluate) -> Serving:
+        groups = self.placed.groups
+        if len(request.holders) != groups.count:
+            raise RequestError(f"{request.do}: {len(request.holders)} holders for {groups.count} groups")
+        return Serving.of(groups, [holder or None for holder in request.holders], layers=len(self.placed.fused))
+
+    def _evaluate(self, request: Evaluation) -> Reply:
+        if not isinstance(request, TrunkEvaluate):
+            raise RequestError(f"{type(request).__name__}: this worker holds the trunk")
+        windows = self._sampler.held_out(request.start + self.sequences)[request.start :]
+        if not len(windows):
+            return {"answer": "done", "loss": 0, "tokens": 0, "bytes": 0}
+        tokens_BL = torch.from_numpy(self._shards.read(windows))
+        self._under_way = request
+        try:
+            losses_B = self.trunk.evaluate(tokens_BL, self._serving(request))
+        except HolderError as exc:
+            return {"answer": "failed", "holder": exc.holder or "", "why": exc.message}
+        finally:
+            self._under_way = None
+        loss = float(losses_B.mean())
+        if not 0.0 <= loss < _MOST_NATS:
+            raise ActivationError(f"evaluate: the loss of this state is {loss}")
+        return {"answer": "done", "loss": round(loss * 1e6), "tokens": tokens_BL[:, 1:].numel(), "bytes": 0}
 
     def _forward(self, passage: Passage, calls: Sequence[Call]) -> list[Tensor]:
         return self._ask("forward", calls, ())
@@ -113,13 +137,13 @@ class TrunkDesk(PieceDesk):
         return self._ask("backward", calls, gradients)
 
     def _ask(self, kind: str, calls: Sequence[Call], gradients: Sequence[Tensor]) -> list[Tensor]:
-        request = self._driving
+        request = self._under_way
         assert request is not None
         told, at, places = [], 0, []
         for index, call in enumerate(calls):
             numbers, data = wire.encode(call, self.kind)
             self.window.put(_within(request.x, at, len(data)), data)
-            if gradients:
+            if isinstance(request, TrunkDrive) and gradients:
                 like = Call(
                     layer=call.layer, holder="", experts=call.experts, counts=call.counts, tokens_SD=gradients[index]
                 )
