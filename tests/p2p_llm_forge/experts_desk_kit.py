@@ -90,9 +90,11 @@ class Piece:
                 holder.write(part, 0, self.read(part, at, size))
             told = {"layer": call["layer"], "experts": call["experts"], "counts": call["counts"]}
             more = {"gradient": place(1, size)} if event["kind"] == "backward" else {}
-            answer = holder.passing(
-                f"expert_{event['kind']}", self.number, **told, x=place(0, size), reply=place(2, PART), **more
-            )
+            places = {"x": place(0, size), "reply": place(2, PART), **more}
+            if self.number < 0:
+                answer = holder("expert_evaluate", state=holder.state, **told, **places)
+            else:
+                answer = holder.passing(f"expert_{event['kind']}", self.number, **told, **places)
             assert (answer["answer"], answer["bytes"]) == ("done", size)
             if more:
                 parts = [memoryview(self.read(part, at, size)) for part in (0, 1)]
@@ -112,6 +114,12 @@ class Piece:
         self.number, self.asked = number, []
         places = {"x": place(0, PART), "gradient": place(1, PART), "reply": place(2, PART)}
         return self.passing("trunk_drive", number, holders=list(holders), **places)
+
+    def evaluate(self, start: int, *holders: str) -> dict[str, Any]:
+        """A microbatch of held-out sequences."""
+        self.number = -1
+        places = {"x": place(0, PART), "reply": place(2, PART)}
+        return self("trunk_evaluate", state=self.state, start=start, holders=list(holders), **places)
 
 
 def place(part: int, size: int) -> dict[str, int]:

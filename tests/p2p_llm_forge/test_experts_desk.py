@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 import torch
 
+from p2p_llm_forge.data.sampler import Sampler
+from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import ActivationError, DoesNotFit, ModelError, RequestError, SpecError
+from p2p_llm_forge.model import config_from_blob
 from p2p_llm_forge.prepare import Prepared
 from p2p_llm_forge.stages.activations import encode
 from p2p_llm_forge.stages.experts import requests as experts
+from p2p_llm_forge.stages.experts.pieces import assemble
+from p2p_llm_forge.stages.experts.start import Placed
+from p2p_llm_forge.stages.experts.trunk import objective
+from p2p_llm_forge.stages.whole import model_of
+from p2p_llm_forge.state import State
 
 from .experts_desk_kit import PART, TOKENS, Swarm, fields, made, place
 
@@ -90,6 +98,45 @@ def test_a_holder_that_fails_leaves_the_trunk_as_it_was(swarm: Swarm) -> None:
     assert swarm.trunk("stage_manifest")["done"] == []
     swarm.run(0)
     assert swarm.trunk("stage_manifest")["done"] == [0]
+
+
+def test_held_out_sequences_have_the_loss_of_the_whole_model_and_count_nowhere(run: Prepared, swarm: Swarm) -> None:
+    swarm.run(0)
+    before = [piece("stage_manifest") for piece in (swarm.trunk, *swarm.pieces)]
+    manifest = load_manifest(run.paths["manifest"])
+    sampler = Sampler(seed=run.spec.seed, train_slots=manifest.train_slots, held_out_slots=manifest.held_out_slots)
+    windows = sampler.held_out(manifest.held_out_slots)
+    assert len(windows) % 2, "the last microbatch has one sequence"
+    tokens = torch.from_numpy(Shards(manifest, list(run.shard_paths)).read(windows))
+    config = config_from_blob(run.paths["model"].read_bytes())
+    placed = Placed.of(run.spec, config)
+    states = [State.load(run.paths[f"state.{index}"], piece.layout) for index, piece in enumerate(placed.pieces)]
+    whole = model_of(config, assemble(states, placed.pieces, placed.whole)).eval()
+    for first in range(0, len(windows), 2):
+        part = tokens[first : first + 2]
+        with torch.no_grad():
+            wanted = float(objective(whole, part).losses_B.mean())
+        found = swarm.trunk.evaluate(first, "a", "b")
+        assert (found["answer"], found["tokens"]) == ("done", part[:, 1:].numel())
+        assert abs(found["loss"] / 1e6 - wanted) <= 1e-5
+    assert swarm.trunk.evaluate(len(windows) + 1, "a", "b")["tokens"] == 0
+    assert [piece("stage_manifest") for piece in (swarm.trunk, *swarm.pieces)] == before
+
+
+def test_an_evaluation_of_another_state_or_without_a_holder_gives_no_figure(swarm: Swarm) -> None:
+    failed = swarm.trunk.evaluate(0, "a", "nobody")
+    assert (failed["answer"], failed["holder"]) == ("failed", "nobody")
+    places = {"x": place(0, PART), "reply": place(2, PART)}
+    told = swarm.trunk("trunk_evaluate", state="x", start=0, holders=["a", "b"], **places)
+    assert (told["answer"], told["state"]) == ("stale", swarm.trunk.state)
+    layer = {"layer": 0, "experts": [0], "counts": [1]}
+    assert swarm.pieces[0]("expert_evaluate", state="x", **layer, **places)["answer"] == "stale"
+    with pytest.raises(RequestError, match="trunk_evaluate: 1 holders for 2 groups"):
+        swarm.trunk.evaluate(0, "a")
+    with pytest.raises(RequestError, match="holds the trunk"):
+        swarm.trunk("expert_evaluate", state=swarm.trunk.state, **layer, **places)
+    with pytest.raises(RequestError, match="holds experts"):
+        swarm.pieces[0].evaluate(0, "a", "b")
 
 
 @pytest.mark.parametrize("garbage", [b"", b"nonsense", b"\x00\x00\xc0\x7f"])

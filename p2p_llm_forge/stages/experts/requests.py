@@ -3,7 +3,8 @@
 While a `trunk_drive` or `trunk_evaluate` is under way the worker asks for the experts of each layer by events
 {"event": "ask", "ask": number, "kind": "forward" | "backward", "calls": [{"holder", "layer", "experts", "counts",
 "bytes"}, …]}: the tokens of the calls lie one after the other in the place `x`, the gradients of a backward in
-`gradient`. Each is as long as "bytes" says, and so is its reply, which the daemon puts into `reply`, in the same order, before its `trunk_answer`.
+`gradient`. Each is as long as "bytes" says, and so is its reply, which the daemon puts into `reply`, in the same order,
+before its `trunk_answer`.
 
 Pure: definitions only.
 """
