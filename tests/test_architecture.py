@@ -46,7 +46,7 @@ ORDER = {
         stages/experts/updates stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
         stages/experts/start stages/experts/requests stages/experts/desk stages/experts/shard_desk
         stages/experts/trunk_desk stages/exporting stages/front
-        engine isolation measure prepare worker
+        engine isolation measure prepare beside worker
     """.split(),
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records

@@ -10,6 +10,8 @@ Pure: as `drive`.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from peer.stages.drive import AGAIN_S, Driver
 from peer.stages.jobs import Job, Sent, Step
 from peer.stages.messages import NO_ATTEMPT, Halt, Kind, Losses, Refusal
@@ -70,6 +72,10 @@ class TrunkDriver(Driver):
 
     # ------------------------------------------------------------------ jobs
 
+    @property
+    def _most_here(self) -> int:
+        return self._in_flight  # our worker waits for the holders most of the time
+
     def _steps(self) -> tuple[Step, ...]:
         return tuple((stage, Kind.BACKWARD) for stage in range(len(self._replicas)))
 
@@ -108,12 +114,18 @@ class TrunkDriver(Driver):
         return None
 
     def _holder(self, job: Job, stage: int, now: float) -> str:
-        """Who serves a group in a microbatch: whoever did before, or whom the router picks; empty: nobody."""
+        """Who serves a group in a microbatch: whoever did before, or whom the router picks of those that serve the
+        fewest of ours just now; empty: nobody."""
         able = [account for account in self._candidates(stage) if account not in job.without]
         record = self._records.get((stage, job.microbatch))
         if record is not None and record.account in able:
             return record.account
-        return self._router.pick(able, stage, Kind.BACKWARD, now) or ""
+        others = [other for other in self._jobs if other is not job and not other.made]
+        here = Counter(account for other in others for account in other.holders)
+        least = min((here[account] for account in able), default=0)
+        idle = [account for account in able if here[account] == least]
+        picked = (self._router.pick(accounts, stage, Kind.BACKWARD, now) for accounts in (idle, able))
+        return next(filter(None, picked), "")
 
     def _choose(self, job: Job, now: float) -> str | None:
         stage, _ = job.step

@@ -73,7 +73,8 @@ class Plan:
             moments=len(spec.training.outer.moments), own_steps=False, overlap=False,
         )  # fmt: skip
         size = placed.pieces[0].layout.parameters
-        first = size * (28 + 8 * len(spec.training.outer.moments)) + trunk.activation_bytes
+        at_once = min(pipeline.in_flight, microbatches)
+        first = size * (28 + 8 * len(spec.training.outer.moments)) + at_once * trunk.activation_bytes
         rest = [
             estimate(piece, placed.fused, tokens=tokens, microbatches=microbatches, chosen=placed.chosen).total_bytes
             for piece in placed.pieces[1:]
