@@ -1,9 +1,9 @@
 """The leader's machine of a run with stages: who serves which stage, which round is open, and what is logged.
 
-A run waits for replicas, is in the course of a round (`course`), evaluates (last round only), or logs. A leader that
-takes over learns from the members how far the open round is: receipts that were told to count go on counting, else it
-is reconciled anew, with a greater attempt than any before. A stage without replicas makes the run pause where its last
-settled round is, and says what is missing.
+A run waits for replicas, is in the course of a round (`course`), evaluates (the last round; any other where drivers
+cannot do it beside the next), or logs. A leader that takes over learns from the members how far the open round is:
+receipts that were told to count go on counting, else it is reconciled anew, with a greater attempt than any before. A
+stage without replicas makes the run pause where its last settled round is, and says what is missing.
 
 Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monotonic clock.
 """
@@ -187,7 +187,11 @@ class StageLeader:
             return [Evaluate(round=number)]
         drivers = [receipt.account for receipt in receipts if receipt.stage == 0 and self.roll.lives(receipt.account)]
         asked = self._held_out.ask(number, self._speeds.but_slowest(drivers))
-        return [*self._log_settled(now), *(effect for effect in asked if isinstance(effect, Evaluate | Report))]
+        told: Effects = [effect for effect in asked if isinstance(effect, Evaluate | Report)]
+        if told and self.plan.experts:  # who drives measures nothing beside it: the next round is opened afterwards
+            self.phase = Phase.EVALUATING
+            return told
+        return [*self._log_settled(now), *told]
 
     def _learn(self, course: Course) -> None:
         """How fast the drivers were."""

@@ -227,6 +227,9 @@ def test_runs_that_cannot_be_are_refused_at_submission(tmp_path: Path) -> None:
     good = fields(tmp_path)
     with pytest.raises(SpecError, match=r"experts.groups: 5, but a layer of this model has 4 experts; set 1…4"):
         made({**good, "experts": {**good["experts"], "groups": 5}}, tmp_path)
+    options = {**good["model"]["options"], "num_experts_per_tok": 5}
+    with pytest.raises(SpecError, match="5 experts chosen for a token, but a layer has 4; choose 1…4"):
+        made({**good, "model": {**good["model"], "options": options}}, tmp_path)
     with pytest.raises(ModelError, match="gpt2 has no experts to place on peers"):
         made({**good, "model": {"family": "gpt2", "layers": 2, "hidden_size": 32, "heads": 2}}, tmp_path)
     with pytest.raises(DoesNotFit, match=r"set more experts\.groups, or have peers with more memory"):

@@ -12,7 +12,7 @@ from typing import Any
 
 from p2p_llm_forge import memory, model
 from p2p_llm_forge.config import RunSpec
-from p2p_llm_forge.errors import DoesNotFit
+from p2p_llm_forge.errors import DoesNotFit, SpecError
 from p2p_llm_forge.stages import costs
 from p2p_llm_forge.stages.costs import Costs
 from p2p_llm_forge.stages.experts import initial, parity
@@ -47,6 +47,9 @@ class Placed:
         whole = Layout.of(skeleton(config), spec.training.outer)
         active = costs.active_of(config)
         chosen = active[0] if active is not None else fused[0].experts
+        if not 1 <= chosen <= fused[0].experts:
+            most = fused[0].experts
+            raise SpecError(f"model: {chosen} experts chosen for a token, but a layer has {most}; choose 1…{most}")
         return cls(whole=whole, fused=fused, groups=groups, pieces=pieces(whole, fused, groups), chosen=chosen)
 
     def most_pairs(self, spec: RunSpec) -> int:

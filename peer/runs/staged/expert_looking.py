@@ -22,6 +22,9 @@ from peer.runs.staged.parcels import digest
 from peer.runs.staged.passed import Seen
 from peer.stages.messages import Kind
 
+LAYER_S = 15.0
+"""Everybody waits: a holder that takes longer for a layer has failed."""
+
 
 class ExpertLooking(Looking):
     """One driver's."""
@@ -67,7 +70,9 @@ class ExpertLooking(Looking):
             layer=asked.layer, experts=asked.experts, counts=asked.counts,
         )  # fmt: skip
         try:
-            answer, data = await passes.carry(self._network, peer, "stage.look", body, asked.x, len(asked.x))
+            answer, data = await passes.carry(
+                self._network, peer, "stage.look", body, asked.x, len(asked.x), timeout_s=LAYER_S
+            )
         except NetworkError as exc:
             raise HolderLost(asked.holder, FAULT, str(exc)) from exc
         if answer.refusal is not None:
