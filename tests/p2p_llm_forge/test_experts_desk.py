@@ -5,6 +5,9 @@ IO: blobs, memory shared within the process.
 
 from __future__ import annotations
 
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from p2p_llm_forge.data.shards import Shards, load_manifest
 from p2p_llm_forge.errors import ActivationError, DoesNotFit, ModelError, RequestError, SpecError
 from p2p_llm_forge.model import config_from_blob
 from p2p_llm_forge.prepare import Prepared
+from p2p_llm_forge.protocol import parse
+from p2p_llm_forge.stages import requests
 from p2p_llm_forge.stages.activations import encode
 from p2p_llm_forge.stages.experts import requests as experts
 from p2p_llm_forge.stages.experts.pieces import assemble
@@ -25,6 +30,11 @@ from p2p_llm_forge.stages.whole import model_of
 from p2p_llm_forge.state import State
 
 from .experts_desk_kit import PART, TOKENS, Swarm, fields, made, place
+
+DRIVE = {
+    "id": 1, "do": "trunk_drive", "round": 1, "microbatch": 0, "state": "x", "tokens": TOKENS, "holders": ["a", "b"],
+    "x": place(0, PART), "gradient": place(1, PART), "reply": place(2, PART),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +180,37 @@ def test_a_trunk_that_is_to_hold_less_holds_nothing(swarm: Swarm) -> None:
     swarm.run(1)
     assert swarm.trunk("stage_freeze", round=1, manifest=[1])["lacking"] == [1]
     assert swarm.trunk("stage_manifest")["done"] == []
+
+
+def test_microbatches_that_are_under_way_at_once_come_to_the_sum_of_those_one_after_the_other(swarm: Swarm) -> None:
+    for number in (0, 1):
+        swarm.trunk.drive(number, "a", "b")
+    wanted = swarm.trunk("stage_write", round=1, manifest=[0, 1])
+    swarm.trunk("stage_begin", round=1, start=8, microbatches=4, anew=1)
+    asked, both = threading.Event(), threading.Barrier(2, timeout=60)
+
+    def before(event: dict[str, Any]) -> None:
+        asked.set()
+        both.wait()  # nobody goes on before both are in this layer
+
+    swarm.trunk.before = before
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(swarm.trunk.drive, 0, "a", "b")
+        assert asked.wait(60)
+        assert swarm.trunk.drive(0, "a", "b")["answer"] == "busy", "it is under way already"
+        other = pool.submit(swarm.trunk.drive, 1, "a", "b", lane=1)
+        assert [first.result(60)["answer"], other.result(60)["answer"]] == ["done", "done"]
+    assert swarm.trunk("stage_write", round=1, manifest=[0, 1]) == wanted
+
+
+def test_a_trunk_drives_several_microbatches_at_once_unless_it_draws_random_numbers(tmp_path: Path) -> None:
+    drive = parse(json.dumps(DRIVE).encode(), {**requests.COMMANDS, **experts.COMMANDS})
+    for dropout, at_once in ((0.0, 2), (0.1, 1)):
+        spec = fields(tmp_path)
+        swarm = Swarm(made({**spec, "model": {**spec["model"], "dropout": dropout}}, tmp_path), tmp_path)
+        assert swarm.trunk.front.at_once(drive) == at_once
+        assert swarm.pieces[0].front.at_once(drive) == 0
+        assert swarm.trunk.front.at_once(experts.TrunkAnswer(id=1, do="trunk_answer", ask=1)) == 0
 
 
 def test_another_round_or_state_is_stale(swarm: Swarm) -> None:

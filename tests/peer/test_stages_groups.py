@@ -53,7 +53,8 @@ def settle_without_the_group(bench: Bench) -> None:
 
 def test_the_next_round_is_opened_once_the_state_before_it_is_evaluated_or_nobody_can() -> None:
     plan = replace(EXPERTS, plan=replace(PLAN.plan, evaluate_every=1))
-    for answer, figure in ((Evaluated(round=1, loss=2_500_000), (1, 2_500_000)), (Unevaluated(round=1, account=""), ())):
+    measured, nobody = Evaluated(round=1, loss=2_500_000), Unevaluated(round=1, account="")
+    for answer, figure in ((measured, (1, 2_500_000)), (nobody, ())):
         bench = Bench(OPEN, plan=plan).driven().wrote(*ALL).applied(*ALL)
         assert (bench.leader.phase, bench.logged) == (Phase.EVALUATING, [])
         bench.tell(answer, 6.0)

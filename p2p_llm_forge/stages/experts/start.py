@@ -45,8 +45,8 @@ class Placed:
         fused = survey(config)
         groups = Groups.of(fused[0].experts, spec.experts.groups)
         whole = Layout.of(skeleton(config), spec.training.outer)
-        active = costs.active_of(config)
-        chosen = active[0] if active is not None else fused[0].experts
+        routed = costs.routed_of(config)
+        chosen = routed[0] if routed is not None else fused[0].experts
         if not 1 <= chosen <= fused[0].experts:
             most = fused[0].experts
             raise SpecError(f"model: {chosen} experts chosen for a token, but a layer has {most}; choose 1…{most}")
