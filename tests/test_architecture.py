@@ -62,7 +62,7 @@ ORDER = {
         rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms
         rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
         stages/manifest stages/plan stages/slots stages/messages stages/tasks stages/routing stages/jobs stages/drive
-        stages/drive_trunk
+        stages/drive_trunk stages/patience
         stages/work stages/holding stages/serve stages/reconcile stages/placement stages/refusals stages/tally
         stages/opening stages/course stages/lead
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts

@@ -182,16 +182,13 @@ class StageLeader:
         self._closing = self._closing or close_reason(self._limits, self._standing(number))
         if not receipts or not self.plan.plan.evaluate_every:
             return [*void, *self._log_settled(now)]
-        if self._closing:
-            self.phase = Phase.EVALUATING
-            return [Evaluate(round=number)]
         drivers = [receipt.account for receipt in receipts if receipt.stage == 0 and self.roll.lives(receipt.account)]
-        asked = self._held_out.ask(number, self._speeds.but_slowest(drivers))
-        told: Effects = [effect for effect in asked if isinstance(effect, Evaluate | Report)]
-        if told and self.plan.experts:  # who drives measures nothing beside it: the next round is opened afterwards
+        due = self._held_out.ask(number, self._speeds.but_slowest(drivers))
+        asked: Effects = [effect for effect in due if isinstance(effect, Evaluate | Report)]
+        if self._closing or (asked and self.plan.experts):  # a trunk that drives measures nothing beside it
             self.phase = Phase.EVALUATING
-            return told
-        return [*self._log_settled(now), *told]
+            return asked if not self._closing else [Evaluate(round=number)]
+        return [*self._log_settled(now), *asked]
 
     def _learn(self, course: Course) -> None:
         """How fast the drivers were."""

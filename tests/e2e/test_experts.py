@@ -103,6 +103,22 @@ def test_a_sigkill_in_mid_round_loses_no_microbatch_and_counts_none_twice(tmp_pa
             assert report["ok"] is True, report
 
 
+@pytest.mark.slow
+def test_a_holder_that_falls_silent_is_done_without_and_loses_no_microbatch(tmp_path: Path) -> None:
+    with four_witnesses(tmp_path / "net", "max_runs = 1\n", peers=7) as net:
+        submit(net, tmp_path, family="olmoe", rounds=20, replicas=2, steps=4)
+        assert wait_until(lambda: stages_held(net)[0] >= 2, 3 * PATIENCE_S), stages_held(net)
+        silent = next(peer for peer in net.peers[4:] if stage_of(peer) > 0)  # no witness: three of four are enough
+        number = newest(silent, "training")
+        assert wait_until(lambda: newest(silent, "training") > number, PATIENCE_S), "it is in mid-round"
+        with net.paused(silent.number):
+            others = [peer for peer in net.peers if peer is not silent]
+            assert wait_until(lambda: all(job(peer)["phase"] == "closed" for peer in others), 6 * PATIENCE_S)
+        closed(net, 2 * PATIENCE_S)
+        assert len([done for done in known_run(net.peers[0].home).log.settled if done.staged]) == 20
+        assert distance(net) <= 1e-6
+
+
 def stages_held(net: Net) -> list[int]:
     """How many peers serve the trunk, and each group."""
     stages = [stage_of(peer) for peer in net.peers]

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from peer.errors import DeadlineExceeded, NetworkError, Unreachable
+from peer.network.network import Network
+from peer.runs.run import Run
 from peer.runs.staged import passes
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.expert_messages import Asked, Counted, ExpertBody
@@ -23,8 +25,11 @@ from peer.runs.staged.expert_worker import FAULT, ExpertWorker, HolderLost
 from peer.runs.staged.messages import AttemptText
 from peer.runs.staged.parcels import digest
 from peer.runs.staged.passed import Passed
+from peer.runs.staged.serving import Serving
+from peer.runs.staged.worker import StageWorker
 from peer.stages.drive_trunk import MISSING
 from peer.stages.messages import Kind, Refusal, Tag
+from peer.stages.patience import Patience
 from peer.stages.tasks import Call, Declined, DriverMessage, Reset
 
 log = structlog.get_logger(__name__)
@@ -37,6 +42,14 @@ LEAST_S, MOST_S = 0.02, 1.0
 
 class ExpertDriving(Driving):
     """Carries out one member's calls."""
+
+    def __init__(
+        self, *, run: Run, account: str, network: Network, worker: StageWorker, serving: Serving,
+        peer_of: Callable[[str], str | None],
+    ) -> None:  # fmt: skip
+        """As `Driving`."""
+        super().__init__(run=run, account=account, network=network, worker=worker, serving=serving, peer_of=peer_of)
+        self._patience = Patience()
 
     async def call(self, call: Call) -> DriverMessage | None:
         """Carry out a call; what the machine is told."""
@@ -115,16 +128,18 @@ class ExpertDriving(Driving):
         now = asyncio.get_running_loop().time
         until, again = now() + PATIENCE_S, True
         while True:
+            sent_at = now()
             try:
                 refusal, data = await self._send(account, tag, asked, calls)
             except DeadlineExceeded as exc:
                 if not again:
                     raise HolderLost(account, FAULT, str(exc)) from exc
-                again = False
+                until, again = now() + PATIENCE_S, False
                 continue
             except NetworkError as exc:
                 raise HolderLost(account, FAULT, str(exc)) from exc
             if refusal is None:
+                self._patience.took(now() - sent_at)
                 return data
             if refusal.code not in ("BUSY", "WORKING", "STALE") or now() >= until:
                 raise HolderLost(account, refusal.code, refusal.code)
@@ -145,8 +160,9 @@ class ExpertDriving(Driving):
             counts=asked.counts if asked else [], calls=list(calls),
         )  # fmt: skip
         answer, data = await passes.carry(
-            self._network, peer, "stage.expert", body, given, len(asked.x) if asked is not None else 0
-        )
+            self._network, peer, "stage.expert", body, given, len(asked.x) if asked is not None else 0,
+            timeout_s=self._patience.timeout_s,
+        )  # fmt: skip
         if answer.refusal is not None:
             return answer.refusal.refusal(), b""
         if asked is not None and len(data) != len(asked.x):
