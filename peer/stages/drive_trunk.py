@@ -36,6 +36,14 @@ class TrunkDriver(Driver):
             return self.tick(now)
         return super().receive(message, now)
 
+    def gives_up(self, account: str) -> bool:
+        """Whether nobody waits for this holder any more: the leader said that it is lost."""
+        return account in self._gone
+
+    def _replay_lost(self, order: Losses) -> None:
+        super()._replay_lost(order)
+        self._gone |= set(order.accounts)  # who is back is asked again in the next round
+
     def _answered(self, message: Answered, now: float) -> None:
         sent = self._calls.get(message.id)
         super()._answered(message, now)

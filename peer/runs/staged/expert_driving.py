@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -27,7 +28,7 @@ from peer.runs.staged.parcels import digest
 from peer.runs.staged.passed import Passed
 from peer.runs.staged.serving import Serving
 from peer.runs.staged.worker import StageWorker
-from peer.stages.drive_trunk import MISSING
+from peer.stages.drive_trunk import MISSING, TrunkDriver
 from peer.stages.messages import Kind, Refusal, Tag
 from peer.stages.patience import Patience
 from peer.stages.tasks import Call, Declined, DriverMessage, Reset
@@ -38,6 +39,10 @@ PATIENCE_S = 10.0
 """A holder that has no room, or is not at this round yet, is asked again for so long."""
 LEAST_S, MOST_S = 0.02, 1.0
 """How long between."""
+GLANCE_S = 0.25
+"""So often it is looked whether a holder is lost."""
+
+Sent = tuple[Refusal | None, bytes]
 
 
 class ExpertDriving(Driving):
@@ -130,7 +135,7 @@ class ExpertDriving(Driving):
         while True:
             sent_at = now()
             try:
-                refusal, data = await self._send(account, tag, asked, calls)
+                refusal, data = await self._unless_lost(account, tag, self._send(account, tag, asked, calls))
             except DeadlineExceeded as exc:
                 if not again:
                     raise HolderLost(account, FAULT, str(exc)) from exc
@@ -145,9 +150,23 @@ class ExpertDriving(Driving):
                 raise HolderLost(account, refusal.code, refusal.code)
             await asyncio.sleep(min(max(refusal.wait_s, LEAST_S), MOST_S))
 
+    async def _unless_lost(self, account: str, tag: Tag, sending: Coroutine[Any, Any, Sent]) -> Sent:
+        """What comes of it; nobody waits for a holder that is lost, nor once the round is over. Raises HolderLost."""
+        task = asyncio.create_task(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=GLANCE_S))[0]:
+                driver = self._serving.driver
+                if not isinstance(driver, TrunkDriver) or driver.open.round != tag.round:
+                    raise HolderLost(account, FAULT, "the round is over")
+                if driver.gives_up(account):
+                    raise HolderLost(account, FAULT, "the leader calls it lost")
+            return task.result()
+        finally:
+            task.cancel()
+
     async def _send(
         self, account: str, tag: Tag, asked: Asked | None, calls: Sequence[Counted]
-    ) -> tuple[Refusal | None, bytes]:
+    ) -> Sent:
         peer = self._peer_of(account)
         if peer is None:
             raise Unreachable(f"account {account[:16]}: its peer is not known")

@@ -20,7 +20,7 @@ from peer.runs.history import History
 from peer.runs.run import Run
 from peer.runs.staged.expert_messages import Asked, Counted
 from peer.runs.staged.passed import Passed, Seen
-from peer.runs.staged.worker import StageWorker
+from peer.runs.staged.worker import SLOTS, StageWorker
 from peer.stages.messages import Kind
 from peer.supervisor import Fields, Worker
 from peer.tensors import Slot
@@ -33,6 +33,8 @@ Ask = Callable[[Kind, Sequence[Asked]], Awaitable[Sequence[bytes]]]
 
 
 FAULT = "FP-453"
+SPARE = 2
+"""Slots beside those of the microbatches under way."""
 
 
 class HolderLost(WorkerError):
@@ -51,6 +53,8 @@ class ExpertWorker(StageWorker):
     ) -> None:
         """As `RunProcess`."""
         super().__init__(run=run, store=store, files=files, history=history, hardware=hardware, folder=folder)
+        assert run.staged is not None
+        self._slots = max(SLOTS, run.staged.in_flight + SPARE)
         self.masked: dict[str, int] = {}
         """What experts that nobody serves cost the round's microbatches so far, where they cost anything."""
 

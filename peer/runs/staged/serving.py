@@ -19,6 +19,7 @@ from peer.runs.staged.parcels import BAD, Key, Parcels, digest
 from peer.runs.staged.passed import Passed, Seen
 from peer.runs.staged.worker import StageWorker
 from peer.stages import tasks
+from peer.stages.drive import Driver
 from peer.stages.messages import Kind, Refusal, Tag
 from peer.stages.serve import ReplicaMachine
 from peer.wire import PAYLOAD_LIMIT, Reply
@@ -52,6 +53,11 @@ class Serving:
         self._looking = asyncio.Semaphore(1)
         self.why = ""
         """Why the worker refused last."""
+
+    @property
+    def driver(self) -> Driver | None:
+        """Our machine's, in the open round."""
+        return self._machine().driver
 
     async def make(
         self, caller: str, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
