@@ -136,10 +136,15 @@ class Driver:
             self._jobs.append(self._replay(stage, microbatch))
         here = sum(job.step[0] == 0 for job in self._jobs)
         while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
-            if here >= ENOUGH_HERE:
+            if here >= self._most_here:
                 break
             here += 1
             self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
+
+    @property
+    def _most_here(self) -> int:
+        """Microbatches at our own stage with which no other is begun."""
+        return ENOUGH_HERE
 
     def _steps(self) -> tuple[Step, ...]:
         return way(len(self._replicas))

@@ -32,6 +32,7 @@ from peer.runs.run import Run
 from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.expert_driving import ExpertDriving
+from peer.runs.staged.expert_looking import ExpertLooking
 from peer.runs.staged.expert_serving import ExpertServing
 from peer.runs.staged.loads import Load
 from peer.runs.staged.looking import Looking
@@ -96,7 +97,7 @@ class StagedMember:
         self._driving = (ExpertDriving if experts else Driving)(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
-        self.looking = Looking(run=run, network=network, worker=worker, peer_of=peer_of)
+        self.looking = (ExpertLooking if experts else Looking)(run=run, network=network, worker=worker, peer_of=peer_of)
         self._steps = Steps(run=run, worker=worker, key=key)
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
