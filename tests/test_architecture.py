@@ -62,8 +62,8 @@ ORDER = {
         rounds/delivery rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance
         rounds/copies rounds/norms rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
         stages/manifest stages/plan stages/slots stages/messages stages/refusals stages/tasks stages/routing
-        stages/jobs stages/drive stages/drive_trunk stages/patience stages/work stages/holding stages/serve stages/reconcile
-        stages/placement stages/tally stages/opening stages/course stages/lead
+        stages/jobs stages/drive stages/drive_trunk stages/patience stages/work stages/holding stages/serve
+        stages/reconcile stages/placement stages/tally stages/opening stages/course stages/lead
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts
         runs/push runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history
         runs/process runs/keeping runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
