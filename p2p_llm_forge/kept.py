@@ -5,9 +5,9 @@
 the hash of the run's config, the round, the state it started from, the update that came of it and the SHA-256 of the
 values; whatever does not encode to the very same header again is refused, and so is another length or another hash.
 
-A residual has its name before the update is told to anybody, so a killed process has lost nothing; the flush to the
-disk follows on a thread, and then the optimizer's state, so that nobody waits for 12 bytes a parameter. What a power
-cut leaves half written is refused by its hash, and the round before is taken up.
+A residual has its name before the update is told to anybody, so a killed process has lost nothing; the optimizer's
+state follows on a thread, and the flush to the disk while the next round is trained, so that nobody waits for 12 bytes
+a parameter. What a power cut leaves half written is refused by its hash, and the round before is taken up.
 
 Shapes: P parameters, T tensors.
 
@@ -85,48 +85,68 @@ class Kept:
         }
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="kept")
         self.writing: Future[None] | None = None
-        """What the thread does, until `wait`."""
+        """The moments on their way, until `wait`."""
+        self._syncing: list[Future[None]] = []
+        self._unsynced: list[tuple[str, int]] = []
+        """Kind and round of what is kept, but not durable yet."""
         for part in folder.glob(".*.part"):
             part.unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ writing
 
     def write(self, residual: Residual, moments: Moments | None) -> None:
-        """Keep the residual; then, on the thread, make it durable and keep the moments, which nobody may change before
-        `wait` has returned."""
+        """Keep the residual; then, on the thread, the moments, which nobody may change before `wait` has returned."""
         if not self._on:
             return
-        path = self._path(RESIDUAL, residual.label.round)
+        number = residual.label.round
         try:
-            self._write(path, residual.label, [residual.values_P], durable=False)
+            self._write(RESIDUAL, residual.label, [residual.values_P])
         except DiskError as exc:
             self.notes.append(f"not kept: {exc.message}")
             return
-        self.writing = self._writer.submit(self._follow, path, residual.label, moments)
+        self._unsynced = [(RESIDUAL, number)]
+        if moments is not None:
+            self.writing = self._writer.submit(self._write_moments, residual.label, moments)
 
     def wait(self) -> None:
-        """Until the thread has done what it was given."""
-        writing, self.writing = self.writing, None
-        if writing is not None:
-            try:
-                writing.result()
-            except DiskError as exc:
-                self.notes.append(f"not kept: {exc.message}")
+        """Until the moments are kept; what was kept is made durable after that, while training goes on."""
+        if self.writing is not None and self._went_well(self.writing):
+            self._unsynced += [(OPTIMIZER, number) for _, number in self._unsynced]
+        if self._unsynced:
+            self._syncing.append(self._writer.submit(self._sync, self._unsynced))
+        self.writing, self._unsynced = None, []
+        while self._syncing and self._syncing[0].done():
+            self._went_well(self._syncing.pop(0))
 
-    def _follow(self, path: Path, label: Label, moments: Moments | None) -> None:
-        sync_file(path)
-        self._prune(RESIDUAL, label.round)
-        if moments is not None:
-            tensors = [*moments.first, *moments.second, moments.steps_T]
-            self._write(self._path(OPTIMIZER, label.round), label, tensors, durable=True)
-            self._prune(OPTIMIZER, label.round)
+    def end(self) -> None:
+        """Until all that was kept is durable."""
+        self.wait()
+        for syncing in self._syncing:
+            self._went_well(syncing)
+        self._syncing = []
 
-    def _write(self, path: Path, label: Label, tensors: Sequence[Tensor], *, durable: bool) -> None:
+    def _went_well(self, done: Future[None]) -> bool:
+        try:
+            done.result()
+        except DiskError as exc:
+            self.notes.append(f"not kept: {exc.message}")
+            return False
+        return True
+
+    def _write_moments(self, label: Label, moments: Moments) -> None:
+        self._write(OPTIMIZER, label, [*moments.first, *moments.second, moments.steps_T])
+
+    def _sync(self, kept: Sequence[tuple[str, int]]) -> None:
+        for kind, number in kept:
+            sync_file(self._path(kind, number))
+            self._prune(kind, number)
+
+    def _write(self, kind: str, label: Label, tensors: Sequence[Tensor]) -> None:
         digest = hashlib.sha256()
         for tensor in tensors:
             digest.update(_values(tensor))
-        head = self._header(_kind(path), label, digest.hexdigest())
-        write_atomic(path, chain([head], map(_values, tensors)), durable=durable)
+        head = self._header(kind, label, digest.hexdigest())
+        write_atomic(self._path(kind, label.round), chain([head], map(_values, tensors)), durable=False)
 
     def _prune(self, kind: str, newest: int) -> None:
         """Keep two rounds; those after the newest are of a course that the run did not take."""
@@ -222,10 +242,6 @@ class Kept:
 
     def _path(self, kind: str, number: int) -> Path:
         return self._folder / f"{kind}-{number}.safetensors"
-
-
-def _kind(path: Path) -> str:
-    return path.name.partition("-")[0]
 
 
 def _fits(label: Label, digest: str) -> bool:

@@ -167,7 +167,7 @@ class Worker:
             case StageRequest():
                 return self.stage.do(request)
         if self.engine is not None:
-            self.engine.kept.wait()
+            self.engine.kept.end()
         return {}  # close
 
     def _opened(self) -> Engine:
@@ -197,7 +197,7 @@ class Worker:
         from p2p_llm_forge.engine import Engine
 
         if self.engine is not None:
-            self.engine.kept.wait()
+            self.engine.kept.end()
         self.engine = None  # The memory of the run before is free again for this one.
         self.engine = Engine(request, self.folder, self.device)
         parameters = self.engine.layout.parameters

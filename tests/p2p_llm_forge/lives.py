@@ -120,7 +120,7 @@ class Story:
                 futures.wait([engine.kept.writing])  # So that it dies at a quiet point.
             os.write(writer, self.updates[self.round].encode() + b"\n")
             self.round += 1
-        engine.kept.wait()
+        engine.kept.end()
 
     def _sent(self, number: int) -> Path:
         return self.folder / f"sent-{number}.update"

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from p2p_llm_forge.errors import DiskError
 from p2p_llm_forge.inner import Moments
 from p2p_llm_forge.kept import FORMAT, HEADER_BYTES, Kept, Label, Residual
 from p2p_llm_forge.state import Layout
@@ -33,7 +35,7 @@ def left(number: int) -> tuple[Residual, Moments]:
 def write(files: Kept, number: int) -> None:
     """Leave this round and wait for it."""
     files.write(*left(number))
-    files.wait()
+    files.end()
 
 
 def test_what_was_kept_is_taken_up_by_another_as_it_was(tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_values_that_are_not_finite_and_other_shapes_are_refused(tmp_path: Path)
     residual, moments = left(1)
     residual.values_P[3] = float("nan")
     files.write(residual, moments)
-    files.wait()
+    files.end()
     assert files.residual(2) is None
     larger = Layout(names=("a", "b"), shapes=((2, 3), (5,)), moments=(), counters=())
     other = kept(tmp_path, layout=larger)
@@ -178,3 +180,23 @@ def test_a_full_disk_leaves_what_was_there_and_is_told(tmp_path: Path) -> None:
     assert residual is not None
     assert found is not None
     assert (residual.label.round, found[0].round) == (2, 1)
+
+
+def test_nobody_waits_for_the_flush_and_one_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, flushes, may = kept(tmp_path), [], threading.Event()
+
+    def flush(path: Path) -> None:
+        may.wait(60)
+        flushes.append(path.name)
+        raise DiskError(f"{path.name}: gone")
+
+    monkeypatch.setattr("p2p_llm_forge.kept.sync_file", flush)
+    files.write(*left(1))
+    files.wait()
+    assert flushes == []
+    assert files.residual(2) is not None
+    assert files.moments(2) is not None
+    may.set()
+    files.end()
+    assert flushes == ["residual-1.safetensors"]
+    assert files.notes == ["not kept: residual-1.safetensors: gone"]
