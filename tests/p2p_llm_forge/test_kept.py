@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_what_was_there_and_is_told(tmp_path: Path) -> None:
     assert (residual.label.round, found[0].round) == (2, 1)
 
 
-def test_nobody_waits_for_the_flush_and_one_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_the_flush_and_a_broken_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, flushes, may = kept(tmp_path), [], threading.Event()
 
     def flush(path: Path) -> None:
