@@ -97,7 +97,7 @@ class Driver:
     def tell(self, status: Status) -> Status:
         """The same status with how the driving stands."""
         table = tuple(sorted(self.table.items())) if self.attempt != NO_ATTEMPT else ()
-        return replace(status, finished=self.finished, halted=self.settled_for, losses=self.losses, table=table)
+        return replace(status, finished=self.finished, halted=self.settled_for, table=table)
 
     # ------------------------------------------------------------------ input
 
@@ -169,7 +169,7 @@ class Driver:
         """What these replicas held is replayed, though nobody asked for it yet: the others are busy anyway."""
         known = self.losses.number if self.losses.leader == order.leader else 0
         self.losses = Attempt(max(known, len(order.accounts)), order.leader)
-        lost = set(order.accounts[known:])
+        lost = set(order.accounts[known:]) - {self._account}  # we are here, whatever was thought of us
         if not self.halted:
             self._lost.update({place: None for place, record in self._records.items() if record.account in lost})
 

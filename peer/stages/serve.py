@@ -154,7 +154,7 @@ class ReplicaMachine:
         if driver is not None:
             parts += (driver.finished, driver.settled_for, driver.losses)
         if work is not None:
-            parts += (work.floor, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
+            parts += (work.floor, work.losses, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
         return parts
 
     # ------------------------------------------------------------------ orders
@@ -167,6 +167,8 @@ class ReplicaMachine:
             return []
         if opened is None or order.round != opened.round:
             return []
+        if isinstance(order, Losses) and work is not None:
+            work.lost(order)
         if isinstance(order, Losses | Halt):
             return list(self.driver.receive(order, now)) if self.driver is not None else []
         if isinstance(order, Cut):
@@ -197,7 +199,7 @@ class ReplicaMachine:
                 self.holding.loaded(message)
             case tasks.Undone():
                 if work is not None:
-                    work.undoing = False
+                    work.undone(message.kept)
             case tasks.Wrote():
                 self._promised[message.receipt.round] = message.receipt
                 if work is not None and isinstance(done, tasks.WriteUpdate) and done.open == work.open:
@@ -288,6 +290,9 @@ class ReplicaMachine:
         if extra := work.extra:
             work.undo(extra)
             return tasks.Undo(round=number, microbatches=extra)
+        if needless := work.needless:
+            work.undo(needless, beside=True)
+            return tasks.Undo(round=number, microbatches=needless, beside=True)
         if work.writable and work.wanted is not None:
             return tasks.WriteUpdate(open=work.open, stage=stage, served=work.wanted.hex)
         return None

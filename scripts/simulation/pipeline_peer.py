@@ -145,6 +145,7 @@ class PipelinePeer:
                 self.after(settings.load_s, lambda: self._holds(effect))
             case tasks.Undo():
                 self.world.undone += len(effect.microbatches)
+                self._kept = {tag for tag in self._kept if tag.microbatch not in effect.microbatches}
                 seconds = self.microbatch_s * len(effect.microbatches)
                 self._work(seconds, lambda: self.tell(tasks.Undone(round=number + 1)))
             case tasks.WriteUpdate():
