@@ -26,6 +26,10 @@ FIRST_RTT_S = 0.1
 """Taken while no replica has answered."""
 REMEMBER_S = 30.0
 """So long after its last answer a replica's speed is known: one that was slow once is not passed over for good."""
+DRAWN = 3
+"""Of so many replicas the best one is called: with fewer the slow ones get too much, with more all drivers call the same."""
+DRAINED = 0.25
+"""With every second a replica has so much less before it than it said: others send it more meanwhile."""
 LEAST_TIMEOUT_S = 5.0
 MOST_WAIT_S = 60.0
 """No replica is waited for longer, whatever it says, before it is asked again."""
@@ -41,7 +45,9 @@ class Known:
     """Seconds of one call, by its kind."""
     rtt_s: float | None = None
     answered_at: float = -math.inf
-    """When it answered last."""
+    """When it answered last, …"""
+    queue_s: float = 0.0
+    """… and how much it said it had before it then."""
     through_at: float = 0.0
     """When it should be through with all that it is known to have."""
     room_at: float = 0.0
@@ -60,25 +66,38 @@ class Router:
         self._usual_rtt_s: float | None = None
 
     def pick(
-        self, accounts: Sequence[str], stage: int, kind: Kind, now: float, without: Collection[str] = ()
-    ) -> str | None:
+        self, accounts: Sequence[str], stage: int, kind: Kind, now: float, without: Collection[str] = (),
+        since: Mapping[str, float] | None = None,
+    ) -> str | None:  # fmt: skip
         """Who of a stage's replicas is called now, or None if nobody may be.
 
-        `without`: those that shall not be called if there is anybody else.
+        Args:
+            accounts: the replicas.
+            stage: theirs.
+            kind: what they are asked for.
+            now: the time.
+            without: those that shall not be called if there is anybody else.
+            since: when the first of our calls was made that some of them have not answered yet.
         """
         free = [account for account in accounts if self._free_at(account) <= now]
         free = [account for account in free if account not in without] or free
-        two = self._rng.sample(free, 2) if len(free) > 2 else free
-        return min(two, key=lambda account: self.finish_s(account, stage, kind, now), default=None)
+        drawn = self._rng.sample(free, DRAWN) if len(free) > DRAWN else free
+        asked = since or {}
+        return min(
+            drawn, key=lambda name: self.finish_s(name, stage, kind, now, now - asked.get(name, now)), default=None
+        )
 
     def free_at(self, accounts: Sequence[str]) -> float | None:
         """When the first of these may be called; None if there are none."""
         return min((self._free_at(account) for account in accounts), default=None)
 
-    def finish_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
-        """Seconds until an answer to a call made now should be here."""
+    def finish_s(self, account: str, stage: int, kind: Kind, now: float, waited_s: float = 0.0) -> float:
+        """Seconds until an answer to a call made now should be here, where an earlier one is awaited for so long: what
+        keeps that one waiting is before the new one too.
+        """
         known, way_s = self._of(account), self._way_s(account, now)
-        return max(known.through_at - now, way_s) + self._service_s(known, stage, kind, now) + way_s
+        before_s = known.queue_s - DRAINED * (now - known.answered_at)
+        return max(known.through_at - now, before_s, way_s, waited_s) + self._service_s(known, stage, kind, now) + way_s
 
     def timeout_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
         """After how long a call made now has failed."""
@@ -109,7 +128,8 @@ class Router:
         known.rtt_s = _moved(known.rtt_s, rtt_s)
         self._usual_rtt_s = _moved(self._usual_rtt_s, rtt_s)
         known.answered_at = now
-        known.through_at = now + max(queue_s, 0.0)
+        known.queue_s = max(queue_s, 0.0)
+        known.through_at = now + known.queue_s
         known.room_at = 0.0
         known.pause.rest(0.0)
 
@@ -121,7 +141,7 @@ class Router:
     def failed(self, account: str, now: float) -> None:
         """It did not answer, or not what it should: what was sent is not before it any more."""
         known = self._of(account)
-        known.through_at = now
+        known.through_at, known.queue_s = now, 0.0
         if known.pause.over(now):
             known.pause.failed(now)
 
