@@ -1,7 +1,8 @@
-"""Which replica of a stage a driver calls next: of two drawn at random, the one that should be finished first.
+"""Which replica of a stage a driver calls next: of three drawn at random, the one that should be finished first.
 
 What is known of a replica is learnt from its replies: how long it takes for one call, how much it has before it, and
-how far away it is. Between replies a replica is taken to be busy with what it said it had and with what we sent since.
+how far away it is. Between replies a replica is taken to be busy with what it said it had, which others add to, and with
+what we sent since; and whoever keeps us waiting keeps the next call waiting for as long.
 Of whom nothing is known, or nothing of late, is taken to be like the others: it gets its turn, and is known again.
 Who fails is not called for 1, 2, 4 … seconds; who is busy, not before it said it would have room.
 
@@ -81,7 +82,7 @@ class Router:
         """
         free = [account for account in accounts if self._free_at(account) <= now]
         free = [account for account in free if account not in without] or free
-        drawn = self._rng.sample(free, DRAWN) if len(free) > DRAWN else free
+        drawn = self._rng.sample(free, min(DRAWN, len(free)))
         asked = since or {}
         return min(
             drawn, key=lambda name: self.finish_s(name, stage, kind, now, now - asked.get(name, now)), default=None
@@ -96,7 +97,7 @@ class Router:
         keeps that one waiting is before the new one too.
         """
         known, way_s = self._of(account), self._way_s(account, now)
-        before_s = known.queue_s - DRAINED * (now - known.answered_at)
+        before_s = known.queue_s - DRAINED * (now - known.answered_at) if _of_late(known, now) else 0.0
         return max(known.through_at - now, before_s, way_s, waited_s) + self._service_s(known, stage, kind, now) + way_s
 
     def timeout_s(self, account: str, stage: int, kind: Kind, now: float) -> float:

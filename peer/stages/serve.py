@@ -73,6 +73,7 @@ class ReplicaMachine:
         self._ids = count(1)
         self._pause = Pause()
         self._said: tuple[object, ...] = ()
+        self._until = 0.0  # The open round's time budget is over then.
 
     @property
     def deadline(self) -> float | None:
@@ -167,7 +168,7 @@ class ReplicaMachine:
             return []
         if opened is None or order.round != opened.round:
             return []
-        if isinstance(order, Losses) and work is not None:
+        if work is not None and isinstance(order, Losses):
             work.lost(order)
         if isinstance(order, Losses | Halt):
             return list(self.driver.receive(order, now)) if self.driver is not None else []
@@ -234,7 +235,7 @@ class ReplicaMachine:
             effects += self.driver.tick(now)
         if self.busy is None and self._pause.over(now) and self.log.state:
             self._pause.until = 0.0
-            self.busy = self.holding.catch_up() if self.holding.behind else self._work()
+            self.busy = self.holding.catch_up() if self.holding.behind else self._work(now)
             effects += [self.busy] if self.busy is not None else []
         if (news := self._news()) != self._said:
             self._said = news
@@ -256,20 +257,20 @@ class ReplicaMachine:
             promised = self._promised.get(opened.round)
             kept = promised if promised is not None and promised.state_in == opened.state else None
             self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, receipt=kept)
+            self._until = now + self._plan.plan.time_budget_s
             if seat.stage == 0 and self.driver is None:
-                self.driver = self._drive(self.work, now)
+                self.driver = self._drive(self.work)
         if self.work is not None and not self.work.begun:
             self.work.begun = True
             return [tasks.OpenStage(round=opened.round, state=opened.state, stage=seat.stage)]
         return []
 
-    def _drive(self, work: Work, now: float) -> Driver:
-        stages = range(1, self._plan.stages)
-        replicas = {stage: tuple(seat.account for seat in work.open.roster if seat.stage == stage) for stage in stages}
+    def _drive(self, work: Work) -> Driver:
+        roster, stages = work.open.roster, range(1, self._plan.stages)
+        replicas = {stage: tuple(seat.account for seat in roster if seat.stage == stage) for stage in stages}
         return (TrunkDriver if self._plan.experts else Driver)(
             account=self.account, open_round=work.open, replicas=replicas, microbatches=work.numbers(work.seat),
-            in_flight=self._plan.in_flight, until=now + self._plan.plan.time_budget_s, router=self._router,
-            ids=self._ids,
+            in_flight=self._plan.in_flight, until=self._until, router=self._router, ids=self._ids,
         )  # fmt: skip
 
     @property
@@ -277,7 +278,7 @@ class ReplicaMachine:
         """Whether the accumulator of the open round is gone, as the worker holds what came of it, or is about to."""
         return self.holding.ahead or isinstance(self.busy, tasks.LoadStage | tasks.ApplyStage)
 
-    def _work(self) -> tasks.ReplicaEffect | None:
+    def _work(self, now: float) -> tasks.ReplicaEffect | None:
         """What the open round wants of the worker beside serving."""
         work = self.work
         if work is None or self.holding.ahead:
@@ -290,7 +291,7 @@ class ReplicaMachine:
         if extra := work.extra:
             work.undo(extra)
             return tasks.Undo(round=number, microbatches=extra)
-        if needless := work.needless:
+        if needless := work.needless(late=now >= self._until):
             work.undo(needless, beside=True)
             return tasks.Undo(round=number, microbatches=needless, beside=True)
         if work.writable and work.wanted is not None:

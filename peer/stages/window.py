@@ -31,7 +31,7 @@ class Waits:
         self.worked_s += max(worked_s, 0.0)
 
 
-OWN, OTHERS = (0.75, 1.5), (1.5, 3.0)
+OWN, OTHERS = (1.5, 3.0), (2.0, 4.0)
 """Of the time that it is worked on a microbatch may wait so much: below the first there are more, above the other less."""
 
 

@@ -67,6 +67,8 @@ class Work:
         """What was done for a later attempt than that of `wanted`, which does not know of it."""
         self._needless = Manifest(bits=0, size=self.size)
         """What drivers have that are gone."""
+        self._leaving = Manifest(bits=0, size=self.size)
+        """What is being undone beside serving."""
 
     # ------------------------------------------------------------------ requests
 
@@ -87,7 +89,7 @@ class Work:
             return Refusal(code="WORKING")
         own = self.numbers(driver)
         here = sum(each.microbatch in own for each in self._pending)
-        if self.undoing or len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight:
+        if self.undoing or tag.microbatch in self._leaving or len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight:
             return Refusal(code="BUSY")
         self._pending.add(tag)
         self._needless -= Manifest.of(own, self.size)  # it is there after all
@@ -126,19 +128,23 @@ class Work:
         return not self.undoing and not any(tag.kind is Kind.BACKWARD for tag in self._pending)
 
     def undo(self, microbatches: Iterable[int], *, beside: bool = False) -> None:
-        """The worker takes these out; until it has, nothing is taken in, unless `beside` serving."""
-        self.held -= Manifest.of(microbatches, self.size)
+        """The worker takes these out; until it has, nothing is taken in, or `beside` serving nothing of these."""
+        leaving = Manifest.of(microbatches, self.size)
+        self.held -= leaving
+        self._leaving = leaving
         self.undoing = not beside
 
     def undone(self, kept: Iterable[int]) -> None:
         """It has; these it could not take out by themselves."""
         self.held |= Manifest.of(kept, self.size)
         self._needless -= Manifest.of(kept, self.size)
+        self._leaving = Manifest(bits=0, size=self.size)
         self.undoing = False
 
     def lose(self) -> None:
         """The accumulator is not to be trusted: the worker begins with an empty one again."""
-        self.held, self.undoing, self.begun = Manifest(bits=0, size=self.size), False, False
+        self.held = self._leaving = Manifest(bits=0, size=self.size)
+        self.undoing = self.begun = False
         self._pending.clear()
 
     # ------------------------------------------------------------------ orders
@@ -177,12 +183,12 @@ class Work:
             if seat is not None and seat.stage == 0 and seat != self.seat and not self._plan.experts:
                 self._needless |= Manifest.of(self.numbers(seat), self.size)
 
-    @property
-    def needless(self) -> tuple[int, ...]:
-        """What can be undone meanwhile, as nothing else is to be done: one microbatch."""
-        if self.wanted is not None or self.cut is not None or self._pending or self.undoing:
+    def needless(self, *, late: bool) -> tuple[int, ...]:
+        """What can be undone meanwhile: one microbatch, while nothing else is to be done; `late`, in turn with the rest."""
+        if self.wanted is not None or self.cut is not None or self.undoing or (self._pending and not late):
             return ()
-        return tuple(islice(self.held & self._needless, 1))
+        asked = Manifest.of((tag.microbatch for tag in self._pending), self.size)
+        return tuple(islice((self.held & self._needless) - asked, 1))
 
     @property
     def extra(self) -> tuple[int, ...]:

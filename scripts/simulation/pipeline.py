@@ -82,6 +82,8 @@ class World:
         """Who was on the open round's roster, in which session."""
         self._balances: list[float] = []
         self.moved: list[tuple[float, str]] = []
+        self.named: dict[str, float] = {}
+        """By update: when the leader heard of it, and told those who will sum it, so that they fetch it ahead."""
         self.leader = StageLeader(name="leader/1", plan=self.plan, log=self.log, balance=0, now=0.0)
         self._tick_at = 0.0
         self.peers: dict[str, PipelinePeer] = {}
@@ -165,6 +167,7 @@ class World:
                 peer = self.peers[effect.account]
                 self.after(peer.latency_s, lambda: peer.ordered(effect.order))
             case CheckUpdate():
+                self.named[effect.receipt.update] = self.clock.now
                 told = Checked(account=effect.receipt.account, update=effect.receipt.update, refusal=None)
                 self.after(self.settings.fetch_s, lambda: self._tell(told))
             case Log():
