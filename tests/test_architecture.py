@@ -61,8 +61,8 @@ ORDER = {
         rounds/log rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/ahead rounds/delivery
         rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms
         rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
-        stages/manifest stages/plan stages/slots stages/messages stages/tasks stages/routing stages/window stages/jobs
-        stages/drive stages/drive_trunk
+        stages/manifest stages/plan stages/slots stages/messages stages/tasks stages/routing stages/jobs stages/drive
+        stages/drive_trunk
         stages/work stages/holding stages/serve stages/reconcile stages/placement stages/refusals stages/tally
         stages/opening stages/course stages/lead
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts

@@ -18,7 +18,6 @@ from peer.stages.jobs import Job, Record, Sent, Step, way
 from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status, Tag
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
-from peer.stages.window import Window
 
 ENOUGH_HERE = 3
 """With so many microbatches at our own stage no other is begun: our worker is busy, and they would only wait."""
@@ -59,7 +58,6 @@ class Driver:
         self._way = self._steps()
         self._waiting = list(reversed(list(microbatches)))
         self._in_flight = in_flight
-        self._window = Window(in_flight)
         self._until = until
         self._router = router
         self._ids = ids
@@ -137,7 +135,7 @@ class Driver:
             replays += 1
             self._jobs.append(self._replay(stage, microbatch))
         here = sum(job.step[0] == 0 for job in self._jobs)
-        while self._waiting and len(self._jobs) - replays < self._window.size and not self.halted and now < self._until:
+        while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
             if here >= ENOUGH_HERE:
                 break
             here += 1
@@ -201,13 +199,10 @@ class Driver:
             self._records[stage, job.microbatch] = record
             job.gradient = message.value
         job.made += 1
-        (job.others if stage else job.own).took(message.waited_s, message.service_s)
         job.sent, job.same, job.again_at = None, "", 0.0
         job.without.clear()
         if job.made == len(job.steps):
             self._jobs = [other for other in self._jobs if other is not job]
-            if not job.replay:
-                self._window.saw(job.own, job.others)
             if not job.replay or job.microbatch in self.table:
                 self.table[job.microbatch] = self._row(job.microbatch)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from peer.stages.messages import Kind
 from peer.stages.tasks import Call
-from peer.stages.window import Waits
 
 Step = tuple[int, Kind]
 
@@ -43,10 +42,6 @@ class Job:
     """Who has failed this step."""
     again_at: float = 0.0
     """Nobody could be called; look again then."""
-    own: Waits = field(default_factory=Waits)
-    """At our own worker, …"""
-    others: Waits = field(default_factory=Waits)
-    """… and elsewhere."""
     holders: tuple[str, ...] = ()
     """Of a trunk: by group who serves its experts."""
     replay: bool = False

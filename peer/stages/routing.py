@@ -1,8 +1,8 @@
-"""Which replica of a stage a driver calls next: of three drawn at random, the one that should be finished first.
+"""Which replica of a stage a driver calls next: of four drawn at random, the one that should be finished first.
 
 What is known of a replica is learnt from its replies: how long it takes for one call, how much it has before it, and
-how far away it is. Between replies a replica is taken to be busy with what it said it had, which others add to, and with
-what we sent since; and whoever keeps us waiting keeps the next call waiting for as long.
+how far away it is. Between replies a replica is taken to be busy with what it said it had and with what we sent since;
+whoever keeps us waiting keeps the next call waiting for as long.
 Of whom nothing is known, or nothing of late, is taken to be like the others: it gets its turn, and is known again.
 Who fails is not called for 1, 2, 4 … seconds; who is busy, not before it said it would have room.
 
@@ -25,12 +25,10 @@ FIRST_SERVICE_S = 1.0
 """Taken for a replica of whose stage nothing is known."""
 FIRST_RTT_S = 0.1
 """Taken while no replica has answered."""
-REMEMBER_S = 30.0
+REMEMBER_S = 120.0
 """So long after its last answer a replica's speed is known: one that was slow once is not passed over for good."""
-DRAWN = 3
+DRAWN = 4
 """Of so many replicas the best one is called: with fewer the slow ones get too much, with more all drivers call the same."""
-DRAINED = 0.25
-"""With every second a replica has so much less before it than it said: others send it more meanwhile."""
 LEAST_TIMEOUT_S = 5.0
 MOST_WAIT_S = 60.0
 """No replica is waited for longer, whatever it says, before it is asked again."""
@@ -46,9 +44,7 @@ class Known:
     """Seconds of one call, by its kind."""
     rtt_s: float | None = None
     answered_at: float = -math.inf
-    """When it answered last, …"""
-    queue_s: float = 0.0
-    """… and how much it said it had before it then."""
+    """When it answered last."""
     through_at: float = 0.0
     """When it should be through with all that it is known to have."""
     room_at: float = 0.0
@@ -97,8 +93,7 @@ class Router:
         keeps that one waiting is before the new one too.
         """
         known, way_s = self._of(account), self._way_s(account, now)
-        before_s = known.queue_s - DRAINED * (now - known.answered_at) if _of_late(known, now) else 0.0
-        return max(known.through_at - now, before_s, way_s, waited_s) + self._service_s(known, stage, kind, now) + way_s
+        return max(known.through_at - now, way_s, waited_s) + self._service_s(known, stage, kind, now) + way_s
 
     def timeout_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
         """After how long a call made now has failed."""
@@ -129,8 +124,7 @@ class Router:
         known.rtt_s = _moved(known.rtt_s, rtt_s)
         self._usual_rtt_s = _moved(self._usual_rtt_s, rtt_s)
         known.answered_at = now
-        known.queue_s = max(queue_s, 0.0)
-        known.through_at = now + known.queue_s
+        known.through_at = now + max(queue_s, 0.0)
         known.room_at = 0.0
         known.pause.rest(0.0)
 
@@ -142,7 +136,7 @@ class Router:
     def failed(self, account: str, now: float) -> None:
         """It did not answer, or not what it should: what was sent is not before it any more."""
         known = self._of(account)
-        known.through_at, known.queue_s = now, 0.0
+        known.through_at = now
         if known.pause.over(now):
             known.pause.failed(now)
 

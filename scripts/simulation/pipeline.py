@@ -27,6 +27,7 @@ from ledger.stages import run_state
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Checked, Left, Log, Logged, Report
 from peer.rounds.plan import Plan
+from peer.stages.course import Step
 from peer.stages.lead import StageLeader
 from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Status, Tag, Tell
 from peer.stages.plan import StagePlan
@@ -69,6 +70,8 @@ class World:
         self.undone = self.replays = self.calls = 0
         self.reports: Counter[str] = Counter()
         self.ends = 0
+        self.parts: Counter[str] = Counter()
+        """How often we looked while a round was in each of its steps."""
         self._could = self._did = self._whole = 0.0
         """Microbatches: that could have gone through while driving, that did, and that could have counted."""
         self._capacity = [0.0] * settings.stages
@@ -205,6 +208,7 @@ class World:
         """Sum up what could be done just now."""
         opened = self.log.open
         if opened is not None:
+            self.parts[self._part()] += 1
             speeds, through = self._speeds(opened), self._through
             self._balances += [min(speeds) * len(speeds) / sum(speeds)] if sum(speeds) else []
             self._through = {
@@ -216,6 +220,12 @@ class World:
                     self._take_bound()
                 self._did += sum(max(0, count - through[name]) for name, count in self._through.items())
         self.after(LOOK_S, self._look)
+
+    def _part(self) -> str:
+        """What the open round is at."""
+        step = self.leader.course.step if self.leader.course is not None else Step.DRIVING
+        late = self.clock.now - self._opened_at > self.settings.round_s
+        return "draining" if step is Step.DRIVING and late else step.value
 
     def _take_bound(self) -> None:
         """Another minute's least stage."""
@@ -246,7 +256,7 @@ class World:
             seed=self.settings.seed, rounds=len(done), microbatches=counted, share=self._did / self._could,
             whole_share=counted / self._whole, balance=sum(self._balances) / len(self._balances),
             moves=len(self.moved), most_moves=self._most_moves(), ends=self.ends, undone=self.undone,
-            replays=self.replays, reports=self.reports, events=self.clock.events,
+            replays=self.replays, reports=self.reports, events=self.clock.events, parts=self.parts,
         )  # fmt: skip
 
     def _most_moves(self) -> int:

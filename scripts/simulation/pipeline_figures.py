@@ -33,13 +33,17 @@ class Figures:
     """Calls of a round's end; losses are mostly replayed before."""
     reports: Counter[str]
     events: int
+    parts: Counter[str]
+    """Seconds that rounds were in each of their steps; draining: driving after the time budget."""
 
 
 def told(found: Figures) -> str:
     """The figures in a line."""
+    whole_s = sum(found.parts.values())
+    parts = ", ".join(f"{part} {seconds / whole_s:.1%}" for part, seconds in found.parts.items())
     return (
         f"seed {found.seed}: {found.rounds} rounds, {found.microbatches} microbatches, "
         f"{found.share:.1%} of what could be done while driving, {found.whole_share:.1%} of the survivors' all in all, "
         f"balance {found.balance:.2f}, {found.ends} sessions ended, {found.moves} moves, {found.undone} undone, "
-        f"{found.reports['void']} rounds void"
+        f"{found.reports['void']} rounds void; of the time: {parts}"
     )
