@@ -14,13 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from peer.rounds.log import OpenRound
-from peer.stages.jobs import Job, Record, Sent, Step, way
+from peer.stages.jobs import Job, Record, Sent, Step, unanswered, way
 from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status, Tag
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
 
 ENOUGH_HERE = 3
 """With so many microbatches at our own stage no other is begun: our worker is busy, and they would only wait."""
+MORE = 2
+"""The quickest driver has so many times more under way than a usual one."""
 AGAIN_S = 1.0
 """When nobody can be called, it is looked again after so long."""
 
@@ -39,7 +41,7 @@ class Driver:
             open_round: the round.
             replicas: accounts by stage, from 1 on.
             microbatches: numbers of those of our seat.
-            in_flight: so many are under way at a time.
+            in_flight: so many are under way at a time, if our worker is as quick as others are.
             until: the round's time budget is over then, and nothing is begun any more.
             router: what we know of the replicas.
             ids: numbers for calls that were never given to any other.
@@ -58,6 +60,8 @@ class Driver:
         self._way = self._steps()
         self._waiting = list(reversed(list(microbatches)))
         self._in_flight = in_flight
+        self._own_s: dict[Kind, float] = {}
+        """What our own worker needed last, by kind of call."""
         self._until = until
         self._router = router
         self._ids = ids
@@ -135,11 +139,20 @@ class Driver:
             replays += 1
             self._jobs.append(self._replay(stage, microbatch))
         here = sum(job.step[0] == 0 for job in self._jobs)
-        while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
+        while self._waiting and len(self._jobs) - replays < self._most and not self.halted and now < self._until:
             if here >= ENOUGH_HERE:
                 break
             here += 1
             self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
+
+    @property
+    def _most(self) -> int:
+        """So many are under way: a quick driver needs more to be busy, at a slow one they would only wait."""
+        usual, others, own_s = self._router.services(), len(self._replicas) - 1, sum(self._own_s.values())
+        if len(self._own_s) < len(Kind) or len(usual) < len(self._way) - len(Kind):
+            return self._in_flight
+        wanted = round(self._in_flight * sum(usual.values()) / others / max(own_s, 1e-9))
+        return min(max(wanted, min(ENOUGH_HERE, self._in_flight)), MORE * self._in_flight)
 
     def _steps(self) -> tuple[Step, ...]:
         return way(len(self._replicas))
@@ -192,6 +205,8 @@ class Driver:
                 call.account, stage, kind, now, took_s=now - sent.at, service_s=message.service_s,
                 waited_s=message.waited_s, queue_s=message.queue_s,
             )  # fmt: skip
+        else:
+            self._own_s[kind] = message.service_s
         if kind is Kind.FORWARD:
             job.inputs[stage + 1] = message.value
         else:
@@ -281,11 +296,4 @@ class Driver:
         stage, kind = job.step
         if stage == 0:
             return self._account
-        return self._router.pick(self._candidates(stage), stage, kind, now, job.without, self._since())
-
-    def _since(self) -> dict[str, float]:
-        """By replica: when the first of the calls was made that it has not answered yet."""
-        since: dict[str, float] = {}
-        for sent in (job.sent for job in self._jobs if job.sent is not None):
-            since[sent.call.account] = min(sent.at, since.get(sent.call.account, sent.at))
-        return since
+        return self._router.pick(self._candidates(stage), stage, kind, now, job.without, unanswered(self._jobs))

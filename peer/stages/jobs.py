@@ -5,6 +5,7 @@ Pure: no time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from peer.stages.messages import Kind
@@ -64,6 +65,14 @@ class Sent:
     at: float
     due_at: float
     """When it has failed; 0: never."""
+
+
+def unanswered(jobs: Iterable[Job]) -> dict[str, float]:
+    """By replica: when the first of the calls was made that it has not answered yet."""
+    since: dict[str, float] = {}
+    for sent in (job.sent for job in jobs if job.sent is not None):
+        since[sent.call.account] = min(sent.at, since.get(sent.call.account, sent.at))
+    return since
 
 
 def way(stages: int) -> tuple[Step, ...]:

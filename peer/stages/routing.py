@@ -28,7 +28,7 @@ FIRST_RTT_S = 0.1
 REMEMBER_S = 120.0
 """So long after its last answer a replica's speed is known: one that was slow once is not passed over for good."""
 DRAWN = 4
-"""Of so many replicas the best one is called: with fewer the slow ones get too much, with more all drivers call the same."""
+"""Of so many replicas the best one is called: of fewer, slow ones get too much, of more, all call the same ones."""
 LEAST_TIMEOUT_S = 5.0
 MOST_WAIT_S = 60.0
 """No replica is waited for longer, whatever it says, before it is asked again."""

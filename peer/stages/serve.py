@@ -73,7 +73,6 @@ class ReplicaMachine:
         self._ids = count(1)
         self._pause = Pause()
         self._said: tuple[object, ...] = ()
-        self._until = 0.0  # The open round's time budget is over then.
 
     @property
     def deadline(self) -> float | None:
@@ -256,8 +255,7 @@ class ReplicaMachine:
         if self.work is None and not self.holding.behind and not self._moved_on:
             promised = self._promised.get(opened.round)
             kept = promised if promised is not None and promised.state_in == opened.state else None
-            self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, receipt=kept)
-            self._until = now + self._plan.plan.time_budget_s
+            self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, now=now, receipt=kept)
             if seat.stage == 0 and self.driver is None:
                 self.driver = self._drive(self.work)
         if self.work is not None and not self.work.begun:
@@ -270,7 +268,7 @@ class ReplicaMachine:
         replicas = {stage: tuple(seat.account for seat in roster if seat.stage == stage) for stage in stages}
         return (TrunkDriver if self._plan.experts else Driver)(
             account=self.account, open_round=work.open, replicas=replicas, microbatches=work.numbers(work.seat),
-            in_flight=self._plan.in_flight, until=self._until, router=self._router, ids=self._ids,
+            in_flight=self._plan.in_flight, until=work.until, router=self._router, ids=self._ids,
         )  # fmt: skip
 
     @property
@@ -291,7 +289,7 @@ class ReplicaMachine:
         if extra := work.extra:
             work.undo(extra)
             return tasks.Undo(round=number, microbatches=extra)
-        if needless := work.needless(late=now >= self._until):
+        if needless := work.needless(now):
             work.undo(needless, beside=True)
             return tasks.Undo(round=number, microbatches=needless, beside=True)
         if work.writable and work.wanted is not None:

@@ -4,7 +4,7 @@ Every microbatch is in the accumulator once or not at all; what was done once is
 reply). From an attempt of the leader on, only requests of later attempts are taken, so that nothing that is late or
 repeated changes what was agreed.
 
-Pure: no time.
+Pure: time is an argument.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ NOT_OURS = "FP-452"
 FLOOD = 2
 """A driver may have so many times more requests here than an honest one has microbatches under way."""
 
+LATE = 0.25
+"""In this last part of the time budget what is to be undone takes its turn."""
+
 
 class Work:
     """One accumulator in one round. Written only by the replica's machine."""
 
     def __init__(
-        self, *, open_round: OpenRound, seat: Seat, plan: StagePlan, room: int, receipt: StageReceipt | None = None
-    ) -> None:
+        self, *, open_round: OpenRound, seat: Seat, plan: StagePlan, room: int, now: float = 0.0,
+        receipt: StageReceipt | None = None,
+    ) -> None:  # fmt: skip
         """An empty accumulator.
 
         Args:
@@ -38,6 +42,7 @@ class Work:
             seat: ours in it.
             plan: the run's figures.
             room: requests that wait or are served at a time, at most.
+            now: the round's time budget begins.
             receipt: one that we signed for this round before a restart, and whose update we have.
         """
         self.open = open_round
@@ -49,6 +54,8 @@ class Work:
         """The newest order taken: requests of this attempt and before are over."""
         self.wanted: Manifest | None = None
         """What we shall hold."""
+        self.until = now + plan.plan.time_budget_s
+        """The time budget is over then."""
         self.begun = False
         """Whether the worker was told to begin with an empty accumulator."""
         self.undoing = False
@@ -89,7 +96,8 @@ class Work:
             return Refusal(code="WORKING")
         own = self.numbers(driver)
         here = sum(each.microbatch in own for each in self._pending)
-        if self.undoing or tag.microbatch in self._leaving or len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight:
+        full = len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight
+        if self.undoing or tag.microbatch in self._leaving or full:
             return Refusal(code="BUSY")
         self._pending.add(tag)
         self._needless -= Manifest.of(own, self.size)  # it is there after all
@@ -183,8 +191,9 @@ class Work:
             if seat is not None and seat.stage == 0 and seat != self.seat and not self._plan.experts:
                 self._needless |= Manifest.of(self.numbers(seat), self.size)
 
-    def needless(self, *, late: bool) -> tuple[int, ...]:
-        """What can be undone meanwhile: one microbatch, while nothing else is to be done; `late`, in turn with the rest."""
+    def needless(self, now: float) -> tuple[int, ...]:
+        """What can be undone meanwhile: one microbatch, while nothing else is to be done; late, in turn with it."""
+        late = now >= self.until - LATE * self._plan.plan.time_budget_s
         if self.wanted is not None or self.cut is not None or self.undoing or (self._pending and not late):
             return ()
         asked = Manifest.of((tag.microbatch for tag in self._pending), self.size)

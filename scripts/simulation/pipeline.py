@@ -27,13 +27,12 @@ from ledger.stages import run_state
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import Checked, Left, Log, Logged, Report
 from peer.rounds.plan import Plan
-from peer.stages.course import Step
 from peer.stages.lead import StageLeader
 from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMessage, Status, Tag, Tell
 from peer.stages.plan import StagePlan
 from scripts.simulation.clock import Clock
 from scripts.simulation.people import HOUR_S, account, draw, population, sessions
-from scripts.simulation.pipeline_figures import Figures, told
+from scripts.simulation.pipeline_figures import Figures, part, told
 from scripts.simulation.pipeline_peer import PipelinePeer
 from scripts.simulation.pipeline_settings import PipelineSettings
 
@@ -208,7 +207,7 @@ class World:
         """Sum up what could be done just now."""
         opened = self.log.open
         if opened is not None:
-            self.parts[self._part()] += 1
+            self.parts[part(self.leader, late=self.clock.now - self._opened_at > self.settings.round_s)] += 1
             speeds, through = self._speeds(opened), self._through
             self._balances += [min(speeds) * len(speeds) / sum(speeds)] if sum(speeds) else []
             self._through = {
@@ -220,12 +219,6 @@ class World:
                     self._take_bound()
                 self._did += sum(max(0, count - through[name]) for name, count in self._through.items())
         self.after(LOOK_S, self._look)
-
-    def _part(self) -> str:
-        """What the open round is at."""
-        step = self.leader.course.step if self.leader.course is not None else Step.DRIVING
-        late = self.clock.now - self._opened_at > self.settings.round_s
-        return "draining" if step is Step.DRIVING and late else step.value
 
     def _take_bound(self) -> None:
         """Another minute's least stage."""
