@@ -20,7 +20,7 @@ class PipelineSettings:
     stages: int = 4
     replicas: int = 2
     """So many of each stage a round needs."""
-    in_flight: int = 12
+    in_flight: int = 16
     """Microbatches that a driver has under way: the default of `pipeline.in_flight`."""
     round_s: float = 900.0
     """Time budget of a round."""
