@@ -72,8 +72,6 @@ class RunSpec(Section):
     def _check(self) -> Self:
         asks = {"training.target_loss": self.training.target_loss, "evaluation.patience": self.evaluation.patience}
         for name in [name for name, value in asks.items() if value is not None]:
-            if self.experts is not None:
-                raise ValueError(f"{name} needs held-out losses, which runs with experts do not measure; leave it out")
             if not self.evaluation.every:
                 raise ValueError(f"{name} needs held-out losses; set evaluation.every to 1 or more")
             if not self.data.held_out:

@@ -1,6 +1,8 @@
 """A member's side of one run: holds the state, trains, checks and applies updates.
 
-Nothing changes when a method raises: a new state replaces the old one only after it is safely on disk.
+Nothing changes when a method raises: a new state replaces the old one only after its file is there. Updates and states
+are safe from the death of this process, not from a power cut: nobody believes such a file before the blob store has
+hashed and synced it.
 
 IO: reads blobs; writes updates and states into its own folder, each whole or absent.
 """
@@ -193,7 +195,7 @@ class Engine:
         data, _ = codec.encode(change_P, training.codec)
         name = blob_id(data)
         path = self.folder / "updates" / file_name(name)
-        write_atomic(path, [data])
+        write_atomic(path, [data], durable=False)
         keep_newest(path.parent, "*.update", path)
         self.carry.leave(Label(round=round_number, state=self.state_id, update=name), change_P)
         return path
@@ -255,7 +257,7 @@ class Engine:
 
     def _write_state(self, state: State, name: str) -> Path:
         path = self.folder / "states" / f"{name.partition('-')[0]}.safetensors"
-        state.write(path)
+        state.write(path, durable=False)
         keep_newest(path.parent, "*.safetensors", path)
         return path
 

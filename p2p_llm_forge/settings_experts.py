@@ -22,7 +22,8 @@ class ExpertsSpec(Section):
     microbatch_size: int = Field(default=4, ge=1, le=1 << 20)
     """Sequences that a driver takes through the model at once."""
     in_flight: int = Field(default=2, ge=1, le=64)
-    """Microbatches that a driver has under way."""
+    """Microbatches that a driver has under way: one goes on while others wait for their experts. Each takes the memory
+    of its activations."""
     activations: Literal["int8", "bf16", "f32"] = "bf16"
     """How tokens and their gradients travel."""
 

@@ -189,6 +189,6 @@ class State:
         yield data[end:edge]
         yield from map(leaf_hash, chunks(data[edge:]))
 
-    def write(self, path: Path) -> None:
-        """Write the canonical bytes so that `path` is whole or absent. Raises DiskError."""
-        write_atomic(path, [self.data])
+    def write(self, path: Path, *, durable: bool = True) -> None:
+        """Write the canonical bytes so that `path` is whole or absent (`write_atomic`). Raises DiskError."""
+        write_atomic(path, [self.data], durable=durable)

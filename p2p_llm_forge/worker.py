@@ -2,9 +2,10 @@
 
 `python -m p2p_llm_forge.worker --folder DIR [--threads N] [--device auto|cpu|cuda] [--parent PID]`
 
-The main thread computes. A reader thread parses requests; it answers `stop` itself, so that a training ends after its
-current step, and hands `check` to a side thread. End of input ends the process at once: the daemon is gone.
-Anything that is printed by a library goes to stderr; stdout carries only the protocol.
+The main thread computes; what mostly waits for other peers goes on beside it. A reader thread parses requests; it
+answers `stop` itself, so that a training ends after its current step, and hands `check` to a side thread. End of input
+ends the process at once: the daemon is gone. Anything that is printed by a library goes to stderr; stdout carries only
+the protocol.
 
 IO: pipes, blobs, its own folder. No network, no pickle, no code from models.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_llm_forge import isolation, protocol
+from p2p_llm_forge.beside import Beside
 from p2p_llm_forge.blobs import disk_error
 from p2p_llm_forge.channel import Channel
 from p2p_llm_forge.config import RunSpec
@@ -54,6 +56,7 @@ class Worker:
         self.stage = Front(folder, device, tensors, self._waiting.qsize, channel.send)
         self._stops: set[threading.Event] = set()  # Of trainings not yet finished. Guarded by _stops_lock.
         self._stops_lock = threading.Lock()
+        self._beside = Beside(_fail_loudly)
         self._side = ThreadPoolExecutor(1, thread_name_prefix="check")
 
     def answer(self, request_id: int, work: Callable[[], dict[str, Any]]) -> None:
@@ -118,7 +121,12 @@ class Worker:
         threading.Thread(target=self.read, name="reader", daemon=True).start()
         while True:
             request, stopped = self._waiting.get()
-            self.answer(request.id, partial(self._do, request, stopped))
+            work = partial(self.answer, request.id, partial(self._do, request, stopped))
+            if most := self.stage.at_once(request):
+                self._beside.begin(work, most)
+                continue
+            self._beside.wait()
+            work()
             with self._stops_lock:
                 self._stops.discard(stopped)
             if isinstance(request, protocol.Close):

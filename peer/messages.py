@@ -159,6 +159,22 @@ class Gossip(Message):
     peer: PeerIdText
 
 
+class CountedUpdate(Message):
+    """One update that a round is cut with."""
+
+    account: Hash
+    update: BlobId
+    tokens: Natural
+
+
+class CutNews(Message):
+    """`run.cut`, from a leader: it cut this round, and applies these updates in this order."""
+
+    run: Hash
+    round: Natural
+    counted: list[CountedUpdate] = Field(min_length=1, max_length=1024)
+
+
 class Evaluation(Message):
     """`run.evaluate`: the leader asks a member for the held-out loss of a state."""
 

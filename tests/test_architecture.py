@@ -46,7 +46,7 @@ ORDER = {
         stages/experts/updates stages/experts/shard stages/experts/trunk stages/experts/parity stages/experts/initial
         stages/experts/start stages/experts/requests stages/experts/desk stages/experts/shard_desk
         stages/experts/trunk_desk stages/exporting stages/front
-        engine isolation measure prepare worker
+        engine isolation measure prepare beside worker
     """.split(),
     "peer": """
         errors absence files addressbook config peerkey identity resources wire messages records
@@ -58,21 +58,21 @@ ORDER = {
         ledger/messages ledger/errands ledger/storage ledger/cosigning ledger/appending ledger/ownheads
         ledger/unreferenced ledger/witnessing ledger/comparing ledger/terms ledger/bidding ledger/logs
         ledger/answers ledger/replication ledger/credits
-        rounds/log rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/ahead rounds/delivery
-        rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance rounds/copies rounds/norms
-        rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
-        stages/manifest stages/plan stages/slots stages/messages stages/tasks stages/routing stages/jobs stages/drive
-        stages/drive_trunk
-        stages/work stages/holding stages/serve stages/reconcile stages/placement stages/refusals stages/tally
-        stages/opening stages/course stages/lead
+        rounds/log rounds/cut rounds/messages rounds/pace rounds/plan rounds/tail rounds/pause rounds/ahead
+        rounds/delivery rounds/follow rounds/treatment rounds/roster rounds/backoff rounds/attendance
+        rounds/copies rounds/norms rounds/speed rounds/desk rounds/heldout rounds/opening rounds/refusals rounds/lead
+        stages/manifest stages/plan stages/slots stages/messages stages/refusals stages/tasks stages/routing
+        stages/jobs stages/drive stages/drive_trunk stages/patience stages/work stages/holding stages/serve
+        stages/reconcile stages/placement stages/tally stages/opening stages/course stages/lead
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts
         runs/push runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history
-        runs/process runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
-        runs/offenders runs/past runs/checking runs/ahead runs/member runs/offer runs/leading runs/staged/loads
-        runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises runs/staged/passed
-        runs/staged/records runs/staged/failover runs/staged/worker runs/staged/expert_messages
+        runs/process runs/keeping runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
+        runs/following runs/offenders runs/past runs/checking runs/ahead runs/member runs/offer runs/leading
+        runs/staged/loads runs/staged/messages runs/staged/bodies runs/staged/parcels runs/staged/promises
+        runs/staged/passed runs/staged/records runs/staged/failover runs/staged/worker runs/staged/expert_messages
         runs/staged/expert_worker runs/staged/whole runs/provenance runs/staged/passes runs/staged/serving
         runs/staged/expert_serving runs/staged/driving runs/staged/expert_driving runs/staged/looking
+        runs/staged/expert_looking
         runs/staged/steps runs/staged/member runs/staged/leader runs/evaluating runs/leader directory runs/roles
         runs/presence runs/departures runs/calls runs/candidate runs/matcher runs/submission runs/host node
         audit/live audit/replay

@@ -151,11 +151,15 @@ def _layer(layer: nn.Module, active: tuple[int, int] | None, scores: int) -> Cos
 
 
 def active_of(config: Any) -> tuple[int, int] | None:
-    """How many experts a token meets, of how many."""
+    """How many experts a token meets, of how many; None where it meets all that there is."""
+    routed = routed_of(config)
+    return routed if routed is not None and 0 < routed[0] <= routed[1] else None
+
+
+def routed_of(config: Any) -> tuple[int, int] | None:
+    """How many experts are to be chosen for a token, of how many; as they were set, be it possible or not."""
     text = config.get_text_config(decoder=True)
     chosen, experts = (
         next((value for name in names if (value := getattr(text, name, None))), None) for names in (_CHOSEN, _EXPERTS)
     )
-    if not (isinstance(chosen, int) and isinstance(experts, int) and 0 < chosen <= experts):
-        return None
-    return chosen, experts
+    return (chosen, experts) if isinstance(chosen, int) and isinstance(experts, int) else None

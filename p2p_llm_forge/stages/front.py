@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p_llm_forge.errors import RequestError
-from p2p_llm_forge.stages.experts.requests import TrunkAnswer
+from p2p_llm_forge.stages.experts.requests import TrunkAnswer, TrunkDrive
 from p2p_llm_forge.stages.requests import StageCheck, StageExport, StageOpen, StageRequest, Tagged
 from p2p_llm_forge.stages.window import Window
 
@@ -67,7 +67,7 @@ class Front:
         return ShardDesk(*common) if request.stage else TrunkDesk(*common, self._report)
 
     def answered(self, request: TrunkAnswer) -> dict[str, Any]:
-        """Hand it to the pass that waits for it, on the main thread. Raises EngineError."""
+        """Hand it to the pass that waits for it, in another thread. Raises EngineError."""
         from p2p_llm_forge.stages.experts.trunk_desk import TrunkDesk
 
         desk = self._opened()
@@ -75,6 +75,14 @@ class Front:
             raise RequestError("trunk_answer: this worker holds no trunk")
         desk.answered(request)
         return {}
+
+    def at_once(self, request: object) -> int:
+        """How many such requests may be under way at a time; 0: it has to be alone. For the main thread."""
+        if not isinstance(request, TrunkDrive):
+            return 0
+        from p2p_llm_forge.stages.experts.trunk_desk import TrunkDesk
+
+        return self._desk.at_once if isinstance(self._desk, TrunkDesk) else 0
 
     def check(self, request: StageCheck) -> dict[str, Any]:
         """Answer it beside the main thread. Raises EngineError."""

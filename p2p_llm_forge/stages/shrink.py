@@ -64,6 +64,12 @@ def _shallow(config: Any, values: dict[str, Any], most: int) -> dict[str, Any]:
     return cut
 
 
+def draws(config: Any) -> bool:
+    """Whether a model with this configuration draws random numbers while it trains."""
+    values = config.to_dict()
+    return any(values[key] for key in _without_dropout(values))
+
+
 def _without_dropout(values: dict[str, Any]) -> dict[str, Any]:
     return {
         key: 0.0

@@ -2,7 +2,8 @@
 
 The worker does one thing at a time, so at most one of load, replay and train is under way. Whatever was asked for and
 broke is asked for again after a pause; a replay that cannot be done becomes a snapshot, and a snapshot a replay.
-With overlap it trains on after its delivery (`ahead`); what is settled meanwhile is replayed when that is done.
+After its delivery it applies what the leader says the round is cut with (`cut`), before that is settled. With overlap
+it trains on instead (`ahead`); what is settled meanwhile is replayed when that is done.
 
 Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monotonic clock.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from peer.rounds.ahead import Ahead
+from peer.rounds.cut import ApplyCut, Cut, Foresight
 from peer.rounds.delivery import Delivery, Promise
 from peer.rounds.log import OpenRound, RunLog
 from peer.rounds.messages import (
@@ -72,6 +74,7 @@ class MemberMachine:
         self._state_bytes = state_bytes
         self._promised = list(promised)
         self._ahead = ahead
+        self._foresight = Foresight()
         self._delivery = Delivery()
         self._done_round = 0
         """Newest round for which we have trained (or need not)."""
@@ -89,8 +92,9 @@ class MemberMachine:
 
     @property
     def state(self) -> str:
-        """Id of the state that the worker holds; empty while it has none or is changing it."""
-        return self.held[1] if self.held is not None else ""
+        """Id of the state that the worker holds, or held before a guess; empty while it has none or is changing it."""
+        held = self.held
+        return (self._foresight.before(self.log, held) or held)[1] if held is not None else ""
 
     @property
     def deadline(self) -> float | None:
@@ -138,6 +142,8 @@ class MemberMachine:
                 self._delivery.remind()
             case Paused():
                 self._leaving = True
+            case Cut():
+                self._foresight.hear(message, self.log)
         return self._next(now)
 
     def tick(self, now: float) -> Effects:
@@ -178,6 +184,8 @@ class MemberMachine:
             self._delivery.broke(effect, now)
         elif effect == self.busy:
             self.busy = None
+            if isinstance(effect, ApplyCut):
+                return  # nothing rests on it
             self._pause.failed(now)
             if isinstance(effect, Load | Replay):
                 self._broken = type(effect)
@@ -213,7 +221,7 @@ class MemberMachine:
         """A tail of the log gave way: what we hold and did beyond what is certified never counts."""
         self._drops = self.log.drops
         self._go_back = self.held is not None and self.held[0] > self.log.round
-        self._outdated = self.busy if isinstance(self.busy, Load | Replay) else None
+        self._outdated = self.busy if isinstance(self.busy, Load | Replay | ApplyCut) else None
         self._done_round = min(self._done_round, self.log.round)
         self._delivery = Delivery()
 
@@ -247,7 +255,9 @@ class MemberMachine:
         if held is not None and held[0] < self.log.round and not self._astray(*held) and self._replays(held[0]):
             return Replay(settled=self.log.settled[held[0]])
         self._held_before, self.held = held, None
-        return Load(round=self.log.round, state=self.log.state)
+        before = self._foresight.back(held) if held is not None and not self._go_back else None
+        number, state = before or (self.log.round, self.log.state)
+        return Load(round=number, state=state)
 
     def _replays(self, held_round: int) -> bool:
         """Whether to replay rather than to load a snapshot: the other way than what broke last, else by size."""
@@ -260,13 +270,19 @@ class MemberMachine:
     def _work(self) -> MemberEffect | None:
         open_round = self.log.open
         if open_round is None or open_round.round <= self._done_round or self.held is None:
-            return self._ahead.idle(self.log) if self._ahead is not None else None
+            return self._idle()
         seat = open_round.seat(self.account)
         if seat is None or open_round.state != self.held[1]:
-            return None
+            return None if self._ahead is not None else self._idle()
         if self._ahead is not None:
             return self._ahead.work(self.log)
         return Train(open=open_round, start=seat.start, quota=seat.quota)
+
+    def _idle(self) -> MemberEffect | None:
+        """What to do until the round is settled."""
+        if self._ahead is not None:
+            return self._ahead.idle(self.log)
+        return self._foresight.apply(self.log, self.held) if self.held is not None else None
 
 
 def _bytes(blob: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ledger.entries import Entry, Receipt
+from peer.rounds.cut import ApplyCut, Cut
 from peer.rounds.log import OpenRound, SettledRound
 
 # ---------------------------------------------------------------- to the leader
@@ -162,14 +163,13 @@ class Holds:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The worker finished training, which took `seconds`; `slots` is 0 when it was stopped before its first step."""
+    """The worker trained for `seconds`; without a step `slots` is 0. `loss` is the mean, in micro-nats a token."""
 
     round: int
     update: str
     tokens: int
     slots: int
     loss: int
-    """micro-nats a token, mean"""
     steps: int
     leaves: str
     seconds: float = 0.0
@@ -209,7 +209,7 @@ class Paused:
     """The volunteer needs the machine: end the training under way, deliver what there is, and begin nothing more."""
 
 
-MemberMessage = LogGrew | Holds | Trained | TrainedAhead | Answered | Broke | Welcomed | Paused
+MemberMessage = LogGrew | Holds | Trained | TrainedAhead | Answered | Broke | Welcomed | Paused | Cut
 
 # ---------------------------------------------------------------- from a member
 
@@ -296,4 +296,4 @@ class Redeliver:
     round: int
 
 
-MemberEffect = Load | Replay | Train | TrainAhead | Finish | ThrowAway | Stop | Deliver | Redeliver
+MemberEffect = Load | Replay | ApplyCut | Train | TrainAhead | Finish | ThrowAway | Stop | Deliver | Redeliver

@@ -10,8 +10,9 @@ from typing import Any
 
 from peer.errors import Refused
 from peer.ledger.logs import Logs
-from peer.messages import Ahead, Bundle, Gossip, HeldOutLoss
+from peer.messages import Ahead, Bundle, CutNews, Gossip, HeldOutLoss
 from peer.network.network import Network
+from peer.runs.member import Member
 from peer.runs.roles import AnyLeader, AnyMember
 from peer.runs.staged.bodies import HeldOutQuery
 from peer.runs.staged.member import StagedMember
@@ -44,6 +45,7 @@ class Calls:
         network.serve("run.ahead", self._on_ahead)
         network.serve("run.news", self._on_news)
         network.serve("run.gossip", self._on_gossip)
+        network.serve("run.cut", self._on_cut)
 
     def _for_leader(self, method: str) -> Any:
         async def handle(caller: str, body: Body) -> Body:
@@ -102,7 +104,7 @@ class Calls:
         ahead = Ahead.read(body)
         member = self._members.get(ahead.run)
         if member is not None and caller == member.leader.peer:
-            await member.go_ahead(ahead, member.leader.account)
+            await member.following.go_ahead(ahead, member.leader.account)
         return {}
 
     async def _on_gossip(self, caller: str, body: Body) -> Body:
@@ -110,4 +112,11 @@ class Calls:
         member = self._members.get(gossip.run)
         if member is not None and caller == member.leader.peer:
             member.prefetcher.want(gossip.update, [gossip.peer])
+        return {}
+
+    async def _on_cut(self, caller: str, body: Body) -> Body:
+        news = CutNews.read(body)
+        member = self._members.get(news.run)
+        if isinstance(member, Member) and caller == member.leader.peer:
+            member.hear_cut(news)
         return {}

@@ -6,7 +6,6 @@ Pure: no state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from ledger.entries import Stages
@@ -84,7 +83,7 @@ def stage_plan_of(spec: dict[str, Any], plan: Plan) -> StagePlan | None:
         config = spec["config"]
         pipeline = config["experts"] if stages.experts else config["pipeline"]
         return StagePlan(
-            plan=replace(plan, evaluate_every=0) if stages.experts else plan,  # nobody measures it
+            plan=plan,
             replicas=int(pipeline["replicas"]),
             microbatch=stages.microbatch,
             in_flight=int(pipeline["in_flight"]),

@@ -18,7 +18,7 @@ from ledger.errors import LedgerError
 from peer.errors import ForgeError, Refused, RoundError
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Beat, Delivery
+from peer.messages import Beat, CountedUpdate, CutNews, Delivery
 from peer.network.network import Network
 from peer.rounds import messages as rounds
 from peer.rounds.lead import LeaderMachine, Phase
@@ -162,6 +162,7 @@ class Leader(Leading):
         open_round = self.run.log.open
         assert open_round is not None
         self._watch.mark("cut")
+        self._tell_cut(effect)
         await self._worker.stop()
         answer = await self._worker.apply(
             round_number=effect.round, state=open_round.state, receipts=effect.receipts, account=self._account
@@ -172,6 +173,13 @@ class Leader(Leading):
         if self._member is not None:
             self._member.tell(rounds.Holds(round=effect.round, state=self._applied))
         return rounds.Applied(round=effect.round, state=self._applied)
+
+    def _tell_cut(self, effect: ApplyRound) -> None:
+        """Members that do not train on may apply it while we do."""
+        if self.run.plan.overlap or self._tasks is None or not effect.receipts:
+            return
+        counted = [CountedUpdate(account=r.account, update=r.update, tokens=r.tokens) for r in effect.receipts]
+        self._push.cut(self._tasks, self.peers(), CutNews(run=self.run.id, round=effect.round, counted=counted))
 
     async def _evaluate(self, effect: Evaluate) -> LeaderMessage:
         state = self._applied if self.run.log.round < effect.round else self.run.log.state_after(effect.round)

@@ -13,14 +13,15 @@ from random import Random
 
 import structlog
 
-from ledger.errors import Behind, LedgerError
+from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, WorkerRefused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Ahead
+from peer.messages import CutNews
 from peer.network.network import Network
 from peer.rounds import ahead as rounds_ahead
+from peer.rounds.cut import ApplyCut, Counted, Cut
 from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
@@ -43,6 +44,7 @@ from peer.rounds.messages import (
 )
 from peer.runs import ahead, wish
 from peer.runs.disk import Disk
+from peer.runs.following import Following
 from peer.runs.heart import Heart
 from peer.runs.lag import Lag
 from peer.runs.prefetch import Prefetcher
@@ -51,7 +53,8 @@ from peer.runs.run import Run
 from peer.runs.standing import Standing
 from peer.runs.unfit import unless_unfit
 from peer.runs.whereabouts import Whereabouts
-from peer.runs.worker import RunWorker
+from peer.runs.worker import Counts, RunWorker
+from peer.supervisor import Fields
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +99,7 @@ class Member:
             worker.fetch, round_number=lambda: run.log.round, most_bytes=run.plan.most_update_bytes,
             budget_bytes=worker.prefetch_bytes, rng=Random(),
         )  # fmt: skip
+        self.following = Following(run=run, logs=logs, replication=replication, leader=leader, grew=self._grew)
         self.heart = Heart(
             run=run,
             network=network,
@@ -104,12 +108,10 @@ class Member:
             leader=leader,
             state=lambda: self.machine.state,
             on_update=self.prefetcher.want,
-            on_ahead=self.go_ahead,
+            on_ahead=self.following.go_ahead,
             on_joined=lambda: self.tell(Welcomed()),
         )
         self._worker = worker
-        self._logs = logs
-        self._replication = replication
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
         self._quiet = asyncio.Event()
@@ -145,7 +147,8 @@ class Member:
                 await unless_unfit(exc, self.run, self.heart.ask)
                 raise
         self.machine = self._machine(held)
-        works = [self.heart.serve(), self.prefetcher.serve(), self.follow_log(), self._ticks(), self.standing.serve()]
+        works = [self.heart.serve(), self.prefetcher.serve(), self.following.follow()]
+        works += [self._ticks(), self.standing.serve()]
         if self.run.spec["submitter"] == self._key.public:
             works.append(wish.insist(self.run, self.heart.ask))
         try:
@@ -191,27 +194,15 @@ class Member:
             self._carry_out(self.machine.tick(time.monotonic()))
             await self.run.uncertified.tell(self.run.log, time.monotonic())
 
-    async def go_ahead(self, ahead: Ahead, leader: str) -> None:
-        """Go on with what our leader signed beyond what is certified, unless it must not count."""
-        try:
-            try:
-                await self.run.follow(ahead, leader)
-            except Behind:  # what was certified meanwhile is still on its way
-                await self._replication.pull_log(self.leader.peer or "", self.run.origin)
-                await self.run.follow(ahead, leader)
-        except (ForgeError, LedgerError) as exc:
-            log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
+    def hear_cut(self, news: CutNews) -> None:
+        """Our leader says what the open round is cut with."""
+        counted = tuple(Counted(account=one.account, update=one.update, tokens=one.tokens) for one in news.counted)
+        if all(int(one.update.rpartition("-")[2]) <= self.run.plan.most_update_bytes for one in counted):
+            self.tell(Cut(round=news.round, counted=counted))
+
+    async def _grew(self) -> None:
         await self.standing.look(self.machine.state)
         self.tell(LogGrew())
-
-    async def follow_log(self, *, until_closed: bool = False) -> None:
-        """Take up what is new in the run's log, as it grows."""
-        seen = self.run.log.certified
-        while not (until_closed and self.run.log.close is not None):
-            seen = await self._logs.grown(self.run.origin, seen)
-            await self.run.refresh()
-            await self.standing.look(self.machine.state)
-            self.tell(LogGrew())
 
     # ------------------------------------------------------------------ effects
 
@@ -249,6 +240,9 @@ class Member:
                 return await self._load(effect)
             case Replay():
                 return await self._replay(effect)
+            case ApplyCut(open=opened):
+                answer = await self._apply(opened.round, opened.state, effect.counted)
+                return Holds(round=opened.round, state=str(answer["state"]))
             case Train():
                 await self.run.journal.add("training", round=effect.open.round, slots=[effect.start, effect.quota])
                 return await self._worker.train(
@@ -287,13 +281,13 @@ class Member:
     async def _replay(self, effect: Replay) -> MemberMessage:
         settled = effect.settled
         self._lag.fell(settled.round, empty=self.machine.held is None)
-        answer = await self._worker.apply(
-            round_number=settled.round,
-            state=settled.state_in,
-            receipts=settled.receipts,
-            account=self._key.public,
-        )
+        answer = await self._apply(settled.round, settled.state_in, settled.receipts)
         if answer["state"] != settled.state:
             log.error("state_differs", round=settled.round, got=answer["state"], wanted=settled.state)
         await self._lag.reached(settled.round)
         return Holds(round=settled.round, state=str(answer["state"]))
+
+    async def _apply(self, round_number: int, state: str, counted: Sequence[Counts]) -> Fields:
+        return await self._worker.apply(
+            round_number=round_number, state=state, receipts=counted, account=self._key.public
+        )

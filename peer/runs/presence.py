@@ -142,7 +142,7 @@ class Attendance:
         run = self._member.run
         async with asyncio.TaskGroup() as tasks:
             back = tasks.create_task(self._presence.back())
-            over = tasks.create_task(self._member.follow_log(until_closed=True))
+            over = tasks.create_task(self._member.following.follow(until_closed=True))
             await asyncio.wait([back, over], return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
             here = self._worker.newest_state() == (run.log.round, run.log.state)

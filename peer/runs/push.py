@@ -6,14 +6,14 @@ IO: calls over the network.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable
 from typing import Any
 
 import structlog
 
 from peer.errors import NetworkError
 from peer.ledger.replication import Replication
-from peer.messages import Ahead, Gossip
+from peer.messages import Ahead, CutNews, Gossip
 from peer.network.network import Network
 
 log = structlog.get_logger(__name__)
@@ -21,6 +21,10 @@ log = structlog.get_logger(__name__)
 PUSH_S = 5.0
 MOST_LOGS = 32
 """So many members are sent entries at the same time: what waits for a slow line is in memory."""
+CUTS_BYTES = 256 << 10
+"""What a round is cut with is told in advance where it is no more for all members: the log follows at once."""
+COUNTED_BYTES = 200
+"""Of one update in it, about."""
 
 
 class LeaderTasks:
@@ -51,6 +55,13 @@ class Push:
         """Say who has an update."""
         for peer in peers:
             tasks.start(self.send(peer, "run.gossip", gossip.body()))
+
+    def cut(self, tasks: LeaderTasks, peers: Collection[str], news: CutNews) -> None:
+        """Say what a round is cut with, in a run that is not too large for it."""
+        if len(peers) * len(news.counted) * COUNTED_BYTES <= CUTS_BYTES:
+            for peer in peers:
+                if peer != self._network.peer_id:
+                    tasks.start(self.send(peer, "run.cut", news.body()))
 
     def ahead(self, tasks: LeaderTasks, peers: Iterable[str], ahead: Ahead) -> None:
         """Send what is signed and not certified yet."""

@@ -15,13 +15,22 @@ from typing import Any
 import structlog
 
 from ledger.entries import Receipt
+from peer.blobs.store import BlobStore
 from peer.errors import RunError, WorkerRefused
+from peer.rounds.cut import Counted
 from peer.rounds.messages import Trained
+from peer.runs.files import RunFiles
+from peer.runs.hardware import Hardware
+from peer.runs.history import History
+from peer.runs.keeping import Keeping
 from peer.runs.process import RunProcess
+from peer.runs.run import Run
 from peer.supervisor import Fields, Worker
 
 log = structlog.get_logger(__name__)
 
+Counts = Receipt | Counted
+"""What moves a state: an update and its tokens."""
 UNSOUND = "FP-107"
 """The engine's code for an update that no honest member sends."""
 
@@ -29,8 +38,14 @@ UNSOUND = "FP-107"
 class RunWorker(RunProcess):
     """The worker of one run whose members hold the whole model."""
 
-    _micro_batch = 0
-    """Sequences that went through the model at once when that was told last."""
+    def __init__(
+        self, *, run: Run, store: BlobStore, files: RunFiles, history: History, hardware: Hardware, folder: str = "work"
+    ) -> None:
+        """As any of a run."""
+        super().__init__(run=run, store=store, files=files, history=history, hardware=hardware, folder=folder)
+        self._micro_batch = 0
+        """Sequences that went through the model at once when that was told last."""
+        self._keeping = Keeping(store, run.id)
 
     def another(self, folder: str) -> RunWorker:
         """A second worker, with the same files and history; who asks for it closes it."""
@@ -40,6 +55,16 @@ class RunWorker(RunProcess):
         )  # fmt: skip
 
     # ------------------------------------------------------------------ the process
+
+    async def close(self) -> None:
+        """End the process, after its newest state is kept."""
+        await self._keeping.end()
+        await super().close()
+
+    async def fetch(self, blob: str, providers: Sequence[str] = ()) -> Path:
+        """The file of a blob, fetched from the run's peers unless it is here, or about to be."""
+        await self._keeping.done(blob)
+        return await super().fetch(blob, providers)
 
     async def _ready(self, state: str) -> Worker:
         """A live worker that holds `state`. Call with `_turn` held."""
@@ -153,8 +178,11 @@ class RunWorker(RunProcess):
             return (exc.code, exc.message), None
         return None, int(answer["norm_units"]) if "norm_units" in answer else None
 
-    async def apply(self, *, round_number: int, state: str, receipts: Sequence[Receipt], account: str) -> Fields:
+    async def apply(self, *, round_number: int, state: str, receipts: Sequence[Counts], account: str) -> Fields:
         """Apply a round's updates to `state`; returns the worker's answer, with `state` and `seconds`.
+
+        The new state is in the blob store a little later, before anything else needs it from there; if it cannot be
+        kept, the next call says so.
 
         Args:
             round_number: the round that the receipts settle.
@@ -162,6 +190,7 @@ class RunWorker(RunProcess):
             receipts: in the order of the settle entry.
             account: ours, whose sent values leave the error feedback.
         """
+        await self._keeping.done()
         await self.files.fetch_ahead([receipt.update for receipt in receipts])
         updates = [
             {
@@ -180,11 +209,7 @@ class RunWorker(RunProcess):
             answer = await worker.call("apply", round=round_number, updates=updates)
             self.state = str(answer["state"])
         await self.history.hold(round_number, self.state, [receipt.update for receipt in receipts])
-        kept = await self._store.add_file(Path(answer["path"]))
-        if kept != self.state:
-            raise RunError(
-                "FP-406", f"worker of run {self.run.id[:16]}: wrote state {kept[:16]}, named {self.state[:16]}"
-            )
+        self._keeping.begin(self.state, Path(answer["path"]))
         return answer
 
     async def evaluate(self, *, state: str, sequences: int) -> int:

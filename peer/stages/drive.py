@@ -140,7 +140,7 @@ class Driver:
             self._jobs.append(self._replay(stage, microbatch))
         here = sum(job.step[0] == 0 for job in self._jobs)
         while self._waiting and len(self._jobs) - replays < self._most and not self.halted and now < self._until:
-            if here >= ENOUGH_HERE:
+            if here >= self._most_here:
                 break
             here += 1
             self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
@@ -153,6 +153,11 @@ class Driver:
             return self._in_flight
         wanted = round(self._in_flight * sum(usual.values()) / others / max(own_s, 1e-9))
         return min(max(wanted, min(ENOUGH_HERE, self._in_flight)), MORE * self._in_flight)
+
+    @property
+    def _most_here(self) -> int:
+        """Microbatches at our own stage with which no other is begun."""
+        return ENOUGH_HERE
 
     def _steps(self) -> tuple[Step, ...]:
         return way(len(self._replicas))

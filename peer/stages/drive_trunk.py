@@ -10,6 +10,8 @@ Pure: as `drive`.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from peer.stages.drive import AGAIN_S, Driver
 from peer.stages.jobs import Job, Sent, Step
 from peer.stages.messages import NO_ATTEMPT, Halt, Kind, Losses, Refusal
@@ -33,6 +35,14 @@ class TrunkDriver(Driver):
         if sent is not None and isinstance(message, Declined) and self._over(sent, message.refusal, now):
             return self.tick(now)
         return super().receive(message, now)
+
+    def gives_up(self, account: str) -> bool:
+        """Whether nobody waits for this holder any more: the leader said that it is lost."""
+        return account in self._gone
+
+    def _replay_lost(self, order: Losses) -> None:
+        super()._replay_lost(order)
+        self._gone |= set(order.accounts)  # who is back is asked again in the next round
 
     def _answered(self, message: Answered, now: float) -> None:
         sent = self._calls.get(message.id)
@@ -69,6 +79,10 @@ class TrunkDriver(Driver):
         return tuple(record.account if record is not None else "" for record in found)
 
     # ------------------------------------------------------------------ jobs
+
+    @property
+    def _most_here(self) -> int:
+        return self._in_flight  # our worker waits for the holders most of the time
 
     def _steps(self) -> tuple[Step, ...]:
         return tuple((stage, Kind.BACKWARD) for stage in range(len(self._replicas)))
@@ -108,12 +122,18 @@ class TrunkDriver(Driver):
         return None
 
     def _holder(self, job: Job, stage: int, now: float) -> str:
-        """Who serves a group in a microbatch: whoever did before, or whom the router picks; empty: nobody."""
+        """Who serves a group in a microbatch: whoever did before, or whom the router picks of those that serve the
+        fewest of ours just now; empty: nobody."""
         able = [account for account in self._candidates(stage) if account not in job.without]
         record = self._records.get((stage, job.microbatch))
         if record is not None and record.account in able:
             return record.account
-        return self._router.pick(able, stage, Kind.BACKWARD, now) or ""
+        others = [other for other in self._jobs if other is not job and not other.made]
+        here = Counter(account for other in others for account in other.holders)
+        least = min((here[account] for account in able), default=0)
+        idle = [account for account in able if here[account] == least]
+        picked = (self._router.pick(accounts, stage, Kind.BACKWARD, now) for accounts in (idle, able))
+        return next(filter(None, picked), "")
 
     def _choose(self, job: Job, now: float) -> str | None:
         stage, _ = job.step

@@ -1,9 +1,9 @@
 """The leader's machine of a run with stages: who serves which stage, which round is open, and what is logged.
 
-A run waits for replicas, is in the course of a round (`course`), evaluates (last round only), or logs. A leader that
-takes over learns from the members how far the open round is: receipts that were told to count go on counting, else it
-is reconciled anew, with a greater attempt than any before. A stage without replicas makes the run pause where its last
-settled round is, and says what is missing.
+A run waits for replicas, is in the course of a round (`course`), evaluates (the last round; any other where drivers
+cannot do it beside the next), or logs. A leader that takes over learns from the members how far the open round is:
+receipts that were told to count go on counting, else it is reconciled anew, with a greater attempt than any before. A
+stage without replicas makes the run pause where its last settled round is, and says what is missing.
 
 Pure: fed `receive(message, now)` and `tick(now)`; `now` is seconds on any monotonic clock.
 """
@@ -182,12 +182,13 @@ class StageLeader:
         self._closing = self._closing or close_reason(self._limits, self._standing(number))
         if not receipts or not self.plan.plan.evaluate_every:
             return [*void, *self._log_settled(now)]
-        if self._closing:
-            self.phase = Phase.EVALUATING
-            return [Evaluate(round=number)]
         drivers = [receipt.account for receipt in receipts if receipt.stage == 0 and self.roll.lives(receipt.account)]
-        asked = self._held_out.ask(number, self._speeds.but_slowest(drivers))
-        return [*self._log_settled(now), *(effect for effect in asked if isinstance(effect, Evaluate | Report))]
+        due = self._held_out.ask(number, self._speeds.but_slowest(drivers))
+        asked: Effects = [effect for effect in due if isinstance(effect, Evaluate | Report)]
+        if self._closing or (asked and self.plan.experts):  # a trunk that drives measures nothing beside it
+            self.phase = Phase.EVALUATING
+            return asked if not self._closing else [Evaluate(round=number)]
+        return [*self._log_settled(now), *asked]
 
     def _learn(self, course: Course) -> None:
         """How fast the drivers were."""

@@ -82,6 +82,15 @@ def check_receipt(receipt: StageReceipt, *, plan: StagePlan, open_round: OpenRou
         raise RoundError("FP-419", f"{place}: an update of {size} bytes, at most {shared.most_update_bytes} fit")
 
 
+def fits(receipt: StageReceipt, *, plan: StagePlan, open_round: OpenRound) -> bool:
+    """Whether our own receipt is for the open round, and not for another one of this number that gave way to it."""
+    try:
+        check_receipt(receipt, plan=plan, open_round=open_round)
+    except RoundError:
+        return False
+    return True
+
+
 def check_norm(norm: str, place: str) -> None:
     """Check that it is a double, not negative and finite, as 16 hex digits of its big-endian bytes.
 

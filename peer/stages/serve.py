@@ -24,6 +24,7 @@ from peer.stages.drive_trunk import TrunkDriver
 from peer.stages.holding import Held, Holding
 from peer.stages.messages import Assign, Cut, Freeze, Halt, Losses, Order, Refusal, Status, Tag
 from peer.stages.plan import StagePlan
+from peer.stages.refusals import fits
 from peer.stages.routing import Router
 from peer.stages.work import Work
 
@@ -254,7 +255,7 @@ class ReplicaMachine:
         self.holding.stage = seat.stage
         if self.work is None and not self.holding.behind and not self._moved_on:
             promised = self._promised.get(opened.round)
-            kept = promised if promised is not None and promised.state_in == opened.state else None
+            kept = promised if promised is not None and fits(promised, plan=self._plan, open_round=opened) else None
             self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, now=now, receipt=kept)
             if seat.stage == 0 and self.driver is None:
                 self.driver = self._drive(self.work)

@@ -80,10 +80,18 @@ class Tally:
     # ------------------------------------------------------------------ attempts
 
     def begin(self, attempt: Attempt, working: Collection[str]) -> None:
-        """A new attempt, in which what is known to be lacking is replayed."""
-        self.gaps = self.agree(working).gaps
+        """A new attempt, in which what is known to be lacking is replayed; what nobody can replay is dropped for good.
+
+        A driver that is still there tells its whole table again.
+        """
+        agreement = self.agree(working)
+        self.gaps = agreement.gaps
         self.attempt, self.manifests, self.cut, self.norms = attempt, {}, (), ()
-        self._tables = {driver: table for driver, table in self._tables.items() if driver in self._sound}
+        self._tables = {
+            driver: {microbatch: held for microbatch, held in table.items() if microbatch in agreement.counted}
+            for driver, table in self._tables.items()
+            if driver in self._sound
+        }
         self._lacking.clear()
 
     def freeze(self, agreement: Agreement) -> None:

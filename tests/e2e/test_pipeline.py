@@ -6,6 +6,7 @@ IO: real daemons and p2pd.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,9 @@ def distance(net: Net) -> float:
     return Oracle(known_run(net.peers[0].home), Found([peer.home for peer in net.peers])).distance()
 
 
-@pytest.mark.parametrize(("family", "dropout"), [("gpt2", 0.1), pytest.param("llama", 0.0, marks=pytest.mark.slow)])
-def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path, family: str, dropout: float) -> None:
+def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path) -> None:
     with four_witnesses(tmp_path / "net", "max_runs = 1\n") as net:
-        submit(net, tmp_path, family=family, dropout=dropout)
+        submit(net, tmp_path)
         assert wait_until(lambda: job(net.peers[0])["phase"] == "training", 2 * PATIENCE_S)
         shown = run("forge-peer", "status", job(net.peers[0])["run"], "--home", net.peers[0].home)
         assert "stage 0 (" in shown, shown
@@ -69,6 +69,20 @@ def test_real_daemons_train_a_model_that_is_cut_in_two(tmp_path: Path, family: s
         exported = run_json("forge-peer", "export", "--to", folder, "--home", net.peers[0].home)
         assert not exported["unproven"], exported
         run("forge-ledger", "check", folder, "--network", net.file)
+
+
+@pytest.mark.slow
+def test_twenty_rounds_of_llama_in_three_stages_are_those_of_one_process(tmp_path: Path) -> None:
+    with four_witnesses(tmp_path / "net", "max_runs = 1\n", peers=7) as net:
+        submit(net, tmp_path, family="llama", dropout=0.0, stages=3, replicas=2, rounds=20)
+        closed(net, 6 * PATIENCE_S)
+        settled = known_run(net.peers[0].home).log.settled
+        assert [done.round for done in settled if done.staged] == list(range(1, 21))
+        replicas = [Counter(receipt.stage for receipt in done.staged) for done in settled]
+        assert any(min(count[stage] for stage in range(3)) >= 2 for count in replicas), replicas
+        assert distance(net) <= 1e-5
+        report = run_json("forge-ledger", "verify", "--home", net.peers[0].home)
+        assert report["ok"] is True, report
 
 
 def stage_of(peer: DemoPeer) -> int:

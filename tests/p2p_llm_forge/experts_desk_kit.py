@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from p2p_llm_forge.stages.front import Front
 from .conftest import corpus_text, spec_fields
 
 PART = 1 << 16
+LANES = 2
+"""So many requests may be under way at once; one in lane n has the parts from 3 n on, and the id n."""
 TOKENS = 64
 
 
@@ -46,9 +50,14 @@ class Piece:
 
     def __init__(self, run: Prepared, folder: Path, stage: int) -> None:
         self.memory = os.memfd_create("test")
-        os.ftruncate(self.memory, 3 * PART)
+        os.ftruncate(self.memory, 3 * LANES * PART)
         self.front = Front(folder / f"work {stage}", torch.device("cpu"), self.memory, lambda: 0, self.event)
         self.holders: dict[str, Piece] = {}
+        self.turns = threading.Lock()
+        self.numbers: dict[int, int] = {}
+        """By lane: the microbatch that is driven; -1: an evaluation."""
+        self.before: Callable[[dict[str, Any]], None] = lambda event: None
+        """Looks at an ask before it is answered."""
         self.garbage: bytes | None = None
         """What holder b answers instead."""
         self.asked: list[tuple[str, dict[str, Any], str]] = []
@@ -62,9 +71,9 @@ class Piece:
         self.state = opened["state"]
         self("stage_begin", round=1, start=8, microbatches=4)
 
-    def __call__(self, do: str, **more: Any) -> dict[str, Any]:
+    def __call__(self, do: str, *, lane: int = 0, **more: Any) -> dict[str, Any]:
         """Make a request."""
-        line = json.dumps({"id": 1, "do": do, **more}).encode()
+        line = json.dumps({"id": lane, "do": do, **more}).encode()
         request = parse(line, {**requests.COMMANDS, **experts.COMMANDS})
         return self.front.check(request) if isinstance(request, requests.StageCheck) else self.front.do(request)
 
@@ -80,22 +89,30 @@ class Piece:
 
     def event(self, event: dict[str, Any]) -> None:
         """The trunk asks: as a daemon does it, for whoever lives."""
-        failed, at = "", 0
+        self.before(event)
+        with self.turns:
+            self._event(event)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        failed, at, lane = "", 0, 3 * event["id"]
+        number = self.numbers[event["id"]]
         for call in event["calls"]:
             size, holder = call["bytes"], self.holders.get(call["holder"])
             if holder is None:
                 failed = call["holder"]
                 break
             for part in (0, 1):
-                holder.write(part, 0, self.read(part, at, size))
+                holder.write(part, 0, self.read(lane + part, at, size))
             told = {"layer": call["layer"], "experts": call["experts"], "counts": call["counts"]}
             more = {"gradient": place(1, size)} if event["kind"] == "backward" else {}
-            answer = holder.passing(
-                f"expert_{event['kind']}", self.number, **told, x=place(0, size), reply=place(2, PART), **more
-            )
+            places = {"x": place(0, size), "reply": place(2, PART), **more}
+            if number < 0:
+                answer = holder("expert_evaluate", state=holder.state, **told, **places)
+            else:
+                answer = holder.passing(f"expert_{event['kind']}", number, **told, **places)
             assert (answer["answer"], answer["bytes"]) == ("done", size)
             if more:
-                parts = [memoryview(self.read(part, at, size)) for part in (0, 1)]
+                parts = [memoryview(self.read(lane + part, at, size)) for part in (0, 1)]
                 told["bytes"] = [bytes(part) for part in parts]
                 numbers = {key: told[key] for key in ("layer", "experts", "counts")}
                 kind = experts.ExpertBackward.model_construct(**numbers)
@@ -103,15 +120,21 @@ class Piece:
             reply = holder.read(2, 0, size)
             if call["holder"] == "b" and self.garbage is not None:
                 reply = (reply[: size - len(self.garbage)] if len(self.garbage) == 4 else b"") + self.garbage
-            self.write(2, at, reply.ljust(size, b"\0"))
+            self.write(lane + 2, at, reply.ljust(size, b"\0"))
             at += size
         self.front.answered(experts.TrunkAnswer(id=2, do="trunk_answer", ask=event["ask"], failed=failed))
 
-    def drive(self, number: int, *holders: str) -> dict[str, Any]:
+    def drive(self, number: int, *holders: str, lane: int = 0) -> dict[str, Any]:
         """A microbatch through the trunk."""
-        self.number, self.asked = number, []
-        places = {"x": place(0, PART), "gradient": place(1, PART), "reply": place(2, PART)}
-        return self.passing("trunk_drive", number, holders=list(holders), **places)
+        self.numbers[lane], self.asked = number, []
+        places = {name: place(3 * lane + part, PART) for part, name in enumerate(("x", "gradient", "reply"))}
+        return self.passing("trunk_drive", number, lane=lane, holders=list(holders), **places)
+
+    def evaluate(self, start: int, *holders: str) -> dict[str, Any]:
+        """A microbatch of held-out sequences."""
+        self.numbers[0] = -1
+        places = {"x": place(0, PART), "reply": place(2, PART)}
+        return self("trunk_evaluate", state=self.state, start=start, holders=list(holders), **places)
 
 
 def place(part: int, size: int) -> dict[str, int]:

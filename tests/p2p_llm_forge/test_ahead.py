@@ -153,7 +153,7 @@ def test_work_whose_update_could_not_be_written_is_still_there(
         first = train(engine, 1, 0, SLOTS)
         train_ahead(engine, 2, 16, begun(engine, first))
 
-    def no_space(path: Path, parts: object) -> None:
+    def no_space(path: Path, parts: object, **how: object) -> None:
         raise DiskError(f"{path.name}: no space left")
 
     with monkeypatch.context() as patch:

@@ -65,6 +65,8 @@ class ExpertsOracle:
         training = self.spec.training
         optimizer = torch.optim.AdamW(groups, betas=training.betas, weight_decay=training.weight_decay)
         for done in self.run.log.settled:
+            if not done.staged:
+                continue
             optimizer.zero_grad()
             tokens = sum(self._backward(done, number) for number in served(done, self.run))
             for value in named.values():
@@ -77,6 +79,16 @@ class ExpertsOracle:
         final = model_of(self.config, self.state(self.run.log.round))
         found = {name: value.detach().reshape(-1) for name, value in final.named_parameters()}
         return distance(found, {name: value.detach().reshape(-1) for name, value in named.items()})
+
+    @torch.no_grad()
+    def held_out(self, sequences: int) -> float:
+        """The held-out loss of the run's final weights, in nats a token."""
+        sampler = Sampler(
+            seed=self.spec.seed, train_slots=self.manifest.train_slots, held_out_slots=self.manifest.held_out_slots
+        )
+        tokens = torch.from_numpy(self.shards.read(sampler.held_out(sequences)))
+        final = model_of(self.config, self.state(self.run.log.round)).eval()
+        return float(objective(final, tokens).losses_B.mean())
 
     def _backward(self, done: SettledRound, number: int) -> int:
         assert self.spec.experts is not None

@@ -27,6 +27,7 @@ def experts_spec(folder: Path, *, rounds: int, groups: int = 2, **experts: Any) 
         "options": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48},
     }  # fmt: skip
     fields["members"] = {"min": 1, "max": 8}
+    fields["evaluation"] = {"every": 2, "sequences": 9}
     fields["experts"] = {"groups": groups, "replicas": 1, "microbatch_size": 2, "activations": "f32", **experts}
     return fields
 
@@ -42,7 +43,9 @@ async def test_a_driver_and_two_groups_train_what_one_process_would(
         known = peers[0].run(run)
         assert [{receipt.stage for receipt in done.staged} for done in known.log.settled] == [{0, 1, 2}] * 4
         assert known.log.tokens == 4 * 8 * known.plan.tokens_per_slot
-        assert ExpertsOracle(known, [peer.daemon.blobs for peer in peers]).distance() <= 1e-5
+        oracle = ExpertsOracle(known, [peer.daemon.blobs for peer in peers])
+        assert oracle.distance() <= 1e-5
+        assert known.log.settled[-1].validation[1] / 1e6 == pytest.approx(oracle.held_out(8), rel=1e-5)
         assert not any(peer.events(run, "masked") for peer in peers)
 
 
@@ -72,6 +75,7 @@ async def test_a_run_goes_on_without_a_group_that_died_and_takes_it_back(
         await until(lambda: log.round >= without + 4, 60)
         assert {receipt.stage for receipt in log.settled[-1].staged} == {0, 1, 2} - {dead}
         assert log.states_after(log.round)[dead] == log.states_after(without)[dead], "it stays what it was"
+        assert [done.validation for done in log.settled[-2:]] == [None, None], "of the rest nobody tells a loss"
         losses = [event["loss"] for event in alice.events(run, "settled")]
         assert sum(losses[-4:]) < sum(losses[:4]), "the loss falls all the same"
         await victim.start()

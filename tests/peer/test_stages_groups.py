@@ -12,7 +12,7 @@ import pytest
 from ledger.entries import StageOpen
 from ledger.stages import bitmap
 from peer.errors import RoundError
-from peer.rounds.messages import Left, Logged
+from peer.rounds.messages import Evaluated, Left, Logged, Unevaluated
 from peer.runs.staged.messages import Standing
 from peer.stages.course import Step
 from peer.stages.lead import Phase
@@ -49,6 +49,24 @@ def settle_without_the_group(bench: Bench) -> None:
         bench.say(account, 5.0, frozen=cut.attempt, cut=cut.receipts, armed=True, applied=state(stage, 1))
     assert bench.leader.phase is Phase.LOGGING
     assert bench.settled().states == (state(0, 1), state(1, 1), state(2, 0)), "the group stays what it was"
+
+
+def test_the_next_round_is_opened_once_the_state_before_it_is_evaluated_or_nobody_can() -> None:
+    plan = replace(EXPERTS, plan=replace(PLAN.plan, evaluate_every=1))
+    measured, nobody = Evaluated(round=1, loss=2_500_000), Unevaluated(round=1, account="")
+    for answer, figure in ((measured, (1, 2_500_000)), (nobody, ())):
+        bench = Bench(OPEN, plan=plan).driven().wrote(*ALL).applied(*ALL)
+        assert (bench.leader.phase, bench.logged) == (Phase.EVALUATING, [])
+        bench.tell(answer, 6.0)
+        assert bench.settled().validation == figure
+        assert isinstance(bench.logged[-1], StageOpen)
+
+
+def test_a_round_whose_turn_it_is_not_is_followed_by_the_next_at_once() -> None:
+    bench = Bench(OPEN, plan=replace(EXPERTS, plan=replace(PLAN.plan, evaluate_every=2)))
+    bench.driven().wrote(*ALL).applied(*ALL)
+    assert bench.leader.phase is Phase.LOGGING
+    assert bench.settled().validation == ()
 
 
 def test_a_group_whose_replicas_all_die_before_they_wrote_is_left_out_of_the_round() -> None:

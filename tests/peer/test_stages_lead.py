@@ -116,6 +116,19 @@ def test_what_a_dead_driver_drove_is_dropped_everywhere() -> None:
     assert len(bench.settled().receipts) == 4
 
 
+def test_what_is_lost_of_a_driver_that_died_after_its_update_was_here_is_dropped_and_not_asked_for_again() -> None:
+    bench = Bench(OPEN).driven().wrote(D2)
+    bench.tell(Left(account=D2, reason="left"), 3.5)
+    bench.say(M1, 3.5, frozen=bench.attempt(M1), lacking=bitmap([4], COUNT))
+    assert bench.step is Step.RECONCILING
+    bench.halted(D1)
+    order = bench.orders[M1]
+    assert isinstance(order, Freeze)
+    assert order.manifest == bitmap([0], COUNT)
+    bench.wrote(D1, M1, M2, L1).applied(D1, M1, M2, L1, L2)
+    assert [receipt.account for receipt in bench.logged[:-2]] == [D1, M1, M2, L1]  # type: ignore[union-attr]
+
+
 def test_a_replica_that_dies_after_its_update_is_here_counts() -> None:
     bench = Bench(OPEN).driven().wrote(M1, M2)
     bench.tell(Left(account=M1, reason="left"), 3.5)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from ledger.entries import StageSeat
 from ledger.stages import bitmap
 from peer.errors import RoundError
 from peer.rounds.messages import LogGrew
@@ -129,6 +130,21 @@ def test_a_receipt_signed_before_a_restart_is_told_again() -> None:
     assert machine.status().receipt == ours
     assert work(machine.receive(freeze(FIRST, 0, 1), 0.0)) == []
     assert machine.status().lacking == ""
+
+
+def test_a_receipt_for_a_round_that_gave_way_to_another_of_the_same_number_is_not_told() -> None:
+    ours = receipt(D1, [2, 3])
+    log = log_of()
+    log.follow([OPEN])
+    machine = replica(D1, log, promised=[ours])
+    machine.receive(LogGrew(), 0.0)
+    assert machine.status().receipt == ours
+    seats = [StageSeat(D1, 0, 4, 0), StageSeat(D2, 4, 12, 0), *OPEN.roster[2:]]
+    log.extend([replace(OPEN, roster=tuple(seats))])
+    machine.receive(LogGrew(), 0.0)
+    assert machine.status().receipt is None
+    assert machine.work is not None
+    assert not machine.work.written
 
 
 def test_a_driver_begins_as_soon_as_it_holds_the_state_and_tells_its_table_when_halted() -> None:

@@ -70,6 +70,21 @@ def test_a_microbatch_is_driven_and_then_counted_by_the_holders_that_were_asked(
     assert bench.driver.table == {0: driven.holders}
 
 
+def test_a_holder_that_the_leader_calls_lost_is_not_waited_for_and_not_asked_again() -> None:
+    bench = Bench(microbatches=4)
+    (first, second) = (call.holders[1] for call in bench.calls)
+    assert {first, second} == {L1, L2}, "each serves one of the two that are under way"
+    assert not bench.driver.gives_up(L1)
+    bench.took(bench.driver.receive(Losses(round=1, leader="leader", accounts=(L1,)), 0.5))
+    assert bench.driver.gives_up(L1)
+    bench.lost(0, L1, 0.5)
+    while bench.calls:
+        bench.answer(bench.calls[0].tag.stage)
+    assert bench.driver.finished
+    assert {row[1] for row in bench.driver.table.values()} <= {L2, *([L1] if first == L2 else [])}
+    assert all(L1 not in call.holders for call in bench.made[2:])
+
+
 def test_after_a_holder_failed_the_microbatch_is_driven_again_with_another_of_its_group() -> None:
     bench = Bench()
     first = bench.calls[0].holders

@@ -159,6 +159,8 @@ class SimLeader:
         open_round = self.node.log.open
         assert open_round is not None, "applying while no round is open"
         state, node = open_round.state, self.node
+        if self.world.settings.tells_cuts and not self.world.plan.overlap:
+            self._send("cut", self.world.guesses.told(effect))
 
         def done(_: float) -> None:
             after = applied(state, effect.receipts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.entries import Receipt, Slots
 from peer.rounds import messages as rounds
 from peer.rounds.ahead import Ahead
+from peer.rounds.cut import ApplyCut
 from peer.rounds.delivery import Promise
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import (
@@ -124,6 +125,9 @@ class SimMember:
             case Replay():
                 updates = [receipt.update for receipt in effect.settled.receipts]
                 self.node.fetch([*updates, effect.settled.state_in], lambda: self._apply(effect), broke)
+            case ApplyCut():
+                updates = [one.update for one in effect.counted]
+                self.node.fetch([*updates, effect.open.state], lambda: self._apply_cut(effect), broke)
             case Train():
                 self.node.ready(effect.open.state, lambda: self._train(effect), broke)
             case TrainAhead():
@@ -159,6 +163,15 @@ class SimMember:
             self._holds(settled.round, state, drops)
 
         node.worker.do(Job(seconds=node.traits.apply_s, done=done))
+
+    def _apply_cut(self, effect: ApplyCut) -> None:
+        def done(_: float) -> None:
+            state = applied(effect.open.state, effect.counted)
+            self.node.keep(state)
+            self.world.guesses.made(effect.open.round, state)
+            self.tell(rounds.Holds(round=effect.open.round, state=state))
+
+        self.node.worker.do(Job(seconds=self.node.traits.apply_s, done=done))
 
     def _train(self, effect: Train) -> None:
         assert self.machine.state == effect.open.state, "training from another state than the open round's"

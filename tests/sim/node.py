@@ -101,6 +101,10 @@ class Node:
             start, signed = body
             self.follow(start, signed, caller)
             return None
+        if method == "cut":
+            if caller == self.world.leader.name:
+                self.member.tell(body)
+            return None
         if method == "evaluate":
             return self._evaluate(body)
         if self.leader is None:

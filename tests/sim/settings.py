@@ -70,6 +70,10 @@ class Settings:
     """Between these factors a machine's times vary from round to round."""
     overlap: bool = False
     """Members train the next round while this one is being settled."""
+    tells_cuts: bool = True
+    """Leaders say what they cut a round with before it is settled."""
+    false_cuts: float = 0.0
+    """Chance that a leader says something else than what it cuts a round with."""
 
     @classmethod
     def draw(cls, rng: random.Random) -> Settings:
@@ -113,6 +117,7 @@ class Settings:
             max_uncertified=rng.choice([0, 1, 2, 2, 3]),
             outages=rng.choice([0, 0, 2, 5]) if stormy else 0,
             usurpers=rng.choice([0.0, 0.5]),
+            false_cuts=rng.choice([0.0, 0.0, 0.2]),
         )
 
     def traits(self, rng: random.Random, place: int) -> Traits:

@@ -5,14 +5,14 @@ Pure: time and randomness are the world's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ledger.entries import Slots, StageReceipt
 from ledger.stages import bitmap
 from peer.stages import tasks
-from peer.stages.slots import first_slot
+from peer.stages.slots import first_slot, size_of
 from peer.stages.tasks import ApplyStage, LoadStage, ReplicaEffect, SumUpdates, Undo, WriteUpdate
 from tests.sim.stages_settings import TOKENS_PER_SLOT
 from tests.sim.stages_worker import applied, norm_of
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from tests.sim.stages_node import StageNode
 
 
-def _has(update: str, disk: Any) -> bool:
-    return update in disk.updates
+KEEP_STATES = 5
+
+
+def _has(update: str, updates: Set[str], states: object) -> bool:
+    return update in updates
 
 
 class Hands:
@@ -50,9 +53,9 @@ class Hands:
             case LoadStage():
                 self._load(effect)
             case Undo():
-                worker.undo(effect.microbatches, lambda: self.node.tell(tasks.Undone(round=effect.round)))
+                worker.undo(effect.round, effect.microbatches, lambda: self.node.tell(tasks.Undone(round=effect.round)))
             case WriteUpdate():
-                worker.write(lambda inside: self._wrote(effect, inside))
+                worker.write(effect.open.round, lambda *written: self._wrote(effect, *written))
             case SumUpdates():
 
                 def summed() -> None:
@@ -63,13 +66,15 @@ class Hands:
             case ApplyStage():
 
                 def stepped() -> None:
-                    held = machine.holding.held
+                    held = worker.held
                     assert held is not None, "applied while it held nothing"
+                    assert held == machine.holding.held, f"holds {held}, and believes {machine.holding.held}"
                     assert held[:2] == (effect.round - 1, effect.stage), "applied to another state"
                     norms = effect.norms or [
                         norm_of(stage, effect.receipts) for stage in range(self.node.world.plan.stages)
                     ]
                     state = applied(held[2], effect.stage, effect.receipts, norms)
+                    self.node.world.checker.came_from.setdefault(state, held[2])
                     self._keep(effect.round, effect.stage, state)
                     if not self.node.world.hazard(self.node, "applied"):
                         told = tasks.AppliedStage(round=effect.round, receipts=effect.receipts, state=state)
@@ -79,9 +84,9 @@ class Hands:
 
     def _keep(self, round_number: int, stage: int, state: str) -> None:
         self.node.disk.states[round_number] = stage, state
-        for old in sorted(self.node.disk.states)[:-3]:
+        for old in sorted(self.node.disk.states)[:-KEEP_STATES]:
             del self.node.disk.states[old]
-        self.node.worker.accumulator = None
+        self.node.worker.hold(round_number, stage, state)
 
     def _load(self, effect: LoadStage) -> None:
         wanted, worker = (effect.stage, effect.state), self.node.worker
@@ -99,7 +104,7 @@ class Hands:
         ]
         if wanted in self.node.disk.states.values():
             worker.do(0.1, lambda: loaded(effect.round, effect.state))
-        elif self.node.world.provides(self.node, lambda disk: wanted in disk.states.values()) or effect.round == 0:
+        elif self.node.world.provides(lambda _, states: wanted in states) or effect.round == 0:
             self.node.after(0.5, lambda: worker.do(0.1, lambda: loaded(effect.round, effect.state)))
         elif older:
             worker.do(0.1, lambda: loaded(*max(older)))
@@ -114,7 +119,7 @@ class Hands:
         wanted = {receipt.update for receipt in receipts if receipt.stage == stage} - self.node.disk.updates
         broke = tasks.StageBroke(effect=effect, reason="an update is not to be had")
         for update in wanted:
-            if not self.node.world.provides(self.node, partial(_has, update)):
+            if not self.node.world.provides(partial(_has, update)):
                 self.node.after(0.3, lambda: self.node.tell(broke))
                 return
 
@@ -125,19 +130,19 @@ class Hands:
 
         self.node.after(0.1 if wanted else 0.0, here)
 
-    def _wrote(self, effect: WriteUpdate, inside: frozenset[int]) -> None:
-        world, number = self.node.world, effect.open.round
-        served = bitmap(inside, world.rounds[number])
+    def _wrote(self, effect: WriteUpdate, inside: frozenset[int], state: str) -> None:
+        world, opened = self.node.world, effect.open
+        assert state == opened.state, "wrote an update from another state than its receipt says"
+        served = bitmap(inside, size_of(opened, world.plan.microbatch))
         assert served == effect.served, f"wrote {served} where {effect.served} was wanted"
-        update = blob(self.node.name, number, effect.stage, sorted(inside), self.node.disk.lives, size=100)
-        world.updates[update] = (effect.stage, number, inside)
+        update = blob(self.node.name, opened.round, state, effect.stage, sorted(inside), self.node.disk.lives, size=100)
+        world.checker.updates[update] = (effect.stage, opened.round, state, inside)
         self.node.disk.updates.add(update)
         slots = 2 * len(inside)
         last = effect.stage == world.plan.stages - 1
         receipt = StageReceipt(
-            network=world.plan.plan.network, run=world.plan.plan.run, round=number, account=self.node.name,
-            stage=effect.stage, state_in=effect.open.state, update=update,
-            slots=Slots(first_slot(effect.open), slots),
+            network=world.plan.plan.network, run=world.plan.plan.run, round=opened.round, account=self.node.name,
+            stage=effect.stage, state_in=opened.state, update=update, slots=Slots(first_slot(opened), slots),
             served=served, tokens=slots * TOKENS_PER_SLOT, loss=3_000_000 if last else 0, leaves="ab" * 32,
             signature="00" * 64,
         )  # fmt: skip

@@ -1,85 +1,138 @@
-"""The leader of a simulated run with stages: carries out a StageLeader's effects, and has the log certified.
+"""The leader of a simulated run with stages: carries out a StageLeader's effects, signs, and has that certified.
+
+Members go by what it signed before that is certified, as far as the run allows; it gives way where another leader's
+entries were certified first.
 
 Pure: time and randomness are the world's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ledger.entries import StageReceipt
+from ledger.entries import Entry, StageReceipt
+from peer.errors import RoundError
 from peer.rounds.log import RunLog
 from peer.rounds.messages import Cancel, Checked, Log, Logged, Report
+from peer.rounds.tail import balance_after_tail, why_wait
 from peer.stages.lead import StageLeader
-from peer.stages.messages import CheckUpdate, Cut, StageLeaderEffect, StageLeaderMessage, Status, Tell
+from peer.stages.messages import (
+    NO_ATTEMPT,
+    Attempt,
+    CheckUpdate,
+    Cut,
+    StageLeaderEffect,
+    StageLeaderMessage,
+    Status,
+    Tell,
+)
+from tests.sim.stages_life import Life
 
 if TYPE_CHECKING:
+    from tests.sim.stages_node import Ahead
     from tests.sim.stages_world import World
 
 
-class SimLeader:
+@dataclass(kw_only=True)
+class LeaderDisk:
+    """What survives a kill."""
+
+    updates: set[str] = field(default_factory=set)
+    signed: list[Entry] = field(default_factory=list)
+    """Beyond what is certified."""
+    start: int = 0
+    """How many entries were certified before those."""
+    lives: int = 0
+
+
+class SimLeader(Life[StageLeaderMessage, StageLeaderEffect]):
     """One life of a leading daemon; it holds no stage."""
 
-    def __init__(self, world: World, name: str, life: int) -> None:
+    machine: StageLeader
+
+    def __init__(self, world: World, name: str, disk: LeaderDisk) -> None:
+        super().__init__(world.clock)
         self.world = world
         self.name = name
-        self.alive = True
-        self.updates = world.fetched.setdefault(name, set())
-        """On disk."""
+        self.disk = disk
+        disk.lives += 1
         self.log = RunLog()
+        self.leads = self.took_over = False
+        """A round was open when it began, and is still the same."""
+        self._certifying = self._held_back = False
+        self._leads_since = 0.0
+        self._first_heard: dict[str, float] = {}
+        self.after(world.certify_s(), self._begin)
+
+    def _begin(self) -> None:
+        """Have certified what was signed before a restart, then lead."""
+        world, disk = self.world, self.disk
+        if world.no_quorum:
+            self.after(world.certify_s(), self._begin)
+            return
+        if disk.signed and disk.start == len(world.truth):
+            world.certified(self, disk.signed)
+        disk.signed.clear()
+        disk.start = len(world.truth)
         self.log.extend(world.truth)
         self.machine = StageLeader(
-            name=f"{name}/{life}", plan=world.plan, log=self.log, balance=world.balance(), now=world.clock.now
-        )
-        self.took_over = self.log.open is not None
-        """A round was open, and is still the same."""
-        self._tick_at = 0.0
+            name=f"{self.name}/{disk.lives}", plan=world.plan, log=self.log, balance=world.balance(),
+            now=world.clock.now,
+        )  # fmt: skip
+        self.leads, self.took_over = True, self.log.open is not None
+        self._leads_since = world.clock.now
         if world.cancelled:
             self.tell(Cancel(reason="cancelled"))
         self._carry_out([])
 
-    def die(self) -> None:
-        """kill -9."""
-        self.alive = False
+    def end(self) -> None:
+        """Another one leads."""
+        if self.alive:
+            self.die()
+            self.world.ended(self)
 
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Carry out `action` later, if this life lasts so long."""
+    @property
+    def attempt(self) -> Attempt:
+        """The open round's newest; later than what drivers halted for, where it went on with another leader's cut."""
+        return self.machine.course._tally.attempt if self.machine.course is not None else NO_ATTEMPT
 
-        def act() -> None:
-            if self.alive:
-                action()
+    def heard_in_time(self, account: str) -> bool:
+        """Whether a member was heard before it was taken to be gone."""
+        patience_s = self.world.plan.plan.lost_after_s
+        return self._first_heard.get(account, self.world.clock.now) < self._leads_since + patience_s
 
-        self.world.clock.at(self.world.clock.now + seconds, act)
+    def lost_patience(self, account: str) -> bool:
+        """Whether a member of the open round had time enough and did not do what was asked."""
+        course = self.machine.course
+        return course is not None and account in course._tally.stuck
 
-    def tell(self, message: StageLeaderMessage) -> None:
-        """Give the machine a message and do what it asks for."""
-        self._carry_out(self.machine.receive(message, self.world.clock.now))
+    # ------------------------------------------------------------------ members
 
-    def _carry_out(self, effects: Sequence[StageLeaderEffect]) -> None:
-        for effect in effects:
-            if self.alive:
-                self._do(effect)
-        deadline = self.machine.deadline
-        if deadline is not None and deadline != self._tick_at:
-            self._tick_at = deadline
-            self.after(max(0.0, deadline - self.world.clock.now), lambda: self._tick(deadline))
-
-    def _tick(self, planned: float) -> None:
-        if planned == self._tick_at:
-            self._tick_at = 0.0
-            self._carry_out(self.machine.tick(max(self.world.clock.now, planned)))
-
-    def heard(self, status: Status, size: int) -> None:
-        """A member's heartbeat, and how much of the log it has."""
-        world = self.world
-        if size < len(world.truth):
+    def heard(self, status: Status, size: int, ahead: Ahead) -> None:
+        """A member's heartbeat, how much of the certified log it has, and whose tail beyond it, how long."""
+        if not self.alive or not self.leads:
+            return
+        self._first_heard.setdefault(status.account, self.world.clock.now)
+        if size < self.log.certified:
             self._push(status.account, size)
-        self.tell(status)
+        elif ahead != (self.name, len(self.log.tail)):
+            self._push_ahead(status.account)
+        try:
+            self.tell(status)
+        except RoundError as exc:
+            self.world.checker.refused(self, status, exc)
 
     def _push(self, account: str, size: int) -> None:
-        entries, node = self.world.truth[size:], self.world.nodes[account]
+        entries, node = self.world.truth[size : self.log.certified], self.world.nodes[account]
         self.world.net.send(self.name, account, lambda: node.learn(size, entries) if node.alive else None)
+
+    def _push_ahead(self, account: str) -> None:
+        start, tail, node = self.log.certified, self.log.tail, self.world.nodes[account]
+        self.world.net.send(self.name, account, lambda: node.go_ahead(start, tail, self.name) if node.alive else None)
+
+    # ------------------------------------------------------------------ effects
 
     def _do(self, effect: StageLeaderEffect) -> None:
         match effect:
@@ -88,9 +141,10 @@ class SimLeader:
             case CheckUpdate():
                 self._check(effect.receipt)
             case Log():
-                self._log(effect)
+                self._log(effect.entries)
             case Report():
                 self.world.reports[effect.event] += 1
+                self.world.checker.reported(self, effect)
             case _:
                 raise AssertionError(f"unasked for: {effect}")
 
@@ -101,7 +155,7 @@ class SimLeader:
         def arrive() -> None:
             node = world.nodes[effect.account]
             if node.alive:
-                node.ordered(effect.order)
+                node.ordered(effect.order, self.name)
 
         world.net.send(self.name, effect.account, arrive)
 
@@ -111,27 +165,64 @@ class SimLeader:
                 self.tell(Checked(account=receipt.account, update=receipt.update, refusal=refusal))
 
         def fetched() -> None:
-            if self.world.provides(self, lambda disk: receipt.update in disk.updates):
-                self.updates.add(receipt.update)
+            if self.world.provides(lambda updates, _: receipt.update in updates):
+                self.disk.updates.add(receipt.update)
                 checked(None)
             else:
                 checked(("FP-417", "nobody has it"))
 
         self.after(0.2, fetched)
 
-    def _log(self, effect: Log) -> None:
-        first = len(self.world.truth)
+    # ------------------------------------------------------------------ the log
+
+    def _log(self, entries: Sequence[Entry]) -> None:
+        self.world.checker.signed(self, entries)
+        self.disk.signed += entries
+        self._held_back = True
+        if not self.world.hazard(self, "signed"):
+            self._go_ahead()
+            self._certify()
+
+    def _go_ahead(self) -> None:
+        """Have members go by what is signed, as far as the run allows."""
+        tail = tuple(self.disk.signed)
+        if not self._held_back:
+            return
+        if why_wait(self.world.plan.plan, tail):
+            self.world.reports["held back"] += bool(self.world.plan.plan.max_uncertified)
+            return
+        self._held_back = self.took_over = False
+        self.log.follow(tail)
+        for account in self.world.nodes if tail else ():
+            self._push_ahead(account)
+        balance = balance_after_tail(self.world.plan.plan, self.log, self.world.balance())
+        self.after(0.0, lambda: self.tell(Logged(balance=balance)))
+
+    def _certify(self) -> None:
+        """Have certified what is signed by now, whenever that is possible."""
+        count, world, disk = len(self.disk.signed), self.world, self.disk
+        if self._certifying or not count:
+            return
+        self._certifying = True
 
         def certified() -> None:
-            if len(self.world.truth) != first:
-                return  # another leader was first: this one finds out, and stops
-            self.took_over = False
-            self.world.certified(effect.entries)
-            if self.world.hazard(self, "certified"):
+            if disk.start != len(world.truth):
+                self.end()  # another leader was first
                 return
-            self.log.extend(effect.entries)
-            for account in self.world.nodes:
-                self._push(account, first)
-            self.tell(Logged(balance=self.world.balance()))
+            if world.no_quorum:
+                self.after(world.certify_s(), certified)
+                return
+            self._certifying = False
+            entries, disk.signed[:] = disk.signed[:count], disk.signed[count:]
+            disk.start += count
+            world.certified(self, entries)
+            if world.hazard(self, "certified"):
+                return
+            since = self.log.certified
+            self.log.extend(entries)
+            for account in world.nodes:
+                self._push(account, since)
+            self._go_ahead()
+            self._certify()
 
-        self.after(self.world.rng.expovariate(1 / 0.1), certified)
+        self.after(world.certify_s(), certified)

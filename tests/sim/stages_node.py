@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ledger.entries import Entry, StageReceipt
+from peer.errors import RoundError
 from peer.rounds.log import RunLog
 from peer.rounds.messages import LogGrew
+from peer.rounds.tail import why_wait
 from peer.stages import tasks
 from peer.stages.messages import Order
 from peer.stages.routing import Router
@@ -27,6 +29,7 @@ from peer.stages.tasks import (
     Say,
 )
 from tests.sim.stages_hands import Hands
+from tests.sim.stages_life import Life
 from tests.sim.stages_settings import GB
 from tests.sim.stages_worker import StageWorker
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from tests.sim.stages_world import World
 
 BEAT_S = 1.0
+Ahead = tuple[str, int]
+"""The leader whose tail a log has, and how long that is."""
 
 
 @dataclass(kw_only=True)
@@ -49,18 +54,24 @@ class Disk:
     lives: int = 0
 
 
-class StageNode:
+class StageNode(Life[ReplicaMessage, ReplicaEffect]):
     """One process life of a member: a new one is made at every start, on the old disk."""
 
+    machine: ReplicaMachine
+
     def __init__(self, world: World, name: str, microbatch_s: float, disk: Disk) -> None:
+        super().__init__(world.clock)
         self.world = world
         self.name = name
         self.microbatch_s = microbatch_s
         self.disk = disk
-        self.alive = True
+        self.undisturbed_since = world.clock.now
+        """When it was started, or its worker was."""
         disk.lives += 1
         self.log = RunLog()
         self.log.extend(disk.entries)
+        self.ahead_of = ""
+        """The leader whose tail the log has."""
         self.worker = self._new_worker()
         held = max(disk.states, default=None)
         self.machine = ReplicaMachine(
@@ -69,7 +80,6 @@ class StageNode:
             room=world.settings.room,
         )  # fmt: skip
         self.machine.microbatch_s = microbatch_s
-        self._tick_at = 0.0
         self._saying = False
         self.hands = Hands(self)
         self.tell(LogGrew())
@@ -78,38 +88,9 @@ class StageNode:
     def _new_worker(self) -> StageWorker:
         return StageWorker(self.world.clock, self.microbatch_s, self.world.settings.stages)
 
-    # ------------------------------------------------------------------ machine
-
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Carry out `action` later, if this life lasts so long."""
-
-        def act() -> None:
-            if self.alive:
-                action()
-
-        self.world.clock.at(self.world.clock.now + seconds, act)
-
-    def tell(self, message: ReplicaMessage) -> None:
-        """Give the machine a message and do what it asks for."""
-        self._carry_out(self.machine.receive(message, self.world.clock.now))
-
-    def _carry_out(self, effects: Sequence[ReplicaEffect]) -> None:
-        for effect in effects:
-            if self.alive:
-                self._do(effect)
-        deadline = self.machine.deadline
-        if deadline is not None and deadline != self._tick_at:
-            self._tick_at = deadline
-            self.after(max(0.0, deadline - self.world.clock.now), lambda: self._tick(deadline))
-
-    def _tick(self, planned: float) -> None:
-        if planned == self._tick_at:
-            self._tick_at = 0.0
-            self._carry_out(self.machine.tick(max(self.world.clock.now, planned)))
-
     def die(self) -> None:
         """kill -9."""
-        self.alive = False
+        super().die()
         self.worker.die()
 
     def lose_worker(self) -> None:
@@ -117,6 +98,7 @@ class StageNode:
         if not self.alive:
             return
         self.world.reports["worker lost"] += 1
+        self.undisturbed_since = self.world.clock.now
         self.worker.die()
         self.worker = self._new_worker()
         self.tell(tasks.WorkerLost())
@@ -129,20 +111,47 @@ class StageNode:
 
     def _say(self) -> None:
         self._saying = False
-        status, size, world = self.machine.status(), len(self.disk.entries), self.world
-        world.net.send(self.name, world.leader_name, lambda: world.heard(status, size))
+        world, status, size = self.world, self.machine.status(), len(self.disk.entries)
+        world.checker.said(self, status)
+        leader, ahead = world.leader_of(self.name), (self.ahead_of, len(self.log.tail))
+        if leader is not None:
+            world.net.send(self.name, leader.name, lambda: leader.heard(status, size, ahead))
 
-    def ordered(self, order: Order) -> None:
-        """The leader wants something."""
-        self.tell(order)
+    def ordered(self, order: Order, leader: str) -> None:
+        """A leader wants something."""
+        if leader == self.world.follows.get(self.name):
+            try:
+                self.tell(order)
+            except RoundError:
+                self.world.reports["order refused"] += 1
 
     def learn(self, start: int, entries: Sequence[Entry]) -> None:
         """Take up certified entries, if they join what is here."""
         here = len(self.disk.entries)
         if start <= here < start + len(entries):
+            drops = self.log.drops
             self.disk.entries += entries[here - start :]
-            self.log.extend(self.disk.entries[self.log.size :])
-            self.tell(LogGrew())
+            self.log.extend(self.disk.entries[self.log.certified :])
+            self._grown(drops)
+
+    def go_ahead(self, start: int, signed: Sequence[Entry], leader: str) -> None:
+        """Go on with what our leader signed from `start` on, beyond what is certified."""
+        here, drops = len(self.disk.entries), self.log.drops
+        tail = tuple(signed[here - start :])
+        if leader != self.world.follows.get(self.name) or start > here:
+            return  # the next heartbeat brings what is lacking
+        if list(signed[: here - start]) != self.disk.entries[start : start + len(signed)]:
+            return  # it was overtaken
+        assert not why_wait(self.world.plan.plan, tail), "members are to go further than the run allows"
+        if leader == self.ahead_of and len(tail) <= len(self.log.tail):
+            return  # it has signed more since
+        self.log.follow(tail)
+        self.ahead_of = leader
+        self._grown(drops)
+
+    def _grown(self, drops: int) -> None:
+        self.world.reports["tail lost"] += self.log.drops > drops
+        self.tell(LogGrew())
 
     # ------------------------------------------------------------------ calls of drivers
 
@@ -173,7 +182,7 @@ class StageNode:
             case Call():
                 self._call(effect)
             case OpenStage():
-                self.worker.begin(effect.round, effect.state, effect.stage)
+                self.worker.begin(effect.round, effect.state, self.log.states_after(effect.round - 1)[effect.stage])
             case _:
                 if self.world.breaks():
                     self.after(0.2, lambda: self.tell(tasks.StageBroke(effect=effect, reason="it broke")))

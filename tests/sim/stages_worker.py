@@ -56,9 +56,13 @@ class StageWorker:
 
     def __init__(self, clock: Clock, microbatch_s: float, stages: int) -> None:
         self.microbatch_s = microbatch_s
+        self.held: tuple[int, int, str] | None = None
+        """Round, stage, and id of the stage's state after it that is in memory."""
         self.accumulator: Accumulator | None = None
         self.queued_s = 0.0
         """Work that waits or is under way."""
+        self.waiting: Counter[int] = Counter()
+        """Microbatches whose backward waits or is under way."""
         self._clock = clock
         self._stages = stages
         self._line = FakeWorker(clock, microbatch_s)
@@ -67,11 +71,17 @@ class StageWorker:
         """Everything in memory is gone, and nothing is done any more."""
         self._line.alive = False
 
-    def begin(self, round_number: int, state: str, stage: int) -> None:
-        """An empty accumulator, once what was asked before is done."""
+    def hold(self, round_number: int, stage: int, state: str) -> None:
+        """A stage's state is in memory now, and nothing else."""
+        self.held, self.accumulator = (round_number, stage, state), None
+
+    def begin(self, round_number: int, state: str, held: str) -> None:
+        """An empty accumulator, once what was asked before is done; `held` is what the round starts from here."""
 
         def done() -> None:
-            self.accumulator = Accumulator(round=round_number, state=state, stage=stage)
+            assert self.held is not None, "a round was begun while nothing was held"
+            assert (self.held[0], self.held[2]) == (round_number - 1, held), "a round was begun from another state"
+            self.accumulator = Accumulator(round=round_number, state=state, stage=self.held[1])
 
         self.do(0.0, done)
 
@@ -90,7 +100,10 @@ class StageWorker:
         tag, asked_at = call.tag, self._clock.now
         seconds = self.microbatch_s * (FORWARD if tag.kind is Kind.FORWARD else self._backward(tag))
 
+        self.waiting[tag.microbatch] += tag.kind is Kind.BACKWARD
+
         def finish() -> None:
+            self.waiting[tag.microbatch] -= tag.kind is Kind.BACKWARD
             done(self._reply(call), seconds, self._clock.now - asked_at - seconds)
 
         self.do(seconds, finish)
@@ -105,39 +118,44 @@ class StageWorker:
         key = tag.microbatch, tag.kind
         if key in work.replies:
             return work.replies[key]
-        wanted = f"x{tag.stage}:{tag.microbatch}" if tag.stage else ""
+        name = f"{tag.round}.{tag.microbatch} from {tag.state[:8]}"
+        wanted = f"x{tag.stage}:{name}" if tag.stage else ""
         assert call.input == wanted, f"stage {tag.stage} got {call.input!r}, not {wanted!r}"
-        reply = f"x{tag.stage + 1}:{tag.microbatch}"
+        reply = f"x{tag.stage + 1}:{name}"
         if tag.kind is Kind.BACKWARD:
             last = tag.stage == self._stages - 1
-            wanted = "" if last else f"g{tag.stage + 1}:{tag.microbatch}"
+            wanted = "" if last else f"g{tag.stage + 1}:{name}"
             assert call.gradient == wanted, f"stage {tag.stage} got {call.gradient!r}, not {wanted!r}"
             work.inside[tag.microbatch] += 1
-            reply = f"g{tag.stage}:{tag.microbatch}"
+            reply = f"g{tag.stage}:{name}"
         work.replies[key] = reply
         return reply
 
-    def undo(self, microbatches: Sequence[int], done: Callable[[], None]) -> None:
+    def undo(self, round_number: int, microbatches: Sequence[int], done: Callable[[], None]) -> None:
         """Take these out again."""
 
         def finish() -> None:
-            assert self.accumulator is not None
+            work = self._of(round_number)
             for microbatch in microbatches:
-                assert self.accumulator.inside[microbatch] == 1, f"microbatch {microbatch} undone but not there once"
-                del self.accumulator.inside[microbatch]
+                assert work.inside[microbatch] == 1, f"microbatch {microbatch} undone but not there once"
+                del work.inside[microbatch]
                 for kind in Kind:
-                    self.accumulator.replies.pop((microbatch, kind), None)
+                    work.replies.pop((microbatch, kind), None)
             done()
 
         self.do(self.microbatch_s * len(microbatches), finish)
 
-    def write(self, done: Callable[[frozenset[int]], None]) -> None:
-        """Write what is inside; each microbatch must be there once."""
+    def write(self, round_number: int, done: Callable[[frozenset[int], str], None]) -> None:
+        """Write what is inside; each microbatch must be there once. `done` gets it, and the state it started from."""
 
         def finish() -> None:
-            assert self.accumulator is not None
-            inside = self.accumulator.inside
-            assert set(inside.values()) <= {1}, f"counted twice: {inside}"
-            done(frozenset(inside))
+            work = self._of(round_number)
+            assert set(work.inside.values()) <= {1}, f"counted twice: {work.inside}"
+            done(frozenset(work.inside), work.state)
 
         self.do(0.05, finish)
+
+    def _of(self, round_number: int) -> Accumulator:
+        assert self.accumulator is not None, "there is no accumulator"
+        assert self.accumulator.round == round_number, "the accumulator is of another round"
+        return self.accumulator

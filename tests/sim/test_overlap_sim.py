@@ -48,9 +48,10 @@ def test_the_seeds_reach_work_that_counts_and_work_that_is_thrown_away() -> None
 
 
 @cache
-def far_apart(seed: int, *, overlap: bool) -> World:
+def far_apart(seed: int, *, overlap: bool = False, tells_cuts: bool = False) -> World:
     """Equal machines whose rounds of 4 s are settled over slow lines."""
-    settings = calm(20, time_budget_s=4.0, speeds=(1.0, 1.0, 1.0, 1.0), delay_s=0.3, overlap=overlap)
+    speeds = (1.0, 1.0, 1.0, 1.0)
+    settings = calm(20, time_budget_s=4.0, speeds=speeds, delay_s=0.3, overlap=overlap, tells_cuts=tells_cuts)
     world = World(seed, settings)
     play(world)
     return world
@@ -60,6 +61,11 @@ def far_apart(seed: int, *, overlap: bool) -> World:
 def test_with_overlap_nobody_waits_for_the_settlement(seed: int) -> None:
     without, overlapped = (used(far_apart(seed, overlap=overlap)) for overlap in (False, True))
     assert overlapped > 1.15 * without
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_overlap_members_wait_less_where_they_are_told_what_a_round_is_cut_with(seed: int) -> None:
+    assert used(far_apart(seed, tells_cuts=True)) > used(far_apart(seed))
 
 
 @pytest.mark.parametrize("seed", range(3))

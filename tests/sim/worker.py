@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from ledger.entries import Receipt
+from peer.rounds.cut import Counted
 from scripts.simulation.clock import Clock
 
 STATE_BYTES = 4_000_000
@@ -22,7 +23,7 @@ def blob(*parts: object, size: int) -> str:
     return f"{sha256(repr(parts).encode()).hexdigest()}-{size}"
 
 
-def applied(state: str, receipts: Sequence[Receipt]) -> str:
+def applied(state: str, receipts: Sequence[Receipt | Counted]) -> str:
     """The state after these receipts' updates."""
     return blob(state, [(r.update, r.tokens) for r in receipts], size=STATE_BYTES) if receipts else state
 

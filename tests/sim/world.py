@@ -22,6 +22,7 @@ from ledger.merkle import Tree, leaf_hash
 from scripts.simulation.clock import Clock
 from tests.sim.beginnings import Beginnings
 from tests.sim.faults import Faults
+from tests.sim.guesses import Guesses
 from tests.sim.net import Net, Weather
 from tests.sim.node import Disk, Node, Traits
 from tests.sim.settings import FIRST_STATE, NETWORK, TOKENS_PER_SLOT, Settings
@@ -81,6 +82,7 @@ class World:
         """Whether no quorum of witnesses can be reached."""
         self.told_balances: dict[int, int] = {}
         """By size of the log: what a leader took the run's balance to be there, before that was certified."""
+        self.guesses = Guesses(self.rng, settings.false_cuts)
         self.closed_s = 0.0
         self.settled_at: list[float] = []
         """Virtual time of every settle."""
@@ -124,10 +126,7 @@ class World:
         def start() -> None:
             self.nodes[name] = self.net.hosts[name] = Node(self, name, traits, disk)
 
-        if time:
-            self.clock.at(time, start)
-        else:
-            start()
+        self.clock.at(time, start) if time else start()
 
     # ------------------------------------------------------------------ kills
 
@@ -230,6 +229,7 @@ class World:
 
     def _settled(self, start: int, entries: Sequence[Entry], settle: Settle) -> None:
         self.settled_at.append(self.clock.now)
+        self.reports += self.guesses.settled(settle.round, settle.state)
         if settle.validation:
             assert settle.validation.loss == held_out_loss(settle.validation.round), "a lie became a held-out loss"
         for index in settle.receipts:
@@ -267,10 +267,8 @@ def play(world: World) -> Outcome:
     told = f"closed {world.closed_s:.0f} s, now {world.clock.now:.0f} s, {world.leader.log.round} rounds"
     assert world.closed_s, f"the run was not over in time: {told}"
     assert world.over, f"somebody does not hold the final state: {told}"
-    prefixes: dict[str, Iterable[bytes | Entry]] = {
-        **world.funding,
-        world.origin: [entry.encode() for entry in world.truth],
-    }
+    run = {world.origin: [entry.encode() for entry in world.truth]}
+    prefixes: dict[str, Iterable[bytes | Entry]] = {**world.funding, **run}
     ledger = fold(prefixes, world.terms, signatures=False)
     account, log = ledger.runs[world.plan.run], world.leader.log
     assert account.closed

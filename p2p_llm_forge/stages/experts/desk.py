@@ -16,6 +16,7 @@ from p2p_llm_forge.blobs import read_blob
 from p2p_llm_forge.config import RunSpec
 from p2p_llm_forge.errors import DeviceError, RequestError
 from p2p_llm_forge.stages import activations, requests
+from p2p_llm_forge.stages.experts.requests import Evaluation
 from p2p_llm_forge.stages.experts.start import Placed
 from p2p_llm_forge.stages.held import Held, decode
 from p2p_llm_forge.stages.tags import Written
@@ -54,6 +55,11 @@ class PieceDesk(ABC):
         """Of a microbatch."""
         assert self.spec.experts is not None
         return self.spec.experts.microbatch_size
+
+    @property
+    def side_by_side(self) -> int:
+        """Passes that are under way just now, which share the time."""
+        return 1
 
     def opened(self) -> Reply:
         """The answer to `stage_open`."""
@@ -98,6 +104,8 @@ class PieceDesk(ABC):
                 return self._current(request.round) or {"answer": "done", "lacking": self._freeze(request.manifest)}
             case requests.StageWrite():
                 return self._current(request.round) or self._write(request)
+            case Evaluation():
+                return self._evaluate(request) if request.state == self.held.id else self._told("stale")
             case requests.Tagged():
                 return self._tagged(request)
         raise RequestError(f"{type(request).__name__}: not in a run with experts on several peers")
@@ -136,7 +144,7 @@ class PieceDesk(ABC):
             raise RequestError(f"microbatch {request.microbatch}: round {self.round} has {self.microbatches}, from 0")
         began = time.perf_counter()
         answer, fields = self._pass(request)
-        took = time.perf_counter() - began
+        took = (time.perf_counter() - began) / self.side_by_side
         self._service_s = took if not self._service_s else self._service_s + _SMOOTH * (took - self._service_s)
         return {**self._told(answer), "took_us": round(took * 1e6), "bytes": 0, "loss": 0, **fields}
 
@@ -159,6 +167,9 @@ class PieceDesk(ABC):
 
     @abstractmethod
     def _pass(self, request: requests.Tagged) -> tuple[str, Reply]: ...
+
+    @abstractmethod
+    def _evaluate(self, request: Evaluation) -> Reply: ...
 
     @abstractmethod
     def _load(self, path: Path) -> None: ...

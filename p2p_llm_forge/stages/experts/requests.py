@@ -1,9 +1,10 @@
 """What a daemon asks of a worker that drives a trunk or holds a shard, besides what it asks about any stage.
 
-While a `trunk_drive` is under way the worker asks for the experts of each layer by events {"event": "ask", "ask":
-number, "kind": "forward" | "backward", "calls": [{"holder", "layer", "experts", "counts", "bytes"}, …]}: the tokens of
-the calls lie one after the other in the place `x`, the gradients of a backward in `gradient`. Each is as long as
-"bytes" says, and so is its reply, which the daemon puts into `reply`, in the same order, before its `trunk_answer`.
+While a `trunk_drive` or `trunk_evaluate` is under way the worker asks for the experts of each layer by events
+{"event": "ask", "ask": number, "kind": "forward" | "backward", "calls": [{"holder", "layer", "experts", "counts",
+"bytes"}, …]}: the tokens of the calls lie one after the other in the place `x`, the gradients of a backward in
+`gradient`. Each is as long as "bytes" says, and so is its reply, which the daemon puts into `reply`, in the same order,
+before its `trunk_answer`.
 
 Pure: definitions only.
 """
@@ -42,7 +43,27 @@ class TrunkAnswer(StageRequest):
     failed: Holder = ""
 
 
-class ExpertPass(Tagged):
+class Evaluation(StageRequest):
+    """Without dropout, of no round; "stale" is answered if another state is held."""
+
+    state: str = Field(min_length=1, max_length=100)
+    """Id of the piece's state."""
+
+
+class TrunkEvaluate(Evaluation):
+    """A microbatch of held-out sequences: "loss" in micro-nats a token over so many "tokens", none beyond the last
+    sequence; or it "failed" as a `trunk_drive` does. It asks for experts as that does."""
+
+    do: Literal["trunk_evaluate"]
+    start: int = Field(ge=0, le=(1 << 53) - 1)
+    """The first of its held-out sequences."""
+    holders: list[Holder] = Field(min_length=1, max_length=127)
+    """By group who serves it."""
+    x: Place
+    reply: Place
+
+
+class _Layer(StageRequest):
     """What of a layer a holder is asked; the tokens are at `x`."""
 
     layer: int = Field(ge=0, lt=MOST_LAYERS)
@@ -50,6 +71,16 @@ class ExpertPass(Tagged):
     counts: list[_Number] = Field(min_length=1, max_length=1 << 16)
     x: Place
     reply: Place
+
+
+class ExpertEvaluate(_Layer, Evaluation):
+    """The outputs of these experts, which count nowhere."""
+
+    do: Literal["expert_evaluate"]
+
+
+class ExpertPass(_Layer, Tagged):
+    """For a microbatch of the round."""
 
 
 class ExpertForward(ExpertPass):
@@ -84,5 +115,5 @@ class ExpertCount(Tagged):
 
 COMMANDS: dict[str, type[Request]] = {
     get_args(kind.model_fields["do"].annotation)[0]: kind
-    for kind in (TrunkDrive, TrunkAnswer, ExpertForward, ExpertBackward, ExpertCount)
+    for kind in (TrunkDrive, TrunkAnswer, TrunkEvaluate, ExpertForward, ExpertBackward, ExpertEvaluate, ExpertCount)
 }

@@ -102,11 +102,18 @@ class ExpertShard:
         """
         if self._stale(tag):
             return Reply(kind="stale")
+        return Reply(kind="done", values_SD=self._outputs(call, self._where(tag, call)))
+
+    def evaluate(self, call: Call) -> Tensor:
+        """The outputs of the call's experts, of no round [S, D]. Raises as `forward`."""
+        return self._outputs(call, f"{self._what}, layer {call.layer}")
+
+    def _outputs(self, call: Call, where: str) -> Tensor:
         check(call, self._fused, self.span)
         outputs_SD = self._passes.forward(call)
         if not bool(outputs_SD.isfinite().all()):
-            raise ActivationError(f"{self._where(tag, call)}: the outputs are not finite, the training diverged")
-        return Reply(kind="done", values_SD=outputs_SD)
+            raise ActivationError(f"{where}: the outputs are not finite, the training diverged")
+        return outputs_SD
 
     def backward(self, tag: Tag, call: Call, gradient_SD: Tensor) -> Reply:
         """The gradients of the call's tokens; those of the experts' weights are in the sum then.

@@ -17,9 +17,17 @@ import torch
 from p2p_llm_forge.errors import RequestError
 from p2p_llm_forge.stages import activations, requests
 from p2p_llm_forge.stages.experts import wire
+from p2p_llm_forge.stages.experts.call import Call
 from p2p_llm_forge.stages.experts.desk import PieceDesk, Reply
 from p2p_llm_forge.stages.experts.manifest import Asked
-from p2p_llm_forge.stages.experts.requests import ExpertBackward, ExpertCount, ExpertForward, ExpertPass
+from p2p_llm_forge.stages.experts.requests import (
+    Evaluation,
+    ExpertBackward,
+    ExpertCount,
+    ExpertEvaluate,
+    ExpertForward,
+    ExpertPass,
+)
 from p2p_llm_forge.stages.experts.shard import ExpertShard
 from p2p_llm_forge.stages.tags import Tag, Written
 from p2p_llm_forge.stages.window import Window
@@ -57,11 +65,7 @@ class ShardDesk(PieceDesk):
 
     def _serve(self, request: ExpertForward | ExpertBackward) -> tuple[str, Reply]:
         x = self.window.part(request.x)
-        call = wire.decode(
-            {"layer": request.layer, "experts": request.experts, "counts": request.counts}, x, self.kind,
-            hidden=self.placed.fused[0].hidden, most_pairs=self.placed.most_pairs(self.spec), holder="",
-        )  # fmt: skip
-        tag = _tag(request)
+        call, tag = self._call(request), _tag(request)
         if isinstance(request, ExpertForward):
             reply = self.shard.forward(tag, call)
         else:
@@ -77,6 +81,21 @@ class ShardDesk(PieceDesk):
             self._sums[key] = found
         assert reply.values_SD is not None  # round and state were looked at
         return "done", {"bytes": self.window.put(request.reply, activations.encode(reply.values_SD, self.kind))}
+
+    def _call(self, request: ExpertPass | ExpertEvaluate) -> Call:
+        return wire.decode(
+            {"layer": request.layer, "experts": request.experts, "counts": request.counts},
+            self.window.part(request.x), self.kind, hidden=self.placed.fused[0].hidden,
+            most_pairs=self.placed.most_pairs(self.spec), holder="",
+        )  # fmt: skip
+
+    def _evaluate(self, request: Evaluation) -> Reply:
+        if not isinstance(request, ExpertEvaluate):
+            raise RequestError(f"{type(request).__name__}: this worker holds experts")
+        outputs_SD = self.shard.evaluate(self._call(request))
+        return {
+            "answer": "done", "bytes": self.window.put(request.reply, activations.encode(outputs_SD, self.kind)),
+        }  # fmt: skip
 
     def _count(self, request: ExpertCount) -> str:
         number, wanted = request.microbatch, {call.layer for call in request.calls}

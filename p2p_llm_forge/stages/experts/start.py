@@ -12,7 +12,7 @@ from typing import Any
 
 from p2p_llm_forge import memory, model
 from p2p_llm_forge.config import RunSpec
-from p2p_llm_forge.errors import DoesNotFit
+from p2p_llm_forge.errors import DoesNotFit, SpecError
 from p2p_llm_forge.stages import costs
 from p2p_llm_forge.stages.costs import Costs
 from p2p_llm_forge.stages.experts import initial, parity
@@ -45,8 +45,11 @@ class Placed:
         fused = survey(config)
         groups = Groups.of(fused[0].experts, spec.experts.groups)
         whole = Layout.of(skeleton(config), spec.training.outer)
-        active = costs.active_of(config)
-        chosen = active[0] if active is not None else fused[0].experts
+        routed = costs.routed_of(config)
+        chosen = routed[0] if routed is not None else fused[0].experts
+        if not 1 <= chosen <= fused[0].experts:
+            most = fused[0].experts
+            raise SpecError(f"model: {chosen} experts chosen for a token, but a layer has {most}; choose 1…{most}")
         return cls(whole=whole, fused=fused, groups=groups, pieces=pieces(whole, fused, groups), chosen=chosen)
 
     def most_pairs(self, spec: RunSpec) -> int:
@@ -73,7 +76,8 @@ class Plan:
             moments=len(spec.training.outer.moments), own_steps=False, overlap=False,
         )  # fmt: skip
         size = placed.pieces[0].layout.parameters
-        first = size * (28 + 8 * len(spec.training.outer.moments)) + trunk.activation_bytes
+        at_once = min(pipeline.in_flight, microbatches)
+        first = size * (28 + 8 * len(spec.training.outer.moments)) + at_once * trunk.activation_bytes
         rest = [
             estimate(piece, placed.fused, tokens=tokens, microbatches=microbatches, chosen=placed.chosen).total_bytes
             for piece in placed.pieces[1:]

@@ -156,6 +156,8 @@ class Trunk:
             records=tuple(passage.records),
         )
         with self._adding:
+            if number in self._driven:
+                raise RequestError(f"trunk: microbatch {number} was driven already")
             for (first, last, _), part in zip(self.held.layout.spans(), gradients, strict=True):
                 if part is not None:
                     self._sum_P[first:last].add_(part.reshape(-1))

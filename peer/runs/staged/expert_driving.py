@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
 from peer.errors import DeadlineExceeded, NetworkError, Unreachable
+from peer.network.network import Network
+from peer.runs.run import Run
 from peer.runs.staged import passes
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.expert_messages import Asked, Counted, ExpertBody
@@ -23,8 +26,11 @@ from peer.runs.staged.expert_worker import FAULT, ExpertWorker, HolderLost
 from peer.runs.staged.messages import AttemptText
 from peer.runs.staged.parcels import digest
 from peer.runs.staged.passed import Passed
-from peer.stages.drive_trunk import MISSING
+from peer.runs.staged.serving import Serving
+from peer.runs.staged.worker import StageWorker
+from peer.stages.drive_trunk import MISSING, TrunkDriver
 from peer.stages.messages import Kind, Refusal, Tag
+from peer.stages.patience import Patience
 from peer.stages.tasks import Call, Declined, DriverMessage, Reset
 
 log = structlog.get_logger(__name__)
@@ -33,10 +39,22 @@ PATIENCE_S = 10.0
 """A holder that has no room, or is not at this round yet, is asked again for so long."""
 LEAST_S, MOST_S = 0.02, 1.0
 """How long between."""
+GLANCE_S = 0.25
+"""So often it is looked whether a holder is lost."""
+
+Sent = tuple[Refusal | None, bytes]
 
 
 class ExpertDriving(Driving):
     """Carries out one member's calls."""
+
+    def __init__(
+        self, *, run: Run, account: str, network: Network, worker: StageWorker, serving: Serving,
+        peer_of: Callable[[str], str | None],
+    ) -> None:  # fmt: skip
+        """As `Driving`."""
+        super().__init__(run=run, account=account, network=network, worker=worker, serving=serving, peer_of=peer_of)
+        self._patience = Patience()
 
     async def call(self, call: Call) -> DriverMessage | None:
         """Carry out a call; what the machine is told."""
@@ -115,24 +133,40 @@ class ExpertDriving(Driving):
         now = asyncio.get_running_loop().time
         until, again = now() + PATIENCE_S, True
         while True:
+            sent_at = now()
             try:
-                refusal, data = await self._send(account, tag, asked, calls)
+                refusal, data = await self._unless_lost(account, tag, self._send(account, tag, asked, calls))
             except DeadlineExceeded as exc:
                 if not again:
                     raise HolderLost(account, FAULT, str(exc)) from exc
-                again = False
+                until, again = now() + PATIENCE_S, False
                 continue
             except NetworkError as exc:
                 raise HolderLost(account, FAULT, str(exc)) from exc
             if refusal is None:
+                self._patience.took(now() - sent_at)
                 return data
             if refusal.code not in ("BUSY", "WORKING", "STALE") or now() >= until:
                 raise HolderLost(account, refusal.code, refusal.code)
             await asyncio.sleep(min(max(refusal.wait_s, LEAST_S), MOST_S))
 
+    async def _unless_lost(self, account: str, tag: Tag, sending: Coroutine[Any, Any, Sent]) -> Sent:
+        """What comes of it; nobody waits for a holder that is lost, nor once the round is over. Raises HolderLost."""
+        task = asyncio.create_task(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=GLANCE_S))[0]:
+                driver = self._serving.driver
+                if not isinstance(driver, TrunkDriver) or driver.open.round != tag.round:
+                    raise HolderLost(account, FAULT, "the round is over")
+                if driver.gives_up(account):
+                    raise HolderLost(account, FAULT, "the leader calls it lost")
+            return task.result()
+        finally:
+            task.cancel()
+
     async def _send(
         self, account: str, tag: Tag, asked: Asked | None, calls: Sequence[Counted]
-    ) -> tuple[Refusal | None, bytes]:
+    ) -> Sent:
         peer = self._peer_of(account)
         if peer is None:
             raise Unreachable(f"account {account[:16]}: its peer is not known")
@@ -145,8 +179,9 @@ class ExpertDriving(Driving):
             counts=asked.counts if asked else [], calls=list(calls),
         )  # fmt: skip
         answer, data = await passes.carry(
-            self._network, peer, "stage.expert", body, given, len(asked.x) if asked is not None else 0
-        )
+            self._network, peer, "stage.expert", body, given, len(asked.x) if asked is not None else 0,
+            timeout_s=self._patience.timeout_s,
+        )  # fmt: skip
         if answer.refusal is not None:
             return answer.refusal.refusal(), b""
         if asked is not None and len(data) != len(asked.x):

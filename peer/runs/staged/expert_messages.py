@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from peer.runs.staged.bodies import PassBody
+from peer.runs.staged.bodies import LookBody, PassBody
 from peer.stages.messages import Tag
 from peer.wire import Hash, Message, Natural
 
@@ -40,6 +40,14 @@ class ExpertBody(PassBody):
         """What it is for."""
         tag = super().tag()
         return tag if self.layer is None else Tag(**{**vars(tag), "layer": self.layer})
+
+
+class ExpertLookBody(LookBody):
+    """`stage.look`: a layer's outputs for tokens of held-out samples."""
+
+    layer: Annotated[int, Field(ge=0, lt=MOST_LAYERS)]
+    experts: Numbers
+    counts: Numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from peer.errors import Refused
-from peer.runs.staged.expert_messages import Asked, ExpertBody
+from peer.runs.staged.bodies import LookBody
+from peer.runs.staged.expert_messages import Asked, ExpertBody, ExpertLookBody
 from peer.runs.staged.expert_worker import ExpertWorker
 from peer.runs.staged.parcels import BAD
-from peer.runs.staged.passed import Passed
+from peer.runs.staged.passed import Passed, Seen
 from peer.runs.staged.serving import Serving
 from peer.stages.messages import Kind
 from peer.wire import Reply
@@ -20,6 +21,8 @@ from peer.wire import Reply
 
 class ExpertServing(Serving):
     """One member's."""
+
+    _looks = ExpertLookBody
 
     async def on_pass(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.pass`: not in this run."""
@@ -31,6 +34,14 @@ class ExpertServing(Serving):
         x, gradient = self._given((caller, asked.call), payload, asked.x, asked.gradient, asked.sum)
         refusal, passed = await self.perform(account, asked.tag(), self._work(asked, x, gradient))
         return self._answer((caller, asked.call), refusal, passed)
+
+    async def _look(self, asked: LookBody, x: bytes, targets: bytes) -> Seen | None:
+        worker = self._worker
+        assert isinstance(asked, ExpertLookBody)
+        if not isinstance(worker, ExpertWorker) or not x or targets:
+            raise Refused(BAD, f"stage.look: {len(x)} bytes of tokens and {len(targets)} of targets")
+        one = Asked(holder="", layer=asked.layer, experts=asked.experts, counts=asked.counts, x=x)
+        return await worker.outputs(asked.state, one)
 
     def _work(self, asked: ExpertBody, x: bytes, gradient: bytes) -> Callable[[], Coroutine[Any, Any, Passed]]:
         worker, kind, layer = self._worker, Kind(asked.kind), asked.layer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ledger.entries import StageReceipt
 from peer.blobs.store import BlobStore
@@ -19,8 +19,8 @@ from peer.runs.hardware import Hardware
 from peer.runs.history import History
 from peer.runs.run import Run
 from peer.runs.staged.expert_messages import Asked, Counted
-from peer.runs.staged.passed import Passed
-from peer.runs.staged.worker import StageWorker
+from peer.runs.staged.passed import Passed, Seen
+from peer.runs.staged.worker import SLOTS, StageWorker
 from peer.stages.messages import Kind
 from peer.supervisor import Fields, Worker
 from peer.tensors import Slot
@@ -33,6 +33,8 @@ Ask = Callable[[Kind, Sequence[Asked]], Awaitable[Sequence[bytes]]]
 
 
 FAULT = "FP-453"
+SPARE = 2
+"""Slots beside those of the microbatches under way."""
 
 
 class HolderLost(WorkerError):
@@ -51,6 +53,8 @@ class ExpertWorker(StageWorker):
     ) -> None:
         """As `RunProcess`."""
         super().__init__(run=run, store=store, files=files, history=history, hardware=hardware, folder=folder)
+        assert run.staged is not None
+        self._slots = max(SLOTS, run.staged.in_flight + SPARE)
         self.masked: dict[str, int] = {}
         """What experts that nobody serves cost the round's microbatches so far, where they cost anything."""
 
@@ -63,6 +67,23 @@ class ExpertWorker(StageWorker):
         self, *, round_number: int, microbatch: int, tokens: int, holders: Sequence[str], ask: Ask
     ) -> Passed:
         """A microbatch through the trunk. Raises HolderLost, WorkerRefused, WorkerDied."""
+        answer = await self._through(
+            "trunk_drive", ask, "x", "gradient", round=round_number, microbatch=microbatch, state=self.state,
+            tokens=tokens, holders=list(holders),
+        )  # fmt: skip
+        for name, figure in answer.get("lost", {}).items():
+            self.masked[name] = self.masked.get(name, 0) + int(figure)
+        return self._took(answer, b"", Kind.BACKWARD)
+
+    async def evaluate(self, state: str, start: int, holders: Sequence[str], ask: Ask) -> Seen | None:
+        """The loss of held-out samples from this one on, if `state` is what the trunk holds. Raises as `drive`."""
+        answer = await self._through("trunk_evaluate", ask, "x", state=state, start=start, holders=list(holders))
+        if answer["answer"] != "done":
+            return None
+        return Seen(data=b"", loss=int(answer["loss"]), tokens=int(answer["tokens"]))
+
+    async def _through(self, do: str, ask: Ask, *places: str, **params: Any) -> Fields:
+        """What the trunk answers once it has asked for all that it needs, in these places. Raises HolderLost."""
         worker, answering, lost = self._live(), set[asyncio.Task[None]](), list[HolderLost]()
         async with self._shared().slot() as slot:
 
@@ -73,18 +94,22 @@ class ExpertWorker(StageWorker):
                     task.add_done_callback(answering.discard)
 
             try:
-                answer = await slot.call(
-                    worker, "trunk_drive", {}, "x", "gradient", "reply", round=round_number, microbatch=microbatch,
-                    state=self.state, tokens=tokens, holders=list(holders), on_event=on_event,
-                )  # fmt: skip
+                answer = await slot.call(worker, do, {}, *places, "reply", on_event=on_event, **params)
             finally:
                 for task in answering:
                     task.cancel()
         if answer["answer"] == "failed":
             raise lost[0] if lost else HolderLost(str(answer["holder"]), FAULT, str(answer["why"]))
-        for name, figure in answer.get("lost", {}).items():
-            self.masked[name] = self.masked.get(name, 0) + int(figure)
-        return self._took(answer, b"", Kind.BACKWARD)
+        return answer
+
+    async def outputs(self, state: str, asked: Asked) -> Seen | None:
+        """A layer's outputs, of no round, if `state` is what is held. Raises WorkerRefused, WorkerDied."""
+        async with self._shared().slot() as slot:
+            answer = await slot.call(
+                self._live(), "expert_evaluate", {"x": asked.x}, "reply", state=state, layer=asked.layer,
+                experts=asked.experts, counts=asked.counts,
+            )  # fmt: skip
+            return Seen(data=bytes(slot.reply())) if answer["answer"] == "done" else None
 
     async def expert(
         self, kind: Kind, *, round_number: int, microbatch: int, tokens: int, asked: Asked

@@ -33,19 +33,29 @@ class Looking:
         total = tokens = 0
         size = self._plan.microbatch
         for number in range(max(1, int(self._run.config["evaluation"]["sequences"]) // size)):  # whole microbatches
-            x, targets, counted = await self._worker.read(number * size, held_out=True)
-            if not counted:
+            seen = await self._look(states, number * size)
+            if not seen.tokens:
                 break
-            seen = await self._worker.look(states[0], x, None)
-            for stage in range(1, self._plan.stages):
-                if seen is None:
-                    raise RunError(UNSEEN, f"run {self._run.id[:16]}: stage 0 is not at {states[0][:16]}")
-                seen = await self._ask(stage, states[stage], seen.data, targets)
-            assert seen is not None  # there are two stages or more
             total, tokens = total + seen.loss * seen.tokens, tokens + seen.tokens
         if not tokens:
             raise RunError(UNSEEN, f"run {self._run.id[:16]}: there are no held-out samples")
         return round(total / tokens)
+
+    async def _look(self, states: Sequence[str], first: int) -> Seen:
+        """The microbatch of held-out samples from this one on; without tokens where there are none any more."""
+        x, targets, counted = await self._worker.read(first, held_out=True)
+        if not counted:
+            return Seen(data=b"")
+        seen = await self._worker.look(states[0], x, None)
+        for stage in range(1, self._plan.stages):
+            if seen is None:
+                raise self._elsewhere(states[0])
+            seen = await self._ask(stage, states[stage], seen.data, targets)
+        assert seen is not None  # there are two stages or more
+        return seen
+
+    def _elsewhere(self, state: str) -> RunError:
+        return RunError(UNSEEN, f"run {self._run.id[:16]}: stage 0 is not at {state[:16]}")
 
     async def _ask(self, stage: int, state: str, x: bytes, targets: bytes) -> Seen:
         """One replica of a stage after another, in any order."""

@@ -15,23 +15,24 @@ from random import Random
 import structlog
 
 from ledger.entries import StageReceipt
-from ledger.errors import Behind, LedgerError
+from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
 from peer.errors import ForgeError, NetworkError, WorkerDied, WorkerRefused
 from peer.files import write_atomic
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
-from peer.messages import Ahead
 from peer.network.network import Network
 from peer.rounds.messages import LogGrew
 from peer.runs import wish
 from peer.runs.disk import Disk
+from peer.runs.following import Following
 from peer.runs.heart import BEAT_S, BEAT_TIMEOUT_S, Heart
 from peer.runs.prefetch import Prefetcher
 from peer.runs.run import Run
 from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
 from peer.runs.staged.expert_driving import ExpertDriving
+from peer.runs.staged.expert_looking import ExpertLooking
 from peer.runs.staged.expert_serving import ExpertServing
 from peer.runs.staged.loads import Load
 from peer.runs.staged.looking import Looking
@@ -76,15 +77,16 @@ class StagedMember:
         assert run.staged is not None
         self.run, self.leader = run, leader
         self._plan = run.staged
-        self._key, self._worker, self._logs, self._replication = key, worker, logs, replication
+        self._key, self._worker = key, worker
         self.machine = self._machine(None)
         self.prefetcher = Prefetcher(
             worker.fetch, round_number=lambda: run.log.round, most_bytes=run.plan.most_update_bytes,
             budget_bytes=worker.prefetch_bytes, rng=Random(),
         )  # fmt: skip
+        self.following = Following(run=run, logs=logs, replication=replication, leader=leader, grew=self._grew)
         self.heart = Heart(
             run=run, network=network, replication=replication, advert=advert, leader=leader,
-            state=lambda: self.machine.holding.state, on_update=self.prefetcher.want, on_ahead=self.go_ahead,
+            state=lambda: self.machine.holding.state, on_update=self.prefetcher.want, on_ahead=self.following.go_ahead,
             on_joined=self._say_now,
         )  # fmt: skip
         self.standing = Standing(run=run, account=key.public, leader=leader, call=self.heart.call)
@@ -95,7 +97,7 @@ class StagedMember:
         self._driving = (ExpertDriving if experts else Driving)(
             run=run, account=key.public, network=network, worker=worker, serving=self.serving, peer_of=peer_of
         )
-        self.looking = Looking(run=run, network=network, worker=worker, peer_of=peer_of)
+        self.looking = (ExpertLooking if experts else Looking)(run=run, network=network, worker=worker, peer_of=peer_of)
         self._steps = Steps(run=run, worker=worker, key=key)
         self._tasks: asyncio.TaskGroup | None = None
         self._finished = asyncio.Event()
@@ -133,7 +135,7 @@ class StagedMember:
                 await unless_unfit(exc, self.run, self.heart.ask)
                 raise
         self.machine = self._machine(held)
-        works = [self.heart.serve(), self._statuses(), self.prefetcher.serve(), self.follow_log(), self._ticks()]
+        works = [self.heart.serve(), self._statuses(), self.prefetcher.serve(), self.following.follow(), self._ticks()]
         if self.run.spec["submitter"] == self._key.public:
             works.append(wish.insist(self.run, self.heart.ask))
         try:
@@ -219,27 +221,9 @@ class StagedMember:
             except TimeoutError:
                 continue
 
-    async def go_ahead(self, ahead: Ahead, leader: str) -> None:
-        """Go on with what our leader signed beyond what is certified, unless it must not count."""
-        try:
-            try:
-                await self.run.follow(ahead, leader)
-            except Behind:  # what was certified meanwhile is still on its way
-                await self._replication.pull_log(self.leader.peer or "", self.run.origin)
-                await self.run.follow(ahead, leader)
-        except (ForgeError, LedgerError) as exc:
-            log.warning("tail_refused", run=self.run.id[:16], leader=leader[:16], reason=str(exc))
+    async def _grew(self) -> None:
         await self.standing.look(self.machine.holding.state)
         self.tell(LogGrew())
-
-    async def follow_log(self, *, until_closed: bool = False) -> None:
-        """Take up what is new in the run's log, as it grows."""
-        seen = self.run.log.certified
-        while not (until_closed and self.run.log.close is not None):
-            seen = await self._logs.grown(self.run.origin, seen)
-            await self.run.refresh()
-            await self.standing.look(self.machine.holding.state)
-            self.tell(LogGrew())
 
     # ------------------------------------------------------------------ effects
 

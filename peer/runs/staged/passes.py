@@ -63,8 +63,9 @@ async def look(
 
 
 async def carry(
-    network: Network, peer: str, method: str, body: PassBody | LookBody, given: bytes, most_bytes: int
-) -> tuple[PassAnswer, bytes]:
+    network: Network, peer: str, method: str, body: PassBody | LookBody, given: bytes, most_bytes: int, *,
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[PassAnswer, bytes]:  # fmt: skip
     """Send what is given, in parts if it is long, and fetch what comes of it."""
     run, call, payload = body.run, body.call, given
     if len(given) > PAYLOAD_LIMIT:
@@ -77,7 +78,7 @@ async def carry(
 
         await _some_at_once(send, range(parts_of(len(given))))
     reply = await network.exchange(
-        peer, method, body.body(), payload=payload, timeout_s=TIMEOUT_S, expects=PAYLOAD_LIMIT
+        peer, method, body.body(), payload=payload, timeout_s=timeout_s, expects=PAYLOAD_LIMIT
     )
     answer = PassAnswer.read(reply.body)
     if answer.refusal is not None:

@@ -16,9 +16,10 @@ from peer.errors import Refused, WorkerDied, WorkerRefused
 from peer.runs.staged.bodies import LookBody, MoreBody, PartBody, PassAnswer, PassBody, RefusalText
 from peer.runs.staged.messages import MICRO
 from peer.runs.staged.parcels import BAD, Key, Parcels, digest
-from peer.runs.staged.passed import Passed
+from peer.runs.staged.passed import Passed, Seen
 from peer.runs.staged.worker import StageWorker
 from peer.stages import tasks
+from peer.stages.drive import Driver
 from peer.stages.messages import Kind, Refusal, Tag
 from peer.stages.serve import ReplicaMachine
 from peer.wire import PAYLOAD_LIMIT, Reply
@@ -36,6 +37,8 @@ MISSING = "MISSING"
 class Serving:
     """One member's. `tell` is its machine's ear."""
 
+    _looks: type[LookBody] = LookBody
+
     def __init__(
         self, *, machine: Callable[[], ReplicaMachine], worker: StageWorker,
         tell: Callable[[tasks.ReplicaMessage], None], account_of: Callable[[str], str],
@@ -50,6 +53,11 @@ class Serving:
         self._looking = asyncio.Semaphore(1)
         self.why = ""
         """Why the worker refused last."""
+
+    @property
+    def driver(self) -> Driver | None:
+        """Our machine's, in the open round."""
+        return self._machine().driver
 
     async def make(
         self, caller: str, tag: Tag, tokens: int, x: bytes | None, gradient: bytes | None
@@ -135,19 +143,22 @@ class Serving:
 
     async def on_look(self, caller: str, body: dict[str, object], payload: bytes) -> Reply:
         """`stage.look`: for the drivers of the round, one at a time."""
-        asked, account, roster = LookBody.read(body), self._known(caller), self._machine().log.last_roster
+        asked, account, roster = self._looks.read(body), self._known(caller), self._machine().log.last_roster
         if not any(seat.account == account and seat.stage == 0 for seat in roster):
             raise Refused(BAD, f"account {account[:16]} drives no round")
         x, targets = self._given((caller, asked.call), payload, asked.x, asked.targets, asked.sum)
         try:
             async with self._looking:
-                seen = await self._worker.look(asked.state, x, targets or None)
+                seen = await self._look(asked, x, targets)
         except (WorkerRefused, WorkerDied) as exc:
             return Reply(PassAnswer(refusal=RefusalText.of(Refusal(code=FAULT), str(exc))).body())
         if seen is None:
             return Reply(PassAnswer(refusal=RefusalText.of(Refusal(code="STALE"))).body())
         answer = PassAnswer(bytes=len(seen.data), sum=digest(seen.data), loss=seen.loss, tokens=seen.tokens)
         return self._handed((caller, asked.call), answer, seen.data)
+
+    async def _look(self, asked: LookBody, x: bytes, targets: bytes) -> Seen | None:
+        return await self._worker.look(asked.state, x, targets or None)
 
     def _known(self, caller: str) -> str:
         """Whose peer it is."""

@@ -49,6 +49,7 @@ class StageWorker(RunProcess):
         """The longest tensor that it takes or gives; 0 before it held a stage."""
         self.pace_s: dict[Kind, float] = {}
         """What a pass takes it, by kind."""
+        self._slots = SLOTS
         self._tied = False
         self._round_at, self._busy_s = 0.0, 0.0
         """When the round began, and how long passes took since."""
@@ -111,7 +112,7 @@ class StageWorker(RunProcess):
         base = await (self.files.base() if stage else self.files.all())  # drivers read the data
         files = {"shards": [], **{name: found for name, found in base.items() if name != "tokenizer"}}
         if self._tensors is None:
-            self._tensors = Tensors(SLOTS)
+            self._tensors = Tensors(self._slots)
         if self._worker is None or not self._worker.alive:
             if self._worker is not None:
                 await self._worker.kill()
