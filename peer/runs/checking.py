@@ -22,7 +22,8 @@ from peer.rounds.messages import Checked
 from peer.runs.bulletin import Bulletin
 from peer.runs.disk import Disk
 from peer.runs.joined import Joined
-from peer.runs.push import LeaderTasks, Push
+from peer.runs.push import Push
+from peer.runs.roletasks import RoleTasks
 from peer.runs.run import Run
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,7 @@ class Checking:
         self._fetching_bytes = 0
 
     async def check(
-        self, receipt: AnyReceipt, members: Sequence[str], tasks: LeaderTasks, *, most: int = GOSSIP_TO
+        self, receipt: AnyReceipt, members: Sequence[str], tasks: RoleTasks, *, most: int = GOSSIP_TO
     ) -> Checked:
         """Whether an update counts; `most` of `members`, PeerIDs, are told where it is."""
         maker = self._joined.peer_of(receipt.account)

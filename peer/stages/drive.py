@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from peer.rounds.log import OpenRound
-from peer.stages.jobs import Job, Record, Sent, Step, unanswered, way
+from peer.stages.jobs import Job, Record, Sent, Step, unanswered, way, window
 from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status, Tag
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
 
 ENOUGH_HERE = 3
 """With so many microbatches at our own stage no other is begun: our worker is busy, and they would only wait."""
-MORE = 2
-"""The quickest driver has so many times more under way than a usual one."""
 AGAIN_S = 1.0
 """When nobody can be called, it is looked again after so long."""
 
@@ -147,12 +145,8 @@ class Driver:
 
     @property
     def _most(self) -> int:
-        """So many are under way: a quick driver needs more to be busy, at a slow one they would only wait."""
-        usual, others, own_s = self._router.services(), len(self._replicas) - 1, sum(self._own_s.values())
-        if len(self._own_s) < len(Kind) or len(usual) < len(self._way) - len(Kind):
-            return self._in_flight
-        wanted = round(self._in_flight * sum(usual.values()) / others / max(own_s, 1e-9))
-        return min(max(wanted, min(ENOUGH_HERE, self._in_flight)), MORE * self._in_flight)
+        usual, others = self._router.services(), len(self._replicas) - 1
+        return window(self._in_flight, least=ENOUGH_HERE, own_s=self._own_s, usual=usual, others=others)
 
     @property
     def _most_here(self) -> int:
