@@ -21,7 +21,7 @@ class PipelineSpec(Section):
     """A round opens once so many live peers hold each stage; with 1 a dead peer pauses the run."""
     microbatch_size: int = Field(default=4, ge=1, le=1 << 16)
     """Sequences that go through the stages together."""
-    in_flight: int = Field(default=4, ge=1, le=256)
+    in_flight: int = Field(default=16, ge=1, le=256)
     """Microbatches that a driver has under way at once."""
     activations: Literal["int8", "bf16", "f32"] = "bf16"
     """How what goes from stage to stage travels: int8 about 1.06 bytes a value · bf16: 2 · f32: exact, 4."""

@@ -65,6 +65,7 @@ ORDER = {
         stages/jobs stages/drive stages/drive_trunk stages/patience stages/work stages/holding stages/serve
         stages/reconcile stages/placement stages/tally stages/opening stages/course stages/lead
         runs/journal runs/uncertified runs/stopwatch runs/figures runs/run runs/lag runs/joined runs/whereabouts
+        runs/roletasks
         runs/push runs/bulletin runs/heart runs/prefetch runs/shards runs/hardware runs/files runs/history
         runs/process runs/keeping runs/worker runs/wish runs/verdicts runs/unfit runs/disk runs/standing runs/receipts
         runs/following runs/offenders runs/past runs/checking runs/ahead runs/member runs/offer runs/leading

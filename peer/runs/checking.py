@@ -22,7 +22,8 @@ from peer.rounds.messages import Checked
 from peer.runs.bulletin import Bulletin
 from peer.runs.disk import Disk
 from peer.runs.joined import Joined
-from peer.runs.push import LeaderTasks, Push
+from peer.runs.push import Push
+from peer.runs.roletasks import RoleTasks
 from peer.runs.run import Run
 
 log = structlog.get_logger(__name__)
@@ -60,13 +61,15 @@ class Checking:
         self._rng = rng
         self._fetching_bytes = 0
 
-    async def check(self, receipt: AnyReceipt, members: Sequence[str], tasks: LeaderTasks) -> Checked:
-        """Whether an update counts; some of `members`, PeerIDs, are told where it is."""
+    async def check(
+        self, receipt: AnyReceipt, members: Sequence[str], tasks: RoleTasks, *, most: int = GOSSIP_TO
+    ) -> Checked:
+        """Whether an update counts; `most` of `members`, PeerIDs, are told where it is."""
         maker = self._joined.peer_of(receipt.account)
         if maker is not None:
             gossip = Gossip(run=self._run.id, update=receipt.update, peer=maker)
             others = [peer for peer in members if peer != maker]
-            self._push.gossip(tasks, self._rng.sample(others, min(GOSSIP_TO, len(others))), gossip)
+            self._push.gossip(tasks, self._rng.sample(others, min(most, len(others))), gossip)
         refusal: tuple[str, str] | None
         norm: int | None = None
         try:

@@ -25,7 +25,8 @@ from peer.runs import wish
 from peer.runs.disk import Disk
 from peer.runs.joined import Joined
 from peer.runs.offer import Offer
-from peer.runs.push import LeaderTasks, Push
+from peer.runs.push import Push
+from peer.runs.roletasks import RoleTasks
 from peer.runs.run import Run
 from peer.runs.stopwatch import Stopwatch
 from peer.runs.verdicts import Verdicts
@@ -59,7 +60,7 @@ class Leading(ABC):
         self._push = Push(origin=run.origin, network=network, replication=replication)
         self._account = account
         self._joined = Joined(run.id)
-        self._tasks: LeaderTasks | None = None
+        self._tasks: RoleTasks | None = None
         self.offer = Offer(run=run, logs=logs, account=account, push=self._push, peers=self.peers)
         self._closed = asyncio.Event()
         self._disk = Disk(run, account)
@@ -95,7 +96,7 @@ class Leading(ABC):
         """Lead until the run is closed. Raises TermOver once another one does."""
         await self.offer.begin()
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = LeaderTasks(tasks)
+            self._tasks = RoleTasks(tasks)
             self._begin(await self.offer.balance(), time.monotonic())
             working = [tasks.create_task(work) for work in (self._ticks(), self.offer.serve(self._tasks))]
             if reason := wish.kept(self.run):

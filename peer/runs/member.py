@@ -49,6 +49,7 @@ from peer.runs.heart import Heart
 from peer.runs.lag import Lag
 from peer.runs.prefetch import Prefetcher
 from peer.runs.receipts import Receipts
+from peer.runs.roletasks import RoleTasks
 from peer.runs.run import Run
 from peer.runs.standing import Standing
 from peer.runs.unfit import unless_unfit
@@ -112,7 +113,7 @@ class Member:
             on_joined=lambda: self.tell(Welcomed()),
         )
         self._worker = worker
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: RoleTasks | None = None
         self._finished = asyncio.Event()
         self._quiet = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
@@ -153,7 +154,7 @@ class Member:
             works.append(wish.insist(self.run, self.heart.ask))
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._tasks = tasks
+                self._tasks = RoleTasks(tasks)
                 helpers = [tasks.create_task(work) for work in works]
                 self._beating = helpers[0]
                 self.tell(LogGrew())
@@ -210,7 +211,7 @@ class Member:
         if self._tasks is None or self._finished.is_set():
             return
         for effect in effects:
-            self._tasks.create_task(self._try(effect))
+            self._tasks.start(self._try(effect))
         if self.machine.quiet:
             self._quiet.set()
         if self.machine.finished and self.machine.busy is None:

@@ -16,7 +16,8 @@ from ledger.errors import EntryInvalid, TermOver
 from peer.ledger.logs import Logs, certified_size
 from peer.messages import Ahead
 from peer.rounds.tail import balance_after_tail
-from peer.runs.push import LeaderTasks, Push
+from peer.runs.push import Push
+from peer.runs.roletasks import RoleTasks
 from peer.runs.run import Run
 
 
@@ -63,7 +64,7 @@ class Offer:
         await self._run.go_ahead(self._account)
         self._size, self._drops, self._held_back = self._run.log.size, self._run.log.drops, False
 
-    async def serve(self, tasks: LeaderTasks) -> None:
+    async def serve(self, tasks: RoleTasks) -> None:
         """Have certified whatever is signed, until cancelled; what members are sent is sent by `tasks`.
 
         Raises:
@@ -79,7 +80,7 @@ class Offer:
             async with self._certified:
                 self._certified.notify_all()
 
-    async def append(self, entries: Sequence[Entry], tasks: LeaderTasks) -> None:
+    async def append(self, entries: Sequence[Entry], tasks: RoleTasks) -> None:
         """Append and sign; returns once members go by it: at once, or when enough is certified.
 
         Raises:

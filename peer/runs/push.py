@@ -6,7 +6,7 @@ IO: calls over the network.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import structlog
@@ -15,6 +15,7 @@ from peer.errors import NetworkError
 from peer.ledger.replication import Replication
 from peer.messages import Ahead, CutNews, Gossip
 from peer.network.network import Network
+from peer.runs.roletasks import RoleTasks
 
 log = structlog.get_logger(__name__)
 
@@ -27,20 +28,6 @@ COUNTED_BYTES = 200
 """Of one update in it, about."""
 
 
-class LeaderTasks:
-    """Tasks of one leader; once they are being cancelled, nothing new is started."""
-
-    def __init__(self, tasks: asyncio.TaskGroup) -> None:
-        self._tasks = tasks
-
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do this beside the rest."""
-        try:
-            self._tasks.create_task(work)
-        except RuntimeError:  # the group is ending: a call came in at the last moment
-            work.close()
-
-
 class Push:
     """Sends to members; one that cannot be reached asks for what it lacks with its next heartbeat."""
 
@@ -51,25 +38,25 @@ class Push:
         self._replication = replication
         self._logs = asyncio.Semaphore(MOST_LOGS)
 
-    def gossip(self, tasks: LeaderTasks, peers: Iterable[str], gossip: Gossip) -> None:
+    def gossip(self, tasks: RoleTasks, peers: Iterable[str], gossip: Gossip) -> None:
         """Say who has an update."""
         for peer in peers:
             tasks.start(self.send(peer, "run.gossip", gossip.body()))
 
-    def cut(self, tasks: LeaderTasks, peers: Collection[str], news: CutNews) -> None:
+    def cut(self, tasks: RoleTasks, peers: Collection[str], news: CutNews) -> None:
         """Say what a round is cut with, in a run that is not too large for it."""
         if len(peers) * len(news.counted) * COUNTED_BYTES <= CUTS_BYTES:
             for peer in peers:
                 if peer != self._network.peer_id:
                     tasks.start(self.send(peer, "run.cut", news.body()))
 
-    def ahead(self, tasks: LeaderTasks, peers: Iterable[str], ahead: Ahead) -> None:
+    def ahead(self, tasks: RoleTasks, peers: Iterable[str], ahead: Ahead) -> None:
         """Send what is signed and not certified yet."""
         for peer in peers:
             if peer != self._network.peer_id:
                 tasks.start(self.send(peer, "run.ahead", ahead.body()))
 
-    def news(self, tasks: LeaderTasks, peers: Iterable[str], since: int) -> None:
+    def news(self, tasks: RoleTasks, peers: Iterable[str], since: int) -> None:
         """Send the newest entries of the log."""
         for peer in peers:
             if peer != self._network.peer_id:

@@ -134,17 +134,18 @@ class Course:
         """A replica that was started again lost what it held: drivers had better replay that at once."""
         account, life = status.account, self._lives.get(status.account, status.life)
         self._lives[account] = status.life
-        if life == status.life or self.step is not Step.DRIVING:
+        seat = self.open.seat(account)
+        if life == status.life or seat is None or seat.stage == 0:  # a driver drives the same again
             return []
         return self.missed(account)
 
     def missed(self, account: str) -> Effects:
         """This one fell silent, left, or was started again."""
         seat = self.open.seat(account)
-        if seat is None or seat.stage == 0 or self.step is not Step.DRIVING:
+        if seat is None or self.step is not Step.DRIVING:
             return []
         self._losses.append(account)
-        return self._tell(self._drivers)
+        return self._tell(each.account for each in self.open.roster)
 
     def judge(self, message: Checked, now: float) -> tuple[StageReceipt | None, Effects]:
         """An update was checked: its receipt, if it is awaited, and what is to be done."""
@@ -279,7 +280,7 @@ class Course:
         if seat is None or self.outcome is not None:
             return []
         number, attempt, manifest = self.open.round, tally.attempt, tally.manifests.get(account)
-        if self.step is Step.DRIVING and seat.stage == 0 and not tally.knows(account, len(self._losses), self._name):
+        if self.step is Step.DRIVING and not tally.knows(account, len(self._losses), self._name):
             losses = Losses(round=number, leader=self._name, accounts=tuple(self._losses))
             return [Tell(account=account, order=losses)]
         if self.step is Step.RECONCILING and seat.stage == 0 and not tally.halted(account):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from peer.rounds.log import OpenRound
-from peer.stages.jobs import Job, Record, Sent, Step, way
+from peer.stages.jobs import Job, Record, Sent, Step, unanswered, way, window
 from peer.stages.messages import NO_ATTEMPT, Attempt, Halt, Kind, Losses, Status, Tag
 from peer.stages.routing import Router
 from peer.stages.tasks import Answered, Call, Declined, DriverMessage, Reset
@@ -39,7 +39,7 @@ class Driver:
             open_round: the round.
             replicas: accounts by stage, from 1 on.
             microbatches: numbers of those of our seat.
-            in_flight: so many are under way at a time.
+            in_flight: so many are under way at a time, if our worker is as quick as others are.
             until: the round's time budget is over then, and nothing is begun any more.
             router: what we know of the replicas.
             ids: numbers for calls that were never given to any other.
@@ -58,6 +58,8 @@ class Driver:
         self._way = self._steps()
         self._waiting = list(reversed(list(microbatches)))
         self._in_flight = in_flight
+        self._own_s: dict[Kind, float] = {}
+        """What our own worker needed last, by kind of call."""
         self._until = until
         self._router = router
         self._ids = ids
@@ -97,7 +99,7 @@ class Driver:
     def tell(self, status: Status) -> Status:
         """The same status with how the driving stands."""
         table = tuple(sorted(self.table.items())) if self.attempt != NO_ATTEMPT else ()
-        return replace(status, finished=self.finished, halted=self.settled_for, losses=self.losses, table=table)
+        return replace(status, finished=self.finished, halted=self.settled_for, table=table)
 
     # ------------------------------------------------------------------ input
 
@@ -135,11 +137,16 @@ class Driver:
             replays += 1
             self._jobs.append(self._replay(stage, microbatch))
         here = sum(job.step[0] == 0 for job in self._jobs)
-        while self._waiting and len(self._jobs) - replays < self._in_flight and not self.halted and now < self._until:
+        while self._waiting and len(self._jobs) - replays < self._most and not self.halted and now < self._until:
             if here >= self._most_here:
                 break
             here += 1
             self._jobs.append(Job(microbatch=self._waiting.pop(), steps=self._way, inputs={0: ""}))
+
+    @property
+    def _most(self) -> int:
+        usual, others = self._router.services(), len(self._replicas) - 1
+        return window(self._in_flight, least=ENOUGH_HERE, own_s=self._own_s, usual=usual, others=others)
 
     @property
     def _most_here(self) -> int:
@@ -174,7 +181,7 @@ class Driver:
         """What these replicas held is replayed, though nobody asked for it yet: the others are busy anyway."""
         known = self.losses.number if self.losses.leader == order.leader else 0
         self.losses = Attempt(max(known, len(order.accounts)), order.leader)
-        lost = set(order.accounts[known:])
+        lost = set(order.accounts[known:]) - {self._account}  # we are here, whatever was thought of us
         if not self.halted:
             self._lost.update({place: None for place, record in self._records.items() if record.account in lost})
 
@@ -197,6 +204,8 @@ class Driver:
                 call.account, stage, kind, now, took_s=now - sent.at, service_s=message.service_s,
                 waited_s=message.waited_s, queue_s=message.queue_s,
             )  # fmt: skip
+        else:
+            self._own_s[kind] = message.service_s
         if kind is Kind.FORWARD:
             job.inputs[stage + 1] = message.value
         else:
@@ -286,4 +295,4 @@ class Driver:
         stage, kind = job.step
         if stage == 0:
             return self._account
-        return self._router.pick(self._candidates(stage), stage, kind, now, job.without)
+        return self._router.pick(self._candidates(stage), stage, kind, now, job.without, unanswered(self._jobs))

@@ -5,12 +5,16 @@ Pure: no time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from peer.stages.messages import Kind
 from peer.stages.tasks import Call
 
 Step = tuple[int, Kind]
+
+MORE = 2
+"""The quickest driver has so many times more under way than a usual one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,6 @@ class Job:
     """Who has failed this step."""
     again_at: float = 0.0
     """Nobody could be called; look again then."""
-
     holders: tuple[str, ...] = ()
     """Of a trunk: by group who serves its experts."""
     replay: bool = False
@@ -65,6 +68,32 @@ class Sent:
     at: float
     due_at: float
     """When it has failed; 0: never."""
+
+
+def unanswered(jobs: Iterable[Job]) -> dict[str, float]:
+    """By replica: when the first of the calls was made that it has not answered yet."""
+    since: dict[str, float] = {}
+    for sent in (job.sent for job in jobs if job.sent is not None):
+        since[sent.call.account] = min(sent.at, since.get(sent.call.account, sent.at))
+    return since
+
+
+def window(
+    in_flight: int, *, least: int, own_s: Mapping[Kind, float], usual: Mapping[tuple[int, Kind], float], others: int
+) -> int:
+    """How many microbatches a driver has under way: a quick one needs more to be busy, at a slow one they would wait.
+
+    Args:
+        in_flight: of a driver that is as quick as the replicas are.
+        least: of the slowest one, if `in_flight` is no less.
+        own_s: seconds of its own calls, by kind.
+        usual: seconds of others' calls by stage and kind, as far as they are known.
+        others: the other stages.
+    """
+    if len(own_s) < len(Kind) or len(usual) < others * len(Kind) - 1:  # the last one's two passes are one call
+        return in_flight
+    wanted = round(in_flight * sum(usual.values()) / others / max(sum(own_s.values()), 1e-9))
+    return min(max(wanted, min(least, in_flight)), MORE * in_flight)
 
 
 def way(stages: int) -> tuple[Step, ...]:

@@ -1,7 +1,8 @@
-"""Which replica of a stage a driver calls next: of two drawn at random, the one that should be finished first.
+"""Which replica of a stage a driver calls next: of four drawn at random, the one that should be finished first.
 
 What is known of a replica is learnt from its replies: how long it takes for one call, how much it has before it, and
-how far away it is. Between replies a replica is taken to be busy with what it said it had and with what we sent since.
+how far away it is. Between replies a replica is taken to be busy with what it said it had and with what we sent since;
+whoever keeps us waiting keeps the next call waiting for as long.
 Of whom nothing is known, or nothing of late, is taken to be like the others: it gets its turn, and is known again.
 Who fails is not called for 1, 2, 4 … seconds; who is busy, not before it said it would have room.
 
@@ -24,8 +25,10 @@ FIRST_SERVICE_S = 1.0
 """Taken for a replica of whose stage nothing is known."""
 FIRST_RTT_S = 0.1
 """Taken while no replica has answered."""
-REMEMBER_S = 30.0
+REMEMBER_S = 120.0
 """So long after its last answer a replica's speed is known: one that was slow once is not passed over for good."""
+DRAWN = 4
+"""Of so many replicas the best one is called: of fewer, slow ones get too much, of more, all call the same ones."""
 LEAST_TIMEOUT_S = 5.0
 MOST_WAIT_S = 60.0
 """No replica is waited for longer, whatever it says, before it is asked again."""
@@ -60,25 +63,37 @@ class Router:
         self._usual_rtt_s: float | None = None
 
     def pick(
-        self, accounts: Sequence[str], stage: int, kind: Kind, now: float, without: Collection[str] = ()
-    ) -> str | None:
+        self, accounts: Sequence[str], stage: int, kind: Kind, now: float, without: Collection[str] = (),
+        since: Mapping[str, float] | None = None,
+    ) -> str | None:  # fmt: skip
         """Who of a stage's replicas is called now, or None if nobody may be.
 
-        `without`: those that shall not be called if there is anybody else.
+        Args:
+            accounts: the replicas.
+            stage: theirs.
+            kind: what they are asked for.
+            now: the time.
+            without: those that shall not be called if there is anybody else.
+            since: when the first of our calls was made that some of them have not answered yet.
         """
         free = [account for account in accounts if self._free_at(account) <= now]
         free = [account for account in free if account not in without] or free
-        two = self._rng.sample(free, 2) if len(free) > 2 else free
-        return min(two, key=lambda account: self.finish_s(account, stage, kind, now), default=None)
+        drawn = self._rng.sample(free, min(DRAWN, len(free)))
+        asked = since or {}
+        return min(
+            drawn, key=lambda name: self.finish_s(name, stage, kind, now, now - asked.get(name, now)), default=None
+        )
 
     def free_at(self, accounts: Sequence[str]) -> float | None:
         """When the first of these may be called; None if there are none."""
         return min((self._free_at(account) for account in accounts), default=None)
 
-    def finish_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
-        """Seconds until an answer to a call made now should be here."""
+    def finish_s(self, account: str, stage: int, kind: Kind, now: float, waited_s: float = 0.0) -> float:
+        """Seconds until an answer to a call made now should be here, where an earlier one is awaited for so long: what
+        keeps that one waiting is before the new one too.
+        """
         known, way_s = self._of(account), self._way_s(account, now)
-        return max(known.through_at - now, way_s) + self._service_s(known, stage, kind, now) + way_s
+        return max(known.through_at - now, way_s, waited_s) + self._service_s(known, stage, kind, now) + way_s
 
     def timeout_s(self, account: str, stage: int, kind: Kind, now: float) -> float:
         """After how long a call made now has failed."""

@@ -155,7 +155,7 @@ class ReplicaMachine:
         if driver is not None:
             parts += (driver.finished, driver.settled_for, driver.losses)
         if work is not None:
-            parts += (work.floor, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
+            parts += (work.floor, work.losses, work.lacking, work.receipt, work.norm, work.applied, work.cut is None)
         return parts
 
     # ------------------------------------------------------------------ orders
@@ -168,6 +168,8 @@ class ReplicaMachine:
             return []
         if opened is None or order.round != opened.round:
             return []
+        if work is not None and isinstance(order, Losses):
+            work.lost(order)
         if isinstance(order, Losses | Halt):
             return list(self.driver.receive(order, now)) if self.driver is not None else []
         if isinstance(order, Cut):
@@ -198,7 +200,7 @@ class ReplicaMachine:
                 self.holding.loaded(message)
             case tasks.Undone():
                 if work is not None:
-                    work.undoing = False
+                    work.undone(message.kept)
             case tasks.Wrote():
                 self._promised[message.receipt.round] = message.receipt
                 if work is not None and isinstance(done, tasks.WriteUpdate) and done.open == work.open:
@@ -233,7 +235,7 @@ class ReplicaMachine:
             effects += self.driver.tick(now)
         if self.busy is None and self._pause.over(now) and self.log.state:
             self._pause.until = 0.0
-            self.busy = self.holding.catch_up() if self.holding.behind else self._work()
+            self.busy = self.holding.catch_up() if self.holding.behind else self._work(now)
             effects += [self.busy] if self.busy is not None else []
         if (news := self._news()) != self._said:
             self._said = news
@@ -254,21 +256,20 @@ class ReplicaMachine:
         if self.work is None and not self.holding.behind and not self._moved_on:
             promised = self._promised.get(opened.round)
             kept = promised if promised is not None and fits(promised, plan=self._plan, open_round=opened) else None
-            self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, receipt=kept)
+            self.work = Work(open_round=opened, seat=seat, plan=self._plan, room=self._room, now=now, receipt=kept)
             if seat.stage == 0 and self.driver is None:
-                self.driver = self._drive(self.work, now)
+                self.driver = self._drive(self.work)
         if self.work is not None and not self.work.begun:
             self.work.begun = True
             return [tasks.OpenStage(round=opened.round, state=opened.state, stage=seat.stage)]
         return []
 
-    def _drive(self, work: Work, now: float) -> Driver:
-        stages = range(1, self._plan.stages)
-        replicas = {stage: tuple(seat.account for seat in work.open.roster if seat.stage == stage) for stage in stages}
+    def _drive(self, work: Work) -> Driver:
+        roster, stages = work.open.roster, range(1, self._plan.stages)
+        replicas = {stage: tuple(seat.account for seat in roster if seat.stage == stage) for stage in stages}
         return (TrunkDriver if self._plan.experts else Driver)(
             account=self.account, open_round=work.open, replicas=replicas, microbatches=work.numbers(work.seat),
-            in_flight=self._plan.in_flight, until=now + self._plan.plan.time_budget_s, router=self._router,
-            ids=self._ids,
+            in_flight=self._plan.in_flight, until=work.until, router=self._router, ids=self._ids,
         )  # fmt: skip
 
     @property
@@ -276,7 +277,7 @@ class ReplicaMachine:
         """Whether the accumulator of the open round is gone, as the worker holds what came of it, or is about to."""
         return self.holding.ahead or isinstance(self.busy, tasks.LoadStage | tasks.ApplyStage)
 
-    def _work(self) -> tasks.ReplicaEffect | None:
+    def _work(self, now: float) -> tasks.ReplicaEffect | None:
         """What the open round wants of the worker beside serving."""
         work = self.work
         if work is None or self.holding.ahead:
@@ -289,6 +290,9 @@ class ReplicaMachine:
         if extra := work.extra:
             work.undo(extra)
             return tasks.Undo(round=number, microbatches=extra)
+        if needless := work.needless(now):
+            work.undo(needless, beside=True)
+            return tasks.Undo(round=number, microbatches=needless, beside=True)
         if work.writable and work.wanted is not None:
             return tasks.WriteUpdate(open=work.open, stage=stage, served=work.wanted.hex)
         return None

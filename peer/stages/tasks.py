@@ -44,6 +44,8 @@ class Undone:
     """The worker took these microbatches out of the accumulator."""
 
     round: int
+    kept: tuple[int, ...] = ()
+    """Those that it could not take out beside the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +156,8 @@ class Undo:
 
     round: int
     microbatches: tuple[int, ...]
+    beside: bool = False
+    """Requests are served meanwhile; what cannot be taken out by itself is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,18 +4,19 @@ Every microbatch is in the accumulator once or not at all; what was done once is
 reply). From an attempt of the leader on, only requests of later attempts are taken, so that nothing that is late or
 repeated changes what was agreed.
 
-Pure: no time.
+Pure: time is an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 
 from ledger.entries import StageReceipt
 from peer.rounds.log import OpenRound, Seat
 from peer.stages.manifest import Manifest
-from peer.stages.messages import NO_ATTEMPT, Attempt, Cut, Freeze, Kind, Refusal, Status, Tag
+from peer.stages.messages import NO_ATTEMPT, Attempt, Cut, Freeze, Kind, Losses, Refusal, Status, Tag
 from peer.stages.plan import StagePlan
 from peer.stages.slots import numbers, size_of
 
@@ -23,13 +24,17 @@ NOT_OURS = "FP-452"
 FLOOD = 2
 """A driver may have so many times more requests here than an honest one has microbatches under way."""
 
+LATE = 0.25
+"""In this last part of the time budget what is to be undone takes its turn."""
+
 
 class Work:
     """One accumulator in one round. Written only by the replica's machine."""
 
     def __init__(
-        self, *, open_round: OpenRound, seat: Seat, plan: StagePlan, room: int, receipt: StageReceipt | None = None
-    ) -> None:
+        self, *, open_round: OpenRound, seat: Seat, plan: StagePlan, room: int, now: float = 0.0,
+        receipt: StageReceipt | None = None,
+    ) -> None:  # fmt: skip
         """An empty accumulator.
 
         Args:
@@ -37,6 +42,7 @@ class Work:
             seat: ours in it.
             plan: the run's figures.
             room: requests that wait or are served at a time, at most.
+            now: the round's time budget begins.
             receipt: one that we signed for this round before a restart, and whose update we have.
         """
         self.open = open_round
@@ -48,9 +54,13 @@ class Work:
         """The newest order taken: requests of this attempt and before are over."""
         self.wanted: Manifest | None = None
         """What we shall hold."""
+        self.until = now + plan.plan.time_budget_s
+        """The time budget is over then."""
         self.begun = False
         """Whether the worker was told to begin with an empty accumulator."""
         self.undoing = False
+        self.losses: Attempt = NO_ATTEMPT
+        """How many losses we were told of, and by whom."""
         self.receipt = receipt
         """For the update written last."""
         self.cut: Cut | None = None
@@ -60,6 +70,12 @@ class Work:
         self._plan = plan
         self._room = room
         self._pending: set[Tag] = set()
+        self._later = Manifest(bits=0, size=self.size)
+        """What was done for a later attempt than that of `wanted`, which does not know of it."""
+        self._needless = Manifest(bits=0, size=self.size)
+        """What drivers have that are gone."""
+        self._leaving = Manifest(bits=0, size=self.size)
+        """What is being undone beside serving."""
 
     # ------------------------------------------------------------------ requests
 
@@ -80,9 +96,11 @@ class Work:
             return Refusal(code="WORKING")
         own = self.numbers(driver)
         here = sum(each.microbatch in own for each in self._pending)
-        if self.undoing or len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight:
+        full = len(self._pending) >= self._room or here >= FLOOD * self._plan.in_flight
+        if self.undoing or tag.microbatch in self._leaving or full:
             return Refusal(code="BUSY")
         self._pending.add(tag)
+        self._needless -= Manifest.of(own, self.size)  # it is there after all
         if tag.layer >= 0 and tag.kind is Kind.BACKWARD:
             self.held -= Manifest.of([tag.microbatch], self.size)  # until the driver says what it is made of
         return None
@@ -90,7 +108,13 @@ class Work:
     def served(self, tag: Tag) -> None:
         """The worker did it."""
         if self._over(tag) and tag.kind is Kind.BACKWARD and tag.layer < 0:
-            self.held |= Manifest.of([tag.microbatch], self.size)
+            self._hold(tag)
+
+    def _hold(self, tag: Tag) -> None:
+        found = Manifest.of([tag.microbatch], self.size)
+        self.held |= found
+        if tag.attempt > self.floor:
+            self._later |= found
 
     def dropped(self, tag: Tag) -> None:
         """The worker could not do it."""
@@ -111,14 +135,24 @@ class Work:
         """Whether nothing is under way that could change the accumulator."""
         return not self.undoing and not any(tag.kind is Kind.BACKWARD for tag in self._pending)
 
-    def undo(self, microbatches: Iterable[int]) -> None:
-        """The worker takes these out; until it has, nothing is taken in."""
-        self.held -= Manifest.of(microbatches, self.size)
-        self.undoing = True
+    def undo(self, microbatches: Iterable[int], *, beside: bool = False) -> None:
+        """The worker takes these out; until it has, nothing is taken in, or `beside` serving nothing of these."""
+        leaving = Manifest.of(microbatches, self.size)
+        self.held -= leaving
+        self._leaving = leaving
+        self.undoing = not beside
+
+    def undone(self, kept: Iterable[int]) -> None:
+        """It has; these it could not take out by themselves."""
+        self.held |= Manifest.of(kept, self.size)
+        self._needless -= Manifest.of(kept, self.size)
+        self._leaving = Manifest(bits=0, size=self.size)
+        self.undoing = False
 
     def lose(self) -> None:
         """The accumulator is not to be trusted: the worker begins with an empty one again."""
-        self.held, self.undoing, self.begun = Manifest(bits=0, size=self.size), False, False
+        self.held = self._leaving = Manifest(bits=0, size=self.size)
+        self.undoing = self.begun = False
         self._pending.clear()
 
     # ------------------------------------------------------------------ orders
@@ -132,7 +166,7 @@ class Work:
         wanted = Manifest.read(order.manifest, self.size)
         if order.attempt <= self.floor:
             return False
-        self.floor, self.wanted = order.attempt, wanted
+        self.floor, self.wanted, self._later = order.attempt, wanted, Manifest(bits=0, size=self.size)
         self.cut, self.norm, self.applied = None, "", ""
         return True
 
@@ -148,12 +182,29 @@ class Work:
         self.floor, self.cut = order.attempt, order
         return True
 
+    def lost(self, order: Losses) -> None:
+        """Members lost what they held: what the drivers among them drove will not count, unless they call again."""
+        known = self.losses.number if self.losses.leader == order.leader else 0
+        self.losses = Attempt(max(known, len(order.accounts)), order.leader)
+        for account in order.accounts[known:]:
+            seat = self.open.seat(account)
+            if seat is not None and seat.stage == 0 and seat != self.seat and not self._plan.experts:
+                self._needless |= Manifest.of(self.numbers(seat), self.size)
+
+    def needless(self, now: float) -> tuple[int, ...]:
+        """What can be undone meanwhile: one microbatch, while nothing else is to be done; late, in turn with it."""
+        late = now >= self.until - LATE * self._plan.plan.time_budget_s
+        if self.wanted is not None or self.cut is not None or self.undoing or (self._pending and not late):
+            return ()
+        asked = Manifest.of((tag.microbatch for tag in self._pending), self.size)
+        return tuple(islice((self.held & self._needless) - asked, 1))
+
     @property
     def extra(self) -> tuple[int, ...]:
         """What is to be undone now."""
         if self.wanted is None or self.cut is not None or not self.still:
             return ()
-        return tuple(self.held - self.wanted)
+        return tuple(self.held - self.wanted - self._later)
 
     @property
     def lacking(self) -> str:
@@ -178,7 +229,7 @@ class Work:
         """The same status with how our part stands."""
         cut = self.cut
         return replace(
-            status, frozen=self.floor, lacking=self.lacking, receipt=self.receipt, norm=self.norm,
+            status, frozen=self.floor, losses=self.losses, lacking=self.lacking, receipt=self.receipt, norm=self.norm,
             cut=cut.receipts if cut is not None else (), armed=cut is not None and bool(cut.norms),
             applied=self.applied,
         )  # fmt: skip

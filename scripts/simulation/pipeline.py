@@ -32,7 +32,7 @@ from peer.stages.messages import CheckUpdate, StageLeaderEffect, StageLeaderMess
 from peer.stages.plan import StagePlan
 from scripts.simulation.clock import Clock
 from scripts.simulation.people import HOUR_S, account, draw, population, sessions
-from scripts.simulation.pipeline_figures import Figures, told
+from scripts.simulation.pipeline_figures import Figures, part, told
 from scripts.simulation.pipeline_peer import PipelinePeer
 from scripts.simulation.pipeline_settings import PipelineSettings
 
@@ -69,6 +69,8 @@ class World:
         self.undone = self.replays = self.calls = 0
         self.reports: Counter[str] = Counter()
         self.ends = 0
+        self.parts: Counter[str] = Counter()
+        """How often we looked while a round was in each of its steps."""
         self._could = self._did = self._whole = 0.0
         """Microbatches: that could have gone through while driving, that did, and that could have counted."""
         self._capacity = [0.0] * settings.stages
@@ -82,6 +84,8 @@ class World:
         """Who was on the open round's roster, in which session."""
         self._balances: list[float] = []
         self.moved: list[tuple[float, str]] = []
+        self.named: dict[str, float] = {}
+        """By update: when the leader heard of it, and told those who will sum it, so that they fetch it ahead."""
         self.leader = StageLeader(name="leader/1", plan=self.plan, log=self.log, balance=0, now=0.0)
         self._tick_at = 0.0
         self.peers: dict[str, PipelinePeer] = {}
@@ -165,6 +169,7 @@ class World:
                 peer = self.peers[effect.account]
                 self.after(peer.latency_s, lambda: peer.ordered(effect.order))
             case CheckUpdate():
+                self.named[effect.receipt.update] = self.clock.now
                 told = Checked(account=effect.receipt.account, update=effect.receipt.update, refusal=None)
                 self.after(self.settings.fetch_s, lambda: self._tell(told))
             case Log():
@@ -202,6 +207,7 @@ class World:
         """Sum up what could be done just now."""
         opened = self.log.open
         if opened is not None:
+            self.parts[part(self.leader, late=self.clock.now - self._opened_at > self.settings.round_s)] += 1
             speeds, through = self._speeds(opened), self._through
             self._balances += [min(speeds) * len(speeds) / sum(speeds)] if sum(speeds) else []
             self._through = {
@@ -243,7 +249,7 @@ class World:
             seed=self.settings.seed, rounds=len(done), microbatches=counted, share=self._did / self._could,
             whole_share=counted / self._whole, balance=sum(self._balances) / len(self._balances),
             moves=len(self.moved), most_moves=self._most_moves(), ends=self.ends, undone=self.undone,
-            replays=self.replays, reports=self.reports, events=self.clock.events,
+            replays=self.replays, reports=self.reports, events=self.clock.events, parts=self.parts,
         )  # fmt: skip
 
     def _most_moves(self) -> int:

@@ -145,15 +145,22 @@ class PipelinePeer:
                 self.after(settings.load_s, lambda: self._holds(effect))
             case tasks.Undo():
                 self.world.undone += len(effect.microbatches)
+                self._kept = {tag for tag in self._kept if tag.microbatch not in effect.microbatches}
                 seconds = self.microbatch_s * len(effect.microbatches)
                 self._work(seconds, lambda: self.tell(tasks.Undone(round=number + 1)))
             case tasks.WriteUpdate():
                 self._work(settings.write_s, lambda: self.tell(tasks.Wrote(receipt=self._receipt(effect))))
             case tasks.SumUpdates():
                 told = tasks.Normed(receipts=effect.receipts, norm="3ff0000000000000")
-                self.after(settings.fetch_s, lambda: self.tell(told))
+                self.after(self._fetch_s(effect), lambda: self.tell(told))
             case tasks.ApplyStage():
                 self._work(settings.apply_s, lambda: self._applied(effect))
+
+    def _fetch_s(self, effect: tasks.SumUpdates) -> float:
+        """Until the stage's updates are here, which are fetched as soon as the leader has heard of them."""
+        named = [self.world.named[one.update] for one in effect.receipts if one.stage == effect.stage]
+        here_at = max(named) + self.latency_s + self.world.settings.fetch_s
+        return max(0.0, here_at - self.world.clock.now)
 
     def _holds(self, effect: tasks.LoadStage) -> None:
         self._held = effect.round, effect.stage, effect.state

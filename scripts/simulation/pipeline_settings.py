@@ -20,8 +20,8 @@ class PipelineSettings:
     stages: int = 4
     replicas: int = 2
     """So many of each stage a round needs."""
-    in_flight: int = 32
-    """Microbatches that a driver has under way."""
+    in_flight: int = 16
+    """Microbatches that a driver has under way: the default of `pipeline.in_flight`."""
     round_s: float = 900.0
     """Time budget of a round."""
     hours: float = 1.0

@@ -272,7 +272,7 @@ def test_the_canonical_form_holds_a_pipeline_and_leaves_out_none(tmp_path: Path)
     path.write_text(PIPELINE + "pipeline: {stages: 2, layers: [4, 2]}\n")
     spec = RunSpec.load(path)
     assert spec.canonical()["pipeline"] == {
-        "stages": 2, "replicas": 2, "microbatch_size": 4, "in_flight": 4, "activations": "bf16", "layers": [4, 2],
+        "stages": 2, "replicas": 2, "microbatch_size": 4, "in_flight": 16, "activations": "bf16", "layers": [4, 2],
         "costs": "estimated",
     }  # fmt: skip
     assert RunSpec.from_canonical(spec.canonical()).canonical() == spec.canonical()

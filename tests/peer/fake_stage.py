@@ -153,6 +153,13 @@ class FakeStage:
         self.done &= set(manifest)
         return {"answer": "done", "lacking": sorted(set(manifest) - self.done)}
 
+    def _undo(self, *, round: int, microbatch: int, state: str, tokens: int) -> Fields:
+        assert round == self.round
+        if self.forgets:
+            return {"answer": "missing"}
+        self.done.discard(microbatch)
+        return {"answer": "done"}
+
     def _write_update(self, *, round: int, manifest: list[int]) -> Fields:
         assert self.done == set(manifest)
         body = {"stage": self.stage, "round": round, "done": sorted(self.done), "from": str(self._folder)}

@@ -155,6 +155,23 @@ def test_a_silent_replica_is_told_to_the_drivers_while_they_drive() -> None:
     assert order.accounts == (M1, M2)
 
 
+def test_a_silent_driver_is_told_to_everybody_and_one_that_was_started_again_to_nobody() -> None:
+    bench = Bench(OPEN).all_say(1.0)
+    bench.say(D2, 1.5, life=2)
+    assert not any(isinstance(order, Losses) for order in bench.orders.values())
+    for now in (2.0, 3.0, 4.0):
+        bench.all_say(now, *(set(ALL) - {D1, D2}))
+        bench.say(D2, now, life=2)
+    bench.take(bench.leader.tick(4.5))
+    told = {name for name, order in bench.orders.items() if isinstance(order, Losses) and order.accounts == (D1,)}
+    assert told >= {D2, M1, M2, L1, L2}
+    bench.say(M1, 4.6, losses=Attempt(1, "leader/1"))
+    bench.orders.clear()
+    bench.all_say(4.7, M2)
+    bench.say(M1, 4.7, losses=Attempt(1, "leader/1"))
+    assert list(bench.orders) == [M2], "who took it is not told again"
+
+
 def test_drivers_that_do_not_finish_are_halted_once_others_had_half_as_long_again() -> None:
     bench = Bench(OPEN).all_say(1.0)
     bench.say(D1, 8.0, finished=True)

@@ -47,7 +47,7 @@ def test_of_two_the_one_that_should_be_finished_first_is_called() -> None:
     assert picks(router(aa=1.0, bb=3.0), [A, B], 40) == {A: 30, B: 10}
 
 
-def test_of_many_two_are_drawn_so_that_drivers_do_not_all_run_to_the_same_one() -> None:
+def test_of_many_a_few_are_drawn_so_that_drivers_do_not_all_run_to_the_same_one() -> None:
     chosen = {Router(random.Random(seed)).pick([A, B, C], 1, FORWARD, 0.0) for seed in range(20)}
     assert chosen == {A, B, C}
 
@@ -58,6 +58,13 @@ def test_what_a_replica_says_to_have_before_it_counts_until_it_should_be_through
     assert made.finish_s(A, 1, FORWARD, 1.0) == pytest.approx(11.05)
     assert made.finish_s(A, 1, FORWARD, 9.0) == pytest.approx(3.05)
     assert made.pick([A, B], 1, FORWARD, 2.0) == B
+
+
+def test_whoever_keeps_us_waiting_keeps_the_next_call_waiting_for_as_long() -> None:
+    made = router(aa=1.0, bb=1.5)
+    assert made.pick([A, B], 1, FORWARD, 10.0) == A
+    assert made.pick([A, B], 1, FORWARD, 10.0, since={A: 2.0}) == B
+    assert made.finish_s(A, 1, FORWARD, 10.0, waited_s=8.0) == pytest.approx(9.05)
 
 
 def test_times_move_part_of_the_way_to_what_is_seen_and_newcomers_are_taken_to_be_like_the_others() -> None:

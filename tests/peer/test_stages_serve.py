@@ -14,10 +14,15 @@ from ledger.stages import bitmap
 from peer.errors import RoundError
 from peer.rounds.messages import LogGrew
 from peer.stages import tasks
-from peer.stages.messages import Attempt, Cut, Freeze, Halt, Kind
+from peer.stages.messages import Attempt, Cut, Freeze, Halt, Kind, Losses
 from peer.stages.tasks import Undo, WriteUpdate
 from tests.peer.stages_kit import COUNT, D1, D2, M1, M2, OPEN, PLAN, S0, S1, log_of, receipt, replica, tag
 from tests.peer.stages_replica import FIRST, SECOND, THIRD, begun, freeze, serve, work
+
+
+def losses(*accounts: str) -> Losses:
+    """The leader says that these are gone."""
+    return Losses(round=1, leader="leader", accounts=accounts)
 
 
 def test_it_serves_drivers_their_own_microbatches_of_its_stage_and_state() -> None:
@@ -157,3 +162,66 @@ def test_every_status_is_newer_than_the_one_before() -> None:
     machine = begun()
     one, other = machine.status(), machine.status()
     assert (one.life, one.seq) < (other.life, other.seq)
+
+
+def test_what_a_driver_had_that_is_gone_is_undone_one_by_one_while_nothing_else_is_to_be_done() -> None:
+    machine = begun()
+    serve(machine, 0, 1, 4)
+    assert machine.admit(tag(1, 5), D2) is None
+    assert work(machine.receive(losses(D1), 0.0)) == []
+    assert machine.status().losses == Attempt(1, "leader")
+    [undo] = work(machine.receive(tasks.Served(tag=tag(1, 5)), 0.0))
+    assert undo == Undo(round=1, microbatches=(0,), beside=True)
+    assert machine.admit(tag(1, 6), D2) is None, "others are served meanwhile"
+    assert work(machine.receive(tasks.Undone(round=1), 0.0)) == []
+    [undo] = work(machine.receive(tasks.Served(tag=tag(1, 6)), 0.0))
+    assert undo == Undo(round=1, microbatches=(1,), beside=True)
+    assert work(machine.receive(tasks.Undone(round=1), 0.0)) == []
+    assert work(machine.receive(losses(D1), 0.0)) == [], "the same order again is no news"
+    [write] = work(machine.receive(freeze(FIRST, 4, 5, 6), 0.0))
+    assert isinstance(write, WriteUpdate)
+
+
+def test_late_in_the_round_that_takes_its_turn_though_others_wait() -> None:
+    machine = begun()
+    serve(machine, 0)
+    assert machine.admit(tag(1, 5), D2) is None
+    late_s = PLAN.plan.time_budget_s
+    assert work(machine.receive(losses(D1), late_s)) == [Undo(round=1, microbatches=(0,), beside=True)]
+
+
+def test_a_driver_that_was_taken_to_be_gone_and_calls_again_keeps_what_was_not_undone_yet() -> None:
+    machine = begun()
+    serve(machine, 0, 1)
+    [undo] = work(machine.receive(losses(D1), 0.0))
+    assert undo == Undo(round=1, microbatches=(0,), beside=True)
+    refusal = machine.admit(tag(1, 0), D1)
+    assert refusal is not None
+    assert refusal.code == "BUSY", "it is just being taken out"
+    assert machine.admit(tag(1, 2), D1) is None
+    machine.receive(tasks.Undone(round=1), 0.0)
+    assert machine.admit(tag(1, 0), D1) is None
+    effects = [*machine.receive(tasks.Served(tag=tag(1, 2)), 0.0), *machine.receive(tasks.Served(tag=tag(1, 0)), 0.0)]
+    assert work(effects) == []
+    [write] = work(machine.receive(freeze(FIRST, 0, 1, 2), 0.0))
+    assert isinstance(write, WriteUpdate)
+
+
+def test_what_cannot_be_taken_out_by_itself_stays_until_the_end() -> None:
+    machine = begun()
+    serve(machine, 0, 4)
+    assert work(machine.receive(losses(D1), 0.0)) == [Undo(round=1, microbatches=(0,), beside=True)]
+    assert work(machine.receive(tasks.Undone(round=1, kept=(0,)), 0.0)) == []
+    assert work(machine.receive(freeze(FIRST, 4), 0.0)) == [Undo(round=1, microbatches=(0,))]
+
+
+def test_what_is_replayed_for_a_later_attempt_is_not_undone_for_an_older_one() -> None:
+    machine = begun()
+    serve(machine, 0, 1)
+    machine.receive(freeze(FIRST, 0, 1), 0.0)
+    machine.receive(tasks.Wrote(receipt=receipt(M1, [0, 1])), 0.0)
+    assert serve(machine, 4, attempt=SECOND) == []
+    assert machine.status().lacking == ""
+    [write] = work(machine.receive(freeze(SECOND, 0, 1, 4), 0.0))
+    assert isinstance(write, WriteUpdate)
+    assert write.served == bitmap([0, 1, 4], COUNT)

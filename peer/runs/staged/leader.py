@@ -199,7 +199,8 @@ class StagedLeader(Leading):
             refusal = (COPIED, f"update {receipt.update[:16]}: is that of {maker[:16]}, who delivered it first")
             checked = rounds.Checked(account=receipt.account, update=receipt.update, refusal=refusal)
         else:
-            checked = await self._checking.check(receipt, self._interested(receipt), self._tasks)
+            members = self._interested(receipt)  # who are all told: there are no heartbeats that would tell them later
+            checked = await self._checking.check(receipt, members, self._tasks, most=len(members))
         if checked.unsound:
             self._unsound.add(receipt.signature)
         self._tell(checked)

@@ -28,6 +28,7 @@ from peer.runs.disk import Disk
 from peer.runs.following import Following
 from peer.runs.heart import BEAT_S, BEAT_TIMEOUT_S, Heart
 from peer.runs.prefetch import Prefetcher
+from peer.runs.roletasks import RoleTasks
 from peer.runs.run import Run
 from peer.runs.staged import promises
 from peer.runs.staged.driving import Driving
@@ -99,7 +100,7 @@ class StagedMember:
         )
         self.looking = (ExpertLooking if experts else Looking)(run=run, network=network, worker=worker, peer_of=peer_of)
         self._steps = Steps(run=run, worker=worker, key=key)
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks: RoleTasks | None = None
         self._finished = asyncio.Event()
         self._say = asyncio.Event()
         self._beating: list[asyncio.Task[None]] = []
@@ -140,7 +141,7 @@ class StagedMember:
             works.append(wish.insist(self.run, self.heart.ask))
         try:
             async with asyncio.TaskGroup() as tasks_:
-                self._tasks = tasks_
+                self._tasks = RoleTasks(tasks_)
                 helpers = [tasks_.create_task(work) for work in [*works, self.standing.serve()]]
                 self._beating = helpers[:2]
                 self.tell(LogGrew())
@@ -231,7 +232,7 @@ class StagedMember:
         if self._tasks is None or self._finished.is_set():
             return
         for effect in effects:
-            self._tasks.create_task(self._try(effect))
+            self._tasks.start(self._try(effect))
         machine = self.machine
         through = machine.finished or (self.run.log.close is not None and machine.holding.stage is None)
         if through and machine.busy is None:

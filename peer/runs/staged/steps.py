@@ -41,7 +41,11 @@ class Steps:
             await self._run.journal.add("training", round=effect.round, stage=effect.stage)
 
     async def undo(self, effect: tasks.Undo, work: Work | None) -> tasks.Undone:
-        """Have the worker hold no more than the machine says."""
+        """Have the worker hold no more than the machine says; beside serving, take out just these."""
+        if effect.beside:
+            tokens = self._plan.microbatch * self._plan.plan.tokens_per_slot
+            out = {each: await self._worker.take_out(effect.round, each, tokens) for each in effect.microbatches}
+            return tasks.Undone(round=effect.round, kept=tuple(each for each, done in out.items() if not done))
         await self._worker.keep_only(effect.round, list(work.held) if work is not None else [])
         await self._run.journal.add("undone", round=effect.round, microbatches=len(effect.microbatches))
         return tasks.Undone(round=effect.round)

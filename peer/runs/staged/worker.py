@@ -200,6 +200,13 @@ class StageWorker(RunProcess):
         if answer["answer"] != "done" or answer["lacking"]:
             raise RunError("FP-406", f"worker of run {self.run.id[:16]}: could not undo: {answer}")
 
+    async def take_out(self, round_number: int, microbatch: int, tokens: int) -> bool:
+        """Undo this one and nothing else; whether that could be done: its input and gradient have to be kept still."""
+        answer = await self._live().call(
+            "stage_undo", round=round_number, microbatch=microbatch, state=self.state, tokens=tokens
+        )
+        return bool(answer["answer"] == "done")
+
     async def write(self, round_number: int, microbatches: Sequence[int]) -> tuple[str, Fields]:
         """Write the update over exactly these: its id, and what the worker says of it."""
         answer = await self._live().call("stage_write", round=round_number, manifest=list(microbatches))
