@@ -98,48 +98,48 @@ class Kept:
         """Keep the residual; then, on the thread, the moments, which nobody may change before `wait` has returned."""
         if not self._on:
             return
-        number = residual.label.round
+        self.wait()
         try:
             self._write(RESIDUAL, residual.label, [residual.values_P])
         except DiskError as exc:
             self.notes.append(f"not kept: {exc.message}")
             return
-        self._unsynced = [(RESIDUAL, number)]
-        if moments is not None:
-            self.writing = self._writer.submit(self._write_moments, residual.label, moments)
+        self._unsynced = [(RESIDUAL, residual.label.round)]
+        self.writing = self._writer.submit(self._follow, residual.label, moments)
 
     def wait(self) -> None:
         """Until the moments are kept; what was kept is made durable after that, while training goes on."""
-        if self.writing is not None and self._went_well(self.writing):
-            self._unsynced += [(OPTIMIZER, number) for _, number in self._unsynced]
-        if self._unsynced:
+        if self.writing is not None:
+            self._result(self.writing)
             self._syncing.append(self._writer.submit(self._sync, self._unsynced))
         self.writing, self._unsynced = None, []
         while self._syncing and self._syncing[0].done():
-            self._went_well(self._syncing.pop(0))
+            self._result(self._syncing.pop(0))
 
     def end(self) -> None:
         """Until all that was kept is durable."""
         self.wait()
         for syncing in self._syncing:
-            self._went_well(syncing)
+            self._result(syncing)
         self._syncing = []
 
-    def _went_well(self, done: Future[None]) -> bool:
+    def _result(self, done: Future[None]) -> None:
         try:
             done.result()
         except DiskError as exc:
             self.notes.append(f"not kept: {exc.message}")
-            return False
-        return True
 
-    def _write_moments(self, label: Label, moments: Moments) -> None:
-        self._write(OPTIMIZER, label, [*moments.first, *moments.second, moments.steps_T])
+    def _follow(self, label: Label, moments: Moments | None) -> None:
+        """Before anything of a later round is written: what is pruned is told from what is kept by the rounds."""
+        self._prune(RESIDUAL, label.round)
+        if moments is not None:
+            self._write(OPTIMIZER, label, [*moments.first, *moments.second, moments.steps_T])
+            self._unsynced.append((OPTIMIZER, label.round))
+            self._prune(OPTIMIZER, label.round)
 
     def _sync(self, kept: Sequence[tuple[str, int]]) -> None:
         for kind, number in kept:
             sync_file(self._path(kind, number))
-            self._prune(kind, number)
 
     def _write(self, kind: str, label: Label, tensors: Sequence[Tensor]) -> None:
         digest = hashlib.sha256()

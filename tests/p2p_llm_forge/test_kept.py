@@ -196,7 +196,9 @@ def test_nobody_waits_for_the_flush_and_a_broken_one_is_told(tmp_path: Path, mon
     assert flushes == []
     assert files.residual(2) is not None
     assert files.moments(2) is not None
+    files._write("residual", left(2)[0].label, [left(2)[0].values_P])  # while nothing is flushed yet
     may.set()
     files.end()
     assert flushes == ["residual-1.safetensors"]
     assert files.notes == ["not kept: residual-1.safetensors: gone"]
+    assert files.residual(3) is not None, "what is pruned after a round is nothing of a later one"
