@@ -122,6 +122,7 @@ class MemberMachine:
 
     def receive(self, message: MemberMessage, now: float) -> Effects:
         """Take one message; returns what to do next."""
+        self._follow_back()
         match message:
             case LogGrew():
                 pass
@@ -197,8 +198,7 @@ class MemberMachine:
     # ------------------------------------------------------------------ deciding
 
     def _next(self, now: float) -> Effects:
-        if self._drops != self.log.drops:
-            self._follow_back()
+        self._follow_back()
         self._keep_promise()
         effects = self._delivery.next(self.log, now)
         if self._in_vain() and not self._stopping:
@@ -218,7 +218,9 @@ class MemberMachine:
         return self.log.open != open_round
 
     def _follow_back(self) -> None:
-        """A tail of the log gave way: what we hold and did beyond what is certified never counts."""
+        """If a tail of the log gave way: what we hold and did beyond what is certified never counts."""
+        if self._drops == self.log.drops:
+            return
         self._drops = self.log.drops
         self._go_back = self.held is not None and self.held[0] > self.log.round
         self._outdated = self.busy if isinstance(self.busy, Load | Replay | ApplyCut) else None

@@ -12,7 +12,7 @@ import pytest
 from ledger.entries import Settle
 from peer.rounds.cut import MOST_WRONG, ApplyCut, Counted, Cut
 from peer.rounds.follow import MemberMachine
-from peer.rounds.messages import Answered, Broke, Holds, Load, LogGrew, Replay, Train
+from peer.rounds.messages import Answered, Broke, Deliver, Holds, Load, LogGrew, Replay, Train
 from tests.peer.rounds_kit import S0, S1, S2, A, B, C, begun, closed, opened, receipt
 from tests.peer.test_rounds_member import delivering, grow, kinds, machine, settled, trained
 
@@ -135,3 +135,12 @@ def test_a_log_that_gives_way_takes_a_guess_with_it() -> None:
     member.receive(LogGrew(), 0.0)
     member.log.follow([])
     assert Load(round=0, state=S0) in member.receive(LogGrew(), 0.0)
+
+
+def test_work_that_ends_as_the_log_gives_way_is_still_delivered() -> None:
+    member = machine(begun())
+    grow(member, opened(1, S0, [A, B]))
+    member.log.drops += 1  # beyond the open round, which stays
+    (effect,) = member.receive(trained(), 0.0)
+    assert isinstance(effect, Deliver)
+    assert member.receive(LogGrew(), 0.0) == []

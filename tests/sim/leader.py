@@ -48,6 +48,7 @@ class SimLeader:
             return
         self.node.certify(len(self.node.disk.appended))
         self.node.log.follow(())
+        self.node.after(0.002, lambda: self.node.member.tell(rounds.LogGrew()))  # what another signed gave way
         plan, clock = self.world.plan, self.world.clock
         self.machine = LeaderMachine(plan=plan, log=self.node.log, balance=self.world.balance(), now=clock.now)
         if self.world.cancelled:

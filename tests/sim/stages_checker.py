@@ -63,7 +63,7 @@ class Checker:
             number = min(held[0], log.round)
             wanted = log.states_after(number)[held[1]]
             assert held[1] == status.stage, f"{place} says it holds stage {status.stage}, and holds {held[1]}"
-            ahead = held[0] == log.round + 1 and self.came_from[held[2]] == wanted
+            ahead = held[0] == log.round + 1 and self.came_from.get(held[2]) == wanted
             assert held[2] == wanted or ahead, f"{place} says it holds a state of the log, and holds another"
             assert log.state_after(number) == status.state, f"{place} says it holds another round's state"
         if status.applied:
