@@ -32,7 +32,10 @@ class Keeping:
     def begin(self, state: str, path: Path) -> None:
         """Keep this file as this state, after `done` returned for the one before."""
         self._wanted = state, path
-        self._task = asyncio.create_task(self._store.add_file(path), name=f"keep-{state[:16]}")
+        self._task = self._keep(path)
+
+    def _keep(self, path: Path) -> asyncio.Task[str]:
+        return asyncio.create_task(self._store.add_file(path), name=f"keep-{path.name[:16]}")
 
     async def done(self, blob: str = "") -> None:
         """Until the state is kept; or return at once where that is not this blob.
@@ -43,9 +46,7 @@ class Keeping:
         if self._wanted is None or blob not in ("", self._wanted[0]):
             return
         state, path = self._wanted
-        if self._task is None:
-            self._task = asyncio.create_task(self._store.add_file(path), name=f"keep-{state[:16]}")
-        task = self._task
+        task = self._task = self._task or self._keep(path)
         try:
             kept = await asyncio.shield(task)
         except (ForgeError, OSError):

@@ -15,6 +15,7 @@ import structlog
 
 from ledger.errors import LedgerError
 from ledger.keys import PrivateKey
+from peer.blobs.chunks import BlobName
 from peer.errors import ForgeError, WorkerRefused
 from peer.ledger.logs import Logs
 from peer.ledger.replication import Replication
@@ -198,7 +199,7 @@ class Member:
     def hear_cut(self, news: CutNews) -> None:
         """Our leader says what the open round is cut with."""
         counted = tuple(Counted(account=one.account, update=one.update, tokens=one.tokens) for one in news.counted)
-        if all(int(one.update.rpartition("-")[2]) <= self.run.plan.most_update_bytes for one in counted):
+        if all(BlobName.parse(one.update).length <= self.run.plan.most_update_bytes for one in counted):
             self.tell(Cut(round=news.round, counted=counted))
 
     async def _grew(self) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from ledger.entries import Settle
-from peer.rounds.cut import MOST_WRONG, ApplyCut, Counted, Cut
+from peer.rounds.cut import MOST_WRONG, ApplyCut, Counted, Cut, Foresight
 from peer.rounds.follow import MemberMachine
 from peer.rounds.messages import Answered, Broke, Deliver, Holds, Load, LogGrew, Replay, Train
 from tests.peer.rounds_kit import S0, S1, S2, A, B, C, begun, closed, opened, receipt
@@ -118,15 +118,13 @@ def test_a_member_that_lags_behind_catches_up_first() -> None:
 
 
 def test_who_was_misled_too_often_guesses_no_more() -> None:
-    member = guessing(state=S2)
-    settle(member)
-    log, foresight = member.log, member._foresight
-    for _ in range(1, MOST_WRONG):
-        foresight._before = (0, S0)
+    log, foresight = begun(opened(1, S0, [A, B])), Foresight()
+    for _ in range(MOST_WRONG):
+        foresight.hear(CUT, log)
+        assert foresight.apply(log, (0, S0)) is not None
         assert foresight.back((1, S2)) == (0, S0)
-    cut = Cut(round=2, counted=COUNTED)
-    foresight.hear(cut, log)
-    assert foresight.apply(log, (1, S1)) is None
+    foresight.hear(CUT, log)
+    assert foresight.apply(log, (0, S0)) is None
 
 
 def test_a_log_that_gives_way_takes_a_guess_with_it() -> None:
